@@ -1,0 +1,32 @@
+"""What a piece of a network costs: multiply-accumulates and bytes, counted from the graph."""
+
+from __future__ import annotations
+
+from math import prod
+
+from eecompile.ir import Graph, Op
+
+__all__ = ["graph_macs", "op_macs"]
+
+
+def op_macs(op: Op, graph: Graph) -> int:
+    """Multiply-accumulates of one operator, for one sample.
+
+    Convolutions and matrix products count; pooling, normalisation, activations and data movement
+    count 0, in the backbone and in heads alike (the usual convention of FLOP counters).
+    """
+    if op.kind in ("Conv", "ConvTranspose"):
+        weight = graph.types[op.inputs[1]].shape
+        # Conv visits every output once per tap of (C_in / group) x kernel; its transpose visits
+        # every input once per tap of (C_out / group) x kernel. Weight is (C_out, C_in/g, ...) or
+        # (C_in, C_out/g, ...), so dimension 1 onward is the number of taps in both.
+        visited = op.outputs[0] if op.kind == "Conv" else op.inputs[0]
+        return graph.types[visited].size * prod(weight[1:])
+    if op.kind == "MatMul":
+        return graph.types[op.outputs[0]].size * graph.types[op.inputs[0]].shape[-1]
+    return 0
+
+
+def graph_macs(graph: Graph) -> int:
+    """Multiply-accumulates of a whole graph, for one sample."""
+    return sum(op_macs(op, graph) for op in graph.ops)

@@ -1,0 +1,77 @@
+"""The one interface behind every exit policy.
+
+A policy is a pure rule over what has been seen so far. It is vectorised over samples, so that the
+same code drives the replay of a whole recorded data set, a batch in the runtime and one sample.
+It needs numpy only: artifacts carry policies as JSON.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+__all__ = ["EXIT", "ExitOutputs", "ExitPolicy"]
+
+#: Returned by `ExitPolicy.decide`: answer with the exit just evaluated.
+EXIT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ExitOutputs:
+    """What one exit computed for n samples.
+
+    Attributes:
+        logits: float32 (n, classes): the exit's answer. Where the exit has a comparator only, these
+            are the comparator's.
+        class_means: float32 (n, classes), the comparator's output, or None. Softmax of it is E2CM's
+            confidence (arXiv 2103.01148).
+    """
+
+    logits: np.ndarray
+    class_means: np.ndarray | None = None
+
+
+class ExitPolicy(ABC):
+    """Decides, at each evaluated exit, which samples leave.
+
+    Subclasses register themselves by `kind`; `parameters` and `from_parameters` are JSON values.
+    """
+
+    kind: ClassVar[str]
+
+    def start(self, count: int) -> Any:
+        """A fresh per-sample state for `count` samples (None where the rule has no memory)."""
+        return None
+
+    def select(self, state: Any, kept: np.ndarray) -> Any:
+        """The state of the samples in `kept` (an index array), after others have left."""
+        return state
+
+    def first(self) -> int:
+        """Index of the first exit whose head is evaluated."""
+        return 0
+
+    @abstractmethod
+    def decide(self, index: int, outputs: ExitOutputs, state: Any) -> np.ndarray:
+        """For each sample: `EXIT`, or the index of the next exit to evaluate.
+
+        Heads between `index` and the returned one do not run. An index of ``len(exits)`` means the
+        network's own final answer. int64 (n,). May update `state` in place.
+        """
+
+    def answer(self, index: int, outputs: ExitOutputs) -> np.ndarray:
+        """The logits given to a sample that leaves at `index`, float32 (n, classes)."""
+        return outputs.logits
+
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """JSON value from which `from_parameters` makes an equal policy."""
+
+    @classmethod
+    @abstractmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> ExitPolicy:
+        """The policy described by `parameters`."""
