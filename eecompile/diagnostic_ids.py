@@ -1,0 +1,310 @@
+"""The ids a diagnostic may have: what each means, why it is told, and an example.
+
+An id reads as what is wrong ("unknown-point"). Every id has an entry here and a test case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+__all__ = ["DIAGNOSTICS", "LANGUAGE_IDS", "DiagnosticInfo"]
+
+
+@dataclass(frozen=True)
+class DiagnosticInfo:
+    """What a diagnostic id stands for.
+
+    Attributes:
+        what: what was found.
+        why: why it is an error, or what would go wrong.
+        example: something that brings it about.
+    """
+
+    what: str
+    why: str
+    example: str
+
+
+_LANGUAGE = {
+    "syntax-error": DiagnosticInfo(
+        "The text does not follow the grammar.",
+        "Nothing after the first such place can be trusted, so only the first is told.",
+        'exit early aftr "layer1"',
+    ),
+    "unreadable-file": DiagnosticInfo(
+        "The `.ee` file cannot be read, or is no UTF-8 text.",
+        "A path is mistyped, or a model was given where its description belongs.",
+        "eecompile check resnet56.onnx",
+    ),
+    "unsupported-version": DiagnosticInfo(
+        "The file asks for a language version this compiler does not know.",
+        "It may use words that mean something else, or nothing, here.",
+        "eecompile 2",
+    ),
+    "bad-number": DiagnosticInfo(
+        "A number is not of the kind, or not in the range, needed here.",
+        "Counts and shapes are whole and positive; thresholds are probabilities.",
+        "cores 0",
+    ),
+    "bad-range": DiagnosticInfo(
+        "A range or a slice ends before it starts.",
+        "It holds nothing.",
+        'calibrate "test.npz"[5000..10]',
+    ),
+    "missing-unit": DiagnosticInfo(
+        "A physical quantity has no unit.",
+        "Units are mandatory: 2 could be seconds or milliseconds.",
+        "deadline 4",
+    ),
+    "unknown-unit": DiagnosticInfo(
+        "A unit is unknown, or is one of another quantity.",
+        "Latency is given in s, ms or us; energy in J, mJ or uJ; and so on.",
+        "budget mean latency <= 2 mJ",
+    ),
+    "unknown-dtype": DiagnosticInfo(
+        "The element type of an input does not exist.",
+        "Element types have numpy's names.",
+        "input x: float[1, 3]",
+    ),
+    "duplicate-name": DiagnosticInfo(
+        "Two things of one kind have the same name.",
+        "Nothing else could say which of them is meant.",
+        'exit early after "a" ...   exit early after "b" ...',
+    ),
+    "duplicate-setting": DiagnosticInfo(
+        "A setting that may be given once is given twice.",
+        "One of them would silently be ignored.",
+        "policy p { deadline 4 ms   deadline 5 ms }",
+    ),
+    "missing-setting": DiagnosticInfo(
+        "Something that has to be said is not said.",
+        "There is no default that would be right.",
+        "a model without `source`",
+    ),
+    "unknown-head": DiagnosticInfo(
+        "There is no exit head of this kind.",
+        "Only the listed kinds can be built.",
+        "head liner(pool: 4)",
+    ),
+    "unknown-gate": DiagnosticInfo(
+        "There is no gate of this kind.",
+        "Only the listed kinds are known.",
+        "gate recurent(hidden: 10)",
+    ),
+    "unknown-rule": DiagnosticInfo(
+        "There is no exit rule, split rule or frequency rule of this name.",
+        "Only the listed rules are known.",
+        "exit when confidant(entropy)",
+    ),
+    "unknown-measure": DiagnosticInfo(
+        "There is no measure of confidence of this name.",
+        "Only the listed measures are known.",
+        "exit when confidence(softmax)",
+    ),
+    "unknown-budget": DiagnosticInfo(
+        "A budget limits something that cannot be limited.",
+        "Only the listed quantities are recorded and can be promised.",
+        "budget mean memory <= 2 ms",
+    ),
+    "unknown-option": DiagnosticInfo(
+        "A head, gate or rule has no such option.",
+        "It would silently have no effect.",
+        "head linear(pol: 4)",
+    ),
+    "bad-option": DiagnosticInfo(
+        "An option's value is of the wrong type, or out of range.",
+        "The head, gate or rule could not be built with it.",
+        "head linear(pool: big)",
+    ),
+    "unknown-point": DiagnosticInfo(
+        "The graph has no point of this name, or none that the pattern matches.",
+        "Nothing could be inserted there.",
+        'exit early after "layr1.8" ...',
+    ),
+    "ambiguous-point": DiagnosticInfo(
+        "The pattern of an exit matches several points.",
+        "An exit stands at one point.",
+        'exit early after "layer1.*" ...',
+    ),
+    "unreachable-output": DiagnosticInfo(
+        "The network's output does not depend on this point.",
+        "Stopping there would save nothing: the value is needed by nothing else.",
+        'exit early after "auxiliary.0" ...',
+    ),
+    "nothing-to-skip": DiagnosticInfo(
+        "The point is the network's output itself.",
+        "An exit there would save nothing.",
+        'exit early after "fc" ...',
+    ),
+    "duplicate-point": DiagnosticInfo(
+        "Two exits stand at the same point.",
+        "The second can never be taken; use `comparator` for a second opinion.",
+        'exit a after "layer1" ...   exit b after "layer1" ...',
+    ),
+    "unknown-input": DiagnosticInfo(
+        "The network has no input of this name, or another number of inputs.",
+        "Inputs are matched by name, or by position where all names differ.",
+        "input imag: float32[1, 3, 32, 32]",
+    ),
+    "wrong-shape": DiagnosticInfo(
+        "The shape given for an input cannot be the graph's.",
+        "Only dynamic dimensions may be chosen.",
+        "input image: float32[1, 1, 28, 28]",
+    ),
+    "wrong-dtype": DiagnosticInfo(
+        "The element type given for an input is not the graph's.",
+        "The network would read other numbers than were written.",
+        "input image: float64[1, 3, 32, 32]",
+    ),
+    "missing-input": DiagnosticInfo(
+        "A dimension of an input is dynamic and nothing fixes it.",
+        "Compiled code has static shapes.",
+        'an ONNX file with "batch", and no `input` statement',
+    ),
+    "unknown-output": DiagnosticInfo(
+        "The network has no output of this name.",
+        "The final exit's logits have to be known.",
+        "output logts: classes(10)",
+    ),
+    "wrong-classes": DiagnosticInfo(
+        "The output does not hold this many classes.",
+        "Exit heads would answer with other classes than the network.",
+        "output logits: classes(100)",
+    ),
+    "missing-file": DiagnosticInfo(
+        "A file that is named does not exist.",
+        "Paths are relative to the `.ee` file.",
+        'source onnx "resnet65.onnx"',
+    ),
+    "unknown-exit": DiagnosticInfo(
+        "A policy names an exit the model does not have.",
+        "It could never be taken.",
+        "predicted(start: erly)",
+    ),
+    "no-exits": DiagnosticInfo(
+        "A policy decides, but the model has no exits.",
+        "There is nothing to decide.",
+        "policy p { exit when confidence(entropy) }",
+    ),
+    "no-class-means": DiagnosticInfo(
+        "A rule asks for class means, and no exit has them.",
+        "Neither a head nor a comparator gives the distances the rule compares.",
+        "exit when confidence(class_means), with linear heads only",
+    ),
+    "no-trained-head": DiagnosticInfo(
+        "A rule reads a trained head's answer, and every exit has class means only.",
+        "The rule would never fire, or would read distances as if they were logits.",
+        "exit when confidence(class_means) or confidence(entropy), without comparators",
+    ),
+    "missing-data": DiagnosticInfo(
+        "Something has to be fitted, and no data is given for it.",
+        "Heads are fitted on `fit`, thresholds and budgets on `calibrate`.",
+        "a `linear` head and no `data` block",
+    ),
+    "wrong-normalization": DiagnosticInfo(
+        "The lists of `normalize` do not fit each other or the input's channels.",
+        "Each channel has one mean and one standard deviation above zero.",
+        "normalize mean [0.5] std [0.2, 0.2, 0.2]",
+    ),
+    "unknown-target": DiagnosticInfo(
+        "There is no such target.",
+        "`eecompile targets` lists them.",
+        "target arm-cpus { }",
+    ),
+    "unknown-setting": DiagnosticInfo(
+        "The key path given with `--set` leads nowhere.",
+        "The value would silently be ignored.",
+        "--set model.exit.erly.head.pool=2",
+    ),
+    "not-supported-yet": DiagnosticInfo(
+        "The language has this, this version of the compiler cannot build it.",
+        "Leaving it out silently would build something else than was asked for.",
+        "skip layers ... gate recurrent(hidden: 10)",
+    ),
+}
+
+_BUILD = {
+    "unreadable-model": DiagnosticInfo(
+        "A model cannot be read.",
+        "It is truncated, damaged, or of another format.",
+        "a truncated ONNX file",
+    ),
+    "unreadable-weights": DiagnosticInfo(
+        "A weights file holds no weights, or those of another network.",
+        "Code in a weights file is never run, so only plain tensors are read.",
+        "a pickled module, or a state dict whose keys do not match",
+    ),
+    "unsupported-operator": DiagnosticInfo(
+        "The network uses an operator that cannot be compiled.",
+        "Every operator must be understood exactly; none is approximated.",
+        "a custom-domain `Quant` node",
+    ),
+    "cannot-cut": DiagnosticInfo(
+        "The graph cannot be split at this point.",
+        "What crosses the border has no static shape, or would need the output itself.",
+        "an exit inside a loop body",
+    ),
+    "bad-head": DiagnosticInfo(
+        "An exit head does not fit its point, or a user's own head cannot be built.",
+        "Its input must have the point's shape, its output one score per class.",
+        "pool: 4 on a map of 3 x 3",
+    ),
+    "bad-data": DiagnosticInfo(
+        "A data set cannot be used: a key is missing, shapes differ, values are not finite.",
+        "Fitting on it would give nonsense, or fail half-way.",
+        "images with NaN",
+    ),
+    "bad-labels": DiagnosticInfo(
+        "Labels are no class numbers of this network.",
+        "Each label is a whole number from 0 to classes - 1.",
+        "labels 1 to 10 for a network with 10 classes",
+    ),
+    "too-few-samples": DiagnosticInfo(
+        "There are too few samples to fit what is asked.",
+        "Each class has to be seen by a head, and a threshold needs a tail.",
+        "three images for ten classes",
+    ),
+    "infeasible-budget": DiagnosticInfo(
+        "No setting of the policy meets the budget.",
+        "Even the cheapest setting costs more, or even the best is less accurate.",
+        "budget mean macs <= 1 %",
+    ),
+    "not-equivalent": DiagnosticInfo(
+        "With decisions off, the compiled network's output is not the source network's.",
+        "An artifact that computes something else is never written.",
+        "an operator compiled wrongly",
+    ),
+    "bad-artifact": DiagnosticInfo(
+        "An artifact is incomplete, changed, or no artifact at all.",
+        "Machine code is loaded only when every member has the hash the manifest names.",
+        "an edited weights.bin",
+    ),
+    "wrong-artifact-version": DiagnosticInfo(
+        "An artifact has a format this runtime does not read.",
+        "The error names the version found and the versions supported.",
+        "format 3, runtime supports 1",
+    ),
+    "wrong-machine": DiagnosticInfo(
+        "An artifact was built for another kind of machine.",
+        "Its machine code cannot run here.",
+        "an arm-cpu artifact on x86-64",
+    ),
+    "bad-argument": DiagnosticInfo(
+        "A command line argument or an argument of a call is wrong.",
+        "It cannot be used as given.",
+        "--policy fats",
+    ),
+    "cannot-write": DiagnosticInfo(
+        "A result cannot be written.",
+        "The disk is full or the folder is not writable; what was there is untouched.",
+        "-o /read-only/out",
+    ),
+}
+
+#: id -> what it means. Ids of the language first, then those of building and running.
+DIAGNOSTICS: Mapping[str, DiagnosticInfo] = MappingProxyType({**_LANGUAGE, **_BUILD})
+
+#: The ids `eecompile.dsl` raises.
+LANGUAGE_IDS = frozenset(_LANGUAGE)
