@@ -1,0 +1,218 @@
+"""What a build must know about the machine its kernels run on, and what this machine is.
+
+A `Machine` is read from a board file (`targets/boards/*.toml`) and says how to generate code
+(triple, CPU, features) and how to choose schedules (vector lanes, registers, caches). Nothing
+here needs TVM: the runtime uses `cpu_features_of_this_machine` to refuse foreign artifacts.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from eecompile.diagnostics import ToolError, did_you_mean_help
+
+__all__ = [
+    "Machine",
+    "cpu_features_of_this_machine",
+    "machine",
+    "machine_names",
+    "parse_cpu_features",
+]
+
+BOARDS = Path(__file__).parent / "targets" / "boards"
+
+#: /proc/cpuinfo's flag -> LLVM's feature, for every feature generated float code may rely on.
+#: Source: Linux arch/x86/kernel/cpu/capflags and LLVM's X86.td; only names that differ are odd.
+_X86 = {
+    "sse3": "sse3", "pni": "sse3", "ssse3": "ssse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2",
+    "popcnt": "popcnt", "avx": "avx", "avx2": "avx2", "fma": "fma", "f16c": "f16c",
+    "movbe": "movbe", "bmi1": "bmi", "bmi2": "bmi2", "abm": "lzcnt",
+    "avx512f": "avx512f", "avx512dq": "avx512dq", "avx512bw": "avx512bw", "avx512vl": "avx512vl",
+    "avx512cd": "avx512cd", "avx512ifma": "avx512ifma", "avx512vbmi": "avx512vbmi",
+    "avx512_vbmi2": "avx512vbmi2", "avx512_vnni": "avx512vnni", "avx512_bitalg": "avx512bitalg",
+    "avx512_vpopcntdq": "avx512vpopcntdq", "avx512_bf16": "avx512bf16",
+    "avx512_fp16": "avx512fp16", "avx_vnni": "avxvnni", "gfni": "gfni",
+}  # fmt: skip
+#: Source: Linux Documentation/arch/arm64/elf_hwcaps.rst and LLVM's AArch64Features.td.
+_ARM64 = {
+    "fp": "fp-armv8", "asimd": "neon", "crc32": "crc", "atomics": "lse", "asimdhp": "fullfp16",
+    "asimddp": "dotprod", "asimdrdm": "rdm", "i8mm": "i8mm", "bf16": "bf16", "sve": "sve",
+}  # fmt: skip
+_ARCHITECTURES = {"x86_64": _X86, "amd64": _X86, "aarch64": _ARM64, "arm64": _ARM64}
+
+#: Architectures' names in triples, by the name the operating system gives.
+_TRIPLE_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A processor to generate code for.
+
+    Attributes:
+        name: what the user calls it ("host", "arm-cpu", a board's name).
+        triple: LLVM's target triple.
+        mcpu: LLVM's CPU name; empty for "whatever this machine is", found when building.
+        features: LLVM's names of the CPU features the code may use. A CPU that lacks one must
+            not load the code.
+        lanes: float32 elements of one vector register.
+        registers: number of vector registers.
+        fma_latency, fma_per_cycle: of one core's vector multiply-accumulate; their product is the
+            number of independent accumulators that hide the latency.
+        l1_bytes, l2_bytes: data caches as seen by one core.
+        cores: cores the kernels may use.
+        sources: where each number comes from.
+    """
+
+    name: str
+    triple: str
+    mcpu: str = ""
+    features: tuple[str, ...] = ()
+    lanes: int = 4
+    registers: int = 16
+    fma_latency: int = 4
+    fma_per_cycle: int = 2
+    l1_bytes: int = 32 * 1024
+    l2_bytes: int = 512 * 1024
+    cores: int = 1
+    description: str = ""
+    sources: dict[str, str] = field(default_factory=dict, compare=False, hash=False)
+
+    @property
+    def arch(self) -> str:
+        """The triple's architecture: "x86_64", "aarch64".
+
+        >>> Machine("a", "aarch64-linux-gnu").arch
+        'aarch64'
+        """
+        return self.triple.split("-", 1)[0]
+
+    @property
+    def is_native(self) -> bool:
+        """Whether this machine can run the code (same architecture, all features present)."""
+        here = platform.machine().lower()
+        same = _TRIPLE_ARCH.get(here, here) == self.arch
+        return same and set(self.features) <= cpu_features_of_this_machine()
+
+
+def parse_cpu_features(cpuinfo: str, arch: str) -> frozenset[str]:
+    """LLVM's names of the known features a /proc/cpuinfo text lists (first processor).
+
+    >>> sorted(parse_cpu_features("flags\\t\\t: fpu avx2 fma sse4_1 whatever", "x86_64"))
+    ['avx2', 'fma', 'sse4.1']
+    >>> sorted(parse_cpu_features("Features\\t: fp asimd evtstrm crc32", "aarch64"))
+    ['crc', 'fp-armv8', 'neon']
+    """
+    known = _ARCHITECTURES.get(arch.lower(), {})
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(known[flag] for flag in value.split() if flag in known)
+    return frozenset()
+
+
+def cpu_features_of_this_machine() -> frozenset[str]:
+    """The features of the CPU this process runs on, by LLVM's names.
+
+    Where the operating system has no /proc/cpuinfo only what the architecture guarantees is
+    reported (NEON on 64-bit ARM, nothing on x86-64).
+    """
+    arch = platform.machine().lower()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = parse_cpu_features(text, arch)
+    if not found and arch in ("aarch64", "arm64"):
+        return frozenset({"fp-armv8", "neon"})
+    return found
+
+
+def machine_names() -> tuple[str, ...]:
+    """Names of the machines and boards there are files for, sorted, "host" first."""
+    names = sorted(path.stem for path in BOARDS.glob("*.toml"))
+    return ("host", *(name for name in names if name != "host"))
+
+
+def machine(name: str, cores: int | None = None) -> Machine:
+    """The machine a board file describes; "host" is this very machine.
+
+    Raises:
+        ToolError: there is no such board file.
+    """
+    path = BOARDS / f"{name}.toml"
+    if name not in machine_names() or not path.is_file():
+        known = ", ".join(machine_names())
+        raise ToolError(
+            f"No board file for `{name}`",
+            did_you_mean_help(name, machine_names()) or f"known: {known}",
+        )
+    found = _from_table(name, tomllib.loads(path.read_text(encoding="utf-8")))
+    if not found.triple:
+        found = _detected(found)
+    return found if cores is None else replace(found, cores=cores)
+
+
+def _from_table(name: str, table: dict[str, Any]) -> Machine:
+    """A machine from a board file: every number is ``{ value = ..., source = "..." }``."""
+    values: dict[str, Any] = {"name": name, "description": table.get("description", "")}
+    sources = {}
+    for key, entry in table["machine"].items():
+        if isinstance(entry, dict):
+            values[key], sources[key] = entry["value"], entry["source"]
+        else:
+            values[key] = entry
+    values["features"] = tuple(values.get("features", ()))
+    return Machine(**values, sources=sources)
+
+
+def _detected(base: Machine) -> Machine:
+    """`base` with what the operating system says about this machine."""
+    features = cpu_features_of_this_machine()
+    here = platform.machine().lower()
+    arch = _TRIPLE_ARCH.get(here, here)
+    if platform.system() == "Darwin":
+        triple = f"{arch.replace('aarch64', 'arm64')}-apple-darwin"
+    elif platform.system() == "Windows":
+        triple = f"{arch}-pc-windows-msvc"
+    else:
+        triple = f"{arch}-linux-gnu"
+    lanes, registers = 4, 32 if arch == "aarch64" else 16
+    if {"avx512f", "avx512vl", "avx512dq", "avx512bw"} <= features:
+        lanes, registers = 16, 32
+    elif {"avx2", "fma"} <= features:
+        lanes = 8
+    return replace(
+        base,
+        triple=triple,
+        features=tuple(sorted(features)),
+        lanes=lanes,
+        registers=registers,
+        l1_bytes=_cache_bytes(1) or base.l1_bytes,
+        l2_bytes=_cache_bytes(2) or base.l2_bytes,
+        cores=_usable_cores(),
+    )
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cache_bytes(level: int) -> int | None:
+    """Size of this CPU's data cache of a level, where Linux tells it."""
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            at, kind, size = (
+                (index / entry).read_text().strip() for entry in ("level", "type", "size")
+            )
+        except OSError:
+            continue
+        if int(at) == level and kind in ("Data", "Unified"):
+            return int(size.rstrip("KM")) * (1024**2 if size.endswith("M") else 1024)
+    return None
