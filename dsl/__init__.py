@@ -1,0 +1,1 @@
+"""The language of `.ee` files: grammar, parser, checks, units and the formatter."""

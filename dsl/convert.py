@@ -1,0 +1,611 @@
+"""Tree to `Spec`: units to SI, numbers to their kinds, each statement where it belongs.
+
+What cannot be meant whatever the network is (a bad unit, a statement given twice) is told here;
+names of heads, points and files are looked up by `check`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, cast
+
+from eecompile.diagnostics import Diagnostics, Span, did_you_mean_help
+from eecompile.dsl.options import MEASURES, POSITIONAL
+from eecompile.dsl.syntax import Branch, Leaf
+from eecompile.dsl.units import UNITS, in_si, listed_units
+from eecompile.ir import TensorType
+from eecompile.spec import (
+    AutoExits,
+    Budget,
+    DataSet,
+    DataSource,
+    Exit,
+    FrequencyRange,
+    HeadSpec,
+    Input,
+    Model,
+    Name,
+    Normalize,
+    Offload,
+    Output,
+    Policy,
+    Range,
+    Rule,
+    RuleTerm,
+    Skip,
+    Spec,
+    Target,
+    Value,
+)
+
+__all__ = ["Converter", "convert"]
+
+DTYPES = (
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+)
+LAYOUTS = ("HWC", "CHW", "HW")
+
+#: How a budget is written -> quantity, statistic, what its limit is measured in.
+BUDGETS = {
+    "mean macs": ("macs", "mean", "share"),
+    "mean latency": ("latency", "mean", "time"),
+    "mean energy": ("energy", "mean", "energy"),
+    "accuracy drop": ("accuracy_drop", "mean", "accuracy"),
+}
+HALTS = {
+    "macs": ("macs", "each", "share"),
+    "latency": ("latency", "each", "time"),
+    "energy": ("energy", "each", "energy"),
+}
+_LARGEST = 2**63 - 1
+
+
+def convert(tree: Branch, found: Diagnostics, folder: str) -> Spec:
+    """What the tree of a whole file says; what is wrong with its values goes into `found`."""
+    return Converter(found).file(tree, folder)
+
+
+class Converter:
+    """Turns branches into nodes of a `Spec`. One method a grammar rule."""
+
+    def __init__(self, found: Diagnostics) -> None:
+        self.found = found
+
+    # Whole file and blocks.
+
+    def file(self, tree: Branch, folder: str) -> Spec:
+        """A whole file."""
+        blocks = tree.branches()[1:]
+        return Spec(
+            models=tuple(self.model(b) for b in blocks if b.rule == "model"),
+            data=tuple(self.data(b) for b in blocks if b.rule == "data"),
+            policies=tuple(self.policy(b) for b in blocks if b.rule == "policy"),
+            targets=tuple(self.target(b) for b in blocks if b.rule == "target"),
+            folder=folder,
+            span=tree.span,
+        )
+
+    def model(self, tree: Branch) -> Model:
+        """A `model` block."""
+        name = tree.leaf(1)
+        items = tree.branches()
+        once = self._once(items, _settings("source", "output", "data", "auto"))
+        source = once.get("source")
+        if source is None:
+            self.found.error(
+                "missing-setting",
+                f"Model `{name.text}` has no source",
+                name.span,
+                'needs `source onnx "..."` or `source torch "..."`',
+            )
+        return Model(
+            name=name.text,
+            inputs=tuple(self.input(item) for item in items if item.rule == "input"),
+            output=self.output(once["output"]) if "output" in once else None,
+            exits=tuple(self.exit(item) for item in items if item.rule == "exit"),
+            auto_exits=self.auto(once["auto"]) if "auto" in once else None,
+            skips=tuple(self.skip(item) for item in items if item.rule == "skip"),
+            data=once["data"].leaf(1).text if "data" in once else None,
+            span=tree.span,
+            **self.source(source, {"name": name.span}, once),
+        )
+
+    def source(
+        self, tree: Branch | None, spans: dict[str, Span], once: Mapping[str, Branch]
+    ) -> dict[str, Any]:
+        """The fields of `Model` a source statement gives."""
+        if "data" in once:
+            spans["data"] = once["data"].leaf(1).span
+        if tree is None:
+            return {"source": "onnx", "path": "", "spans": spans}
+        path = tree.leaf(2)
+        spans |= {"source": tree.leaf(1).span, "path": path.span}
+        if tree.rule == "onnx_source":
+            return {"source": "onnx", "path": path.value, "spans": spans}
+        file, entry = _entry(path.value)
+        if entry is None and not file.endswith(".pt2"):
+            self.found.error(
+                "missing-setting",
+                f"Source `{path.value}` names no callable",
+                path.span,
+                "which function or class gives the module?",
+                help=f'write "{path.value or "net.py"}:name", or name a `.pt2` exported program',
+            )
+        weights = tree.leaf(4) if tree.parts[4] else None
+        if weights:
+            spans["weights"] = weights.span
+        return {
+            "source": "torch",
+            "path": file,
+            "entry": entry,
+            "weights": weights.value if weights else None,
+            "spans": spans,
+        }
+
+    def data(self, tree: Branch) -> DataSet:
+        """A `data` block."""
+        name = tree.leaf(1)
+        once = self._once(tree.branches(), _samples_or_rule)
+        fields: dict[str, Any] = {}
+        spans = {"name": name.span}
+        for key in ("fit", "calibrate", "test"):
+            if key in once:
+                fields[key] = self.samples(once[key].branch(1))
+        if "normalize" in once:
+            fields["normalize"] = self.normalize(once["normalize"])
+        if "keys" in once:
+            fields["images_key"] = once["keys"].leaf(2).value
+            fields["labels_key"] = once["keys"].leaf(4).value
+        if "layout" in once:
+            layout = once["layout"].leaf(1)
+            spans["layout"] = layout.span
+            if layout.text in LAYOUTS:
+                fields["layout"] = layout.text
+            else:
+                self._unknown("bad-option", "layout", layout, LAYOUTS)
+        if "pixels" in once:
+            spans["pixels"] = once["pixels"].span
+            low, high = (self.number(once["pixels"].leaf(i)) for i in (1, 3))
+            fields["pixels"] = (low, high)
+            if not low < high:
+                self._empty_range(once["pixels"].span)
+        return DataSet(name.text, span=tree.span, spans=spans, **fields)
+
+    def policy(self, tree: Branch) -> Policy:
+        """A `policy` block."""
+        name = tree.leaf(1)
+        once = self._once(tree.branches(), lambda item: item.rule)
+        spans = {key: item.span for key, item in once.items()} | {"name": name.span}
+        fields: dict[str, Any] = {}
+        if "when" in once:
+            fields["rule"] = self.rule(once["when"].branch(2))
+            spans["rule"] = spans.pop("when")
+        if "budget" in once:
+            fields["budget"] = self.limit(once["budget"].branch(1))
+        if "halt" in once:
+            fields["halt"] = self.limit(once["halt"].branch(3), HALTS)
+        if "deadline" in once:
+            fields["deadline_s"] = self.quantity(once["deadline"].branch(1), "time")
+            spans["deadline_s"] = spans.pop("deadline")
+        if "frequency" in once:
+            fields["frequency"] = self.frequency(once["frequency"])
+        if "offload" in once:
+            item = once["offload"]
+            cost = self.number(item.leaf(3), low=0.0)
+            fields["offload"] = Offload(item.leaf(1).value, cost, span=item.span)
+        if "split" in once:
+            fields["split"] = self.call(once["split"].branch(1))
+        return Policy(name.text, span=tree.span, spans=spans, **fields)
+
+    def target(self, tree: Branch) -> Target:
+        """A `target` block."""
+        name = tree.leaf(1)
+        once = self._once(tree.branches(), lambda item: item.rule)
+        spans = {key: item.span for key, item in once.items()} | {"name": name.span}
+        fields: dict[str, Any] = {}
+        if "board" in once:
+            fields["board"] = once["board"].leaf(1).value
+        if "cores" in once:
+            fields["cores"] = self.whole(once["cores"].leaf(1), low=1, high=1024)
+        if "frequencies" in once:
+            fields["frequencies"] = self.frequency_list(once["frequencies"].branch(1))
+        return Target(name.text, span=tree.span, spans=spans, **fields)
+
+    # Statements of a model.
+
+    def input(self, tree: Branch) -> Input:
+        """``input image: float32[1, 3, 32, 32]``."""
+        name, dtype = tree.leaf(1), tree.leaf(3)
+        sizes = tree.leaves("INT")
+        if dtype.text not in DTYPES:
+            self._unknown("unknown-dtype", "element type", dtype, DTYPES)
+        shape = tuple(self.whole(size, low=1) for size in sizes)
+        spans = {"name": name.span, "dtype": dtype.span, "type": dtype.span.to(tree.span)}
+        spans |= {f"dim{i}": size.span for i, size in enumerate(sizes)}
+        return Input(name.value, TensorType(dtype.text, shape), span=tree.span, spans=spans)
+
+    def output(self, tree: Branch) -> Output:
+        """``output logits: classes(10)``."""
+        name = tree.leaf(1)
+        classes = tree.leaves("INT")
+        spans = {"name": name.span}
+        if not classes:
+            return Output(name.value, span=tree.span, spans=spans)
+        spans["classes"] = classes[0].span
+        count = self.whole(classes[0], low=2)
+        return Output(name.value, count, span=tree.span, spans=spans)
+
+    def exit(self, tree: Branch) -> Exit:
+        """``exit early after "layer1.8" head linear(pool: 4)``."""
+        name, point = tree.leaf(1), tree.leaf(3)
+        return Exit(
+            name.text,
+            point.value,
+            self.call(tree.branch(5)),
+            self.call(tree.branch(7)) if tree.parts[7] else None,
+            span=tree.span,
+            spans={"name": name.span, "point": point.span},
+        )
+
+    def auto(self, tree: Branch) -> AutoExits:
+        """Exits placed by the compiler: ``exits auto(count: 3..6)``."""
+        head = self.call(tree.branch(4)) if tree.parts[4] else None
+        options, spans = self.arguments(tree.branch(2) if tree.parts[2] else None, "auto")
+        for name in options.keys() - {"count"}:
+            self.found.error(
+                "unknown-option",
+                f"`auto` has no option `{name}`" if name else "An option of `auto` has no name",
+                spans[name],
+                "options: `count`",
+            )
+        count = options.get("count", Range(1, 8))
+        bounds = (count.low, count.high) if isinstance(count, Range) else (count, count)
+        if not all(isinstance(b, int) and 1 <= b <= 1000 for b in bounds):
+            self.found.error(
+                "bad-option",
+                "Option `count` of `auto` is no number of exits",
+                spans["count"],
+                "expected a whole number, or a range such as `3..6`",
+            )
+            bounds = (1, 8)
+        return AutoExits(int(cast(int, bounds[0])), int(cast(int, bounds[1])), head, span=tree.span)
+
+    def skip(self, tree: Branch) -> Skip:
+        """``skip layers "layer3.[1-8]" gate recurrent(hidden: 10)``."""
+        what = cast(Literal["layers", "channels"], tree.leaf(1).text)
+        point = tree.leaf(2)
+        gate = self.call(tree.branch(4))
+        return Skip(what, point.value, gate, span=tree.span, spans={"point": point.span})
+
+    # Statements of data.
+
+    def samples(self, tree: Branch) -> DataSource:
+        """``"test.npz"[..5000]``, ``"x.npy" labels "y.npy"`` or ``"data.py:test"``."""
+        path = tree.leaf(0)
+        file, entry = _entry(path.value)
+        spans = {"path": path.span}
+        start = stop = None
+        if tree.parts[1]:
+            cut = tree.branch(1)
+            spans["slice"] = cut.span
+            start, stop = (self.whole(cut.leaf(i)) if cut.parts[i] else None for i in (1, 3))
+            if stop is not None and stop <= (start or 0):
+                self._empty_range(cut.span)
+        labels = tree.leaf(3) if tree.parts[3] else None
+        if labels:
+            spans["labels"] = labels.span
+        elif entry is None and file.endswith(".npy"):
+            self.found.error(
+                "missing-setting",
+                f"Data `{file}` has no labels",
+                path.span,
+                'needs `labels "....npy"`',
+            )
+        return DataSource(
+            file, entry, labels.value if labels else None, start, stop, span=tree.span, spans=spans
+        )
+
+    def normalize(self, tree: Branch) -> Normalize:
+        """``normalize mean [...] std [...]``."""
+        mean, std = tree.branch(2), tree.branch(4)
+        spans = {"mean": mean.span, "std": std.span}
+        means, stds = self.numbers(mean), self.numbers(std)
+        if len(means) != len(stds):
+            self.found.error(
+                "wrong-normalization",
+                f"Expected as many standard deviations as means, found {len(stds)} and "
+                f"{len(means)}",
+                std.span,
+                f"{len(stds)} here",
+                secondary=((mean.span, f"{len(means)} here"),),
+            )
+        for leaf, value in zip(std.leaves("INT", "FLOAT"), stds, strict=True):
+            if not value > 0:
+                self.found.error(
+                    "wrong-normalization",
+                    f"Expected a standard deviation above 0, found `{leaf.text}`",
+                    leaf.span,
+                )
+        return Normalize(means, stds, span=tree.span, spans=spans)
+
+    # Statements of policies and targets.
+
+    def rule(self, tree: Branch) -> Rule:
+        """``confidence(class_means) or confidence(max_softmax) >= 0.8``."""
+        return Rule(tuple(self.term(term) for term in tree.branches()), span=tree.span)
+
+    def term(self, tree: Branch) -> RuleTerm:
+        """One test of a rule."""
+        call = self.call(tree.branch(0))
+        options = dict(call.options)
+        spans = dict(call.spans)
+        measure = options.pop("measure", None) if call.kind == "confidence" else None
+        if measure is not None and not isinstance(measure, Name):
+            self.found.error(
+                "unknown-measure",
+                "The measure of `confidence` is no name",
+                spans["measure"],
+                "expected " + ", ".join(f"`{name}`" for name in MEASURES),
+            )
+            measure = None
+            spans["bad measure"] = spans["measure"]
+        threshold = None
+        if tree.parts[1]:
+            leaf = tree.leaf(2)
+            end = tree.leaf(3).span if tree.parts[3] else leaf.span
+            spans["threshold"] = leaf.span.to(end)
+            threshold = self.number(leaf) / (100 if tree.parts[3] else 1)
+            if not 0 <= threshold <= 1:
+                self.found.error(
+                    "bad-number",
+                    f"Expected a confidence from 0 to 1, found `{spans['threshold'].text}`",
+                    spans["threshold"],
+                )
+        return RuleTerm(
+            call.kind,
+            str(measure) if measure is not None else None,
+            options,
+            threshold,
+            span=tree.span,
+            spans=spans,
+        )
+
+    def limit(
+        self, tree: Branch, known: Mapping[str, tuple[str, str, str]] = BUDGETS
+    ) -> Budget | None:
+        """``mean macs <= 70 %``; None where it cannot be meant."""
+        words = tree.leaves("NAME")
+        written = " ".join(word.text for word in words)
+        span = words[0].span.to(words[-1].span)
+        if written not in known:
+            listed = ", ".join(f"`{name}`" for name in known)
+            self.found.error(
+                "unknown-budget",
+                f"Unknown budget `{written}`",
+                span,
+                f"expected {listed}",
+                help=did_you_mean_help(written, known),
+            )
+            return None
+        quantity, statistic, measured = known[written]
+        value = self.quantity(tree.branch(3), measured)
+        if value is None:
+            return None
+        if not (value > 0 or quantity == "accuracy_drop"):
+            self._bad_number("above 0", tree.branch(3).span)
+            return None
+        return Budget(cast(Any, quantity), value, cast(Any, statistic), span=tree.span)
+
+    def frequency(self, tree: Branch) -> Name | float | None:
+        """``frequency lowest_energy`` or ``frequency 600 MHz``."""
+        if isinstance(tree.parts[1], Leaf):
+            return Name(tree.parts[1].text)
+        return self.quantity(tree.branch(1), "frequency")
+
+    def frequency_list(self, tree: Branch) -> tuple[FrequencyRange, ...]:
+        """``[600 MHz .. 1.5 GHz]``."""
+        ranges = []
+        for item in tree.branches():
+            bounds = [self.quantity(part, "frequency") for part in item.branches()]
+            known = [bound for bound in bounds if bound is not None]
+            if len(known) < len(bounds):
+                continue
+            if known[0] > known[-1]:
+                self._empty_range(item.span)
+                continue
+            ranges.append(FrequencyRange(known[0], known[-1], span=item.span))
+        return tuple(ranges)
+
+    # Values.
+
+    def call(self, tree: Branch) -> HeadSpec:
+        """``linear(pool: 4)``."""
+        kind = tree.leaf(0)
+        arguments = tree.branch(1) if tree.parts[1] else None
+        options, spans = self.arguments(arguments, kind.text)
+        spans["kind"] = kind.span
+        return HeadSpec(kind.text, options, span=tree.span, spans=spans)
+
+    def arguments(self, tree: Branch | None, kind: str) -> tuple[dict[str, Value], dict[str, Span]]:
+        """Options and their places; one without a name has the name "" where none is meant."""
+        options: dict[str, Value] = {}
+        spans: dict[str, Span] = {}
+        for item in tree.branches() if tree else ():
+            if item.rule == "named":
+                given = [(item.leaf(0).text, self.value(item.branch(2)))]
+            elif item.rule == "positional":
+                given = [(POSITIONAL.get(kind, ""), self.value(item.branch(0)))]
+            else:
+                given = [(POSITIONAL.get(kind, ""), item.leaf(0).value)]
+                given.append(("weights", item.leaf(2).value))
+            for name, value in given:
+                if name in options:
+                    what = f"Option `{name}`" if name else "An option without a name"
+                    self._twice(f"{what} is given twice", item.span, spans[name])
+                    continue
+                options[name] = value
+                spans[name] = item.span
+        return options, spans
+
+    def value(self, tree: Branch) -> Value:
+        """What an option is given as."""
+        part = tree.parts[0]
+        if isinstance(part, Branch):
+            return self.numbers(part) if part.rule == "numbers" else self.range(part)
+        assert part is not None
+        if part.kind == "STRING":
+            return part.value
+        if part.kind == "NAME":
+            return Name(part.text)
+        return self.whole(part) if part.kind == "INT" else self.number(part)
+
+    def range(self, tree: Branch) -> Range:
+        """``3..6``."""
+        low, high = (
+            self.whole(leaf) if leaf.kind == "INT" else self.number(leaf)
+            for leaf in tree.leaves("INT", "FLOAT")
+        )
+        if low > high:
+            self._empty_range(tree.span)
+        return Range(low, high)
+
+    def numbers(self, tree: Branch) -> tuple[float, ...]:
+        """``[0.485, 0.456, 0.406]``."""
+        return tuple(self.number(leaf) for leaf in tree.leaves("INT", "FLOAT"))
+
+    def quantity(self, tree: Branch, measured: str) -> float | None:
+        """A number with a unit of `measured`, in SI; None where it cannot be meant."""
+        number = self.number(tree.leaf(0))
+        units = UNITS[measured]
+        unit = tree.parts[1]
+        if unit is None:
+            self.found.error(
+                "missing-unit",
+                f"Expected a unit after `{tree.leaf(0).text}`",
+                tree.leaf(0).span,
+                f"in {listed_units(measured)}",
+            )
+            return None
+        assert isinstance(unit, Leaf)
+        if unit.text not in units:
+            what = "a share" if measured in ("share", "accuracy") else f"a unit of {measured}"
+            same = [name for name in units if name.lower() == unit.text.lower()]
+            help = f"did you mean `{same[0]}`?" if same else did_you_mean_help(unit.text, units)
+            self.found.error(
+                "unknown-unit",
+                f"Expected {what}, found `{unit.text}`",
+                unit.span,
+                f"expected {listed_units(measured)}",
+                help=help,
+            )
+            return None
+        if measured in ("time", "frequency", "energy", "power") and not number > 0:
+            self._bad_number("above 0", tree.leaf(0).span)
+            return None
+        if measured in ("share", "accuracy") and number < 0:
+            self._bad_number("of at least 0", tree.leaf(0).span)
+            return None
+        return in_si(number, unit.text, measured)
+
+    def number(self, leaf: Leaf, low: float = -math.inf) -> float:
+        """A finite number."""
+        value = float(leaf.text)
+        if not math.isfinite(value):
+            self._bad_number("that a computer can hold", leaf.span)
+            return 1.0
+        if value < low:
+            self._bad_number(f"of at least {low:g}", leaf.span)
+        return value
+
+    def whole(self, leaf: Leaf, low: int = 0, high: int = _LARGEST) -> int:
+        """A whole number in a range, which is also its value where another was written."""
+        value = int(leaf.text) if leaf.kind == "INT" and len(leaf.text) < 20 else None
+        if value is not None and low <= value <= high:
+            return value
+        limits = f"of at least {low}" if high == _LARGEST else f"from {low} to {high}"
+        self.found.error(
+            "bad-number",
+            f"Expected a whole number {limits}, found `{leaf.text[:40]}`",
+            leaf.span,
+        )
+        return low
+
+    # What is wrong.
+
+    def _once(
+        self, items: Iterable[Branch], name_of: Callable[[Branch], str | None]
+    ) -> dict[str, Branch]:
+        """Statements that may be given once, by name; `name_of` is None for the others."""
+        once: dict[str, Branch] = {}
+        for item in items:
+            name = name_of(item)
+            if name is None:
+                continue
+            if name in once:
+                word = item.leaf(0).text
+                shown = "exit when" if name == "when" else word
+                self._twice(f"`{shown}` is given twice", item.span, once[name].span)
+                continue
+            once[name] = item
+        return once
+
+    def _twice(self, message: str, span: Span, first: Span) -> None:
+        self.found.error(
+            "duplicate-setting", message, span, "again here", secondary=((first, "first here"),)
+        )
+
+    def _unknown(self, id: str, what: str, leaf: Leaf, known: Iterable[str]) -> None:
+        known = list(known)
+        self.found.error(
+            id,
+            f"Unknown {what} `{leaf.text}`",
+            leaf.span,
+            "expected " + ", ".join(f"`{name}`" for name in known),
+            help=did_you_mean_help(leaf.text, known),
+        )
+
+    def _bad_number(self, wanted: str, span: Span) -> None:
+        self.found.error(
+            "bad-number", f"Expected a number {wanted}, found `{span.text[:40]}`", span
+        )
+
+    def _empty_range(self, span: Span) -> None:
+        self.found.error("bad-range", f"Range `{span.text[:60]}` is empty", span)
+
+
+def _settings(*names: str) -> Callable[[Branch], str | None]:
+    """Names the statements of a model that may be given once."""
+
+    def name_of(item: Branch) -> str | None:
+        name = {"onnx_source": "source", "torch_source": "source", "use_data": "data"}
+        found = name.get(item.rule, item.rule)
+        return found if found in names else None
+
+    return name_of
+
+
+def _samples_or_rule(item: Branch) -> str:
+    return item.leaf(0).text if item.rule == "samples" else item.rule
+
+
+def _entry(path: str) -> tuple[str, str | None]:
+    """A path and the name after its last colon.
+
+    >>> _entry("zoo.py:resnet56"), _entry("train.npz"), _entry("C:/train.npz")
+    (('zoo.py', 'resnet56'), ('train.npz', None), ('C:/train.npz', None))
+    """
+    match = re.fullmatch(r"(.+):([A-Za-z_][A-Za-z0-9_]*)", path)
+    return (match[1], match[2]) if match else (path, None)

@@ -1,0 +1,139 @@
+"""What heads, gates and rules there are, and which options each takes.
+
+One table each, so that a new head or rule is one entry here and its own file elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from eecompile.spec import Name, Value
+
+__all__ = [
+    "FREQUENCIES",
+    "GATES",
+    "HEADS",
+    "MEASURES",
+    "POSITIONAL",
+    "RULES",
+    "SPLITS",
+    "Option",
+    "either",
+    "number",
+    "text",
+    "whole",
+    "word",
+]
+
+
+@dataclass(frozen=True)
+class Option:
+    """What an option's value may be.
+
+    Attributes:
+        expected: for messages, as in "expected {expected}".
+        accepts: whether a value will do.
+        required: whether it has to be given.
+    """
+
+    expected: str
+    accepts: Callable[[Value], bool]
+    required: bool = False
+
+
+def whole(low: int, high: int | None = None) -> Option:
+    """A whole number from `low` to `high`."""
+    limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+
+    def accepts(value: Value) -> bool:
+        return isinstance(value, int) and low <= value and (high is None or value <= high)
+
+    return Option(f"a whole number {limits}", accepts)
+
+
+def number(low: float, high: float | None = None) -> Option:
+    """A number from `low` to `high`."""
+    limits = f"of at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+
+    def accepts(value: Value) -> bool:
+        given = isinstance(value, int | float)
+        return given and low <= value and (high is None or value <= high)  # type: ignore[operator]
+
+    return Option(f"a number {limits}", accepts)
+
+
+def word(*choices: str) -> Option:
+    """One of some bare words."""
+    listed = " or ".join(f"`{choice}`" for choice in choices)
+    return Option(listed, lambda value: isinstance(value, Name) and value in choices)
+
+
+def text(required: bool = False) -> Option:
+    """A string."""
+    return Option(
+        'a string ("...")',
+        lambda value: isinstance(value, str) and not isinstance(value, Name) and value != "",
+        required,
+    )
+
+
+def name() -> Option:
+    """Any bare word."""
+    return Option("a name", lambda value: isinstance(value, Name))
+
+
+def either(first: Option, second: Option) -> Option:
+    """What one or the other accepts."""
+    return Option(
+        f"{first.expected}, or {second.expected}",
+        lambda value: first.accepts(value) or second.accepts(value),
+    )
+
+
+#: Pooling to a grid of P x P per channel; `raw` keeps the map as it is.
+_POOL = either(whole(1, 4096), word("raw"))
+
+#: Exit heads. `class_means` is also the comparator.
+HEADS: Mapping[str, Mapping[str, Option]] = {
+    "linear": {"pool": _POOL},
+    "conv": {
+        "channels": whole(1, 65536),
+        "kernel": whole(1, 15),
+        "layers": whole(1, 8),
+        "pool": whole(1, 4096),
+    },
+    "bag_of_features": {"codewords": whole(1, 65536), "window": whole(1, 4096)},
+    "class_means": {"metric": word("euclidean"), "pool": _POOL},
+    "module": {"entry": text(required=True), "weights": text()},
+    "onnx": {"path": text(required=True)},
+}
+
+#: Gates, by what they skip.
+GATES: Mapping[str, Mapping[str, Mapping[str, Option]]] = {
+    "layers": {"recurrent": {"hidden": whole(1, 65536)}, "feed_forward": {}},
+    "channels": {"squeeze": {"groups": whole(1, 65536)}},
+}
+
+#: Measures of confidence, each turned so that 1 is certain.
+MEASURES = ("max_softmax", "entropy", "margin", "class_means")
+
+#: Tests an exit rule is made of.
+RULES: Mapping[str, Mapping[str, Option]] = {
+    "confidence": {},
+    "patience": {"count": whole(1, 1000)},
+    "predicted": {"start": name(), "window": whole(1, 1000), "scale": number(0)},
+    "learned_score": {},
+}
+
+#: Who chooses where to split between device and server.
+SPLITS: Mapping[str, Mapping[str, Option]] = {
+    "online_ucb": {"side_observations": word("on", "off"), "exploration": number(0)},
+    "fixed": {"at": name()},
+}
+
+#: Rules that choose the clock frequency.
+FREQUENCIES = ("lowest_energy", "highest")
+
+#: The option that may be given without its name.
+POSITIONAL: Mapping[str, str] = {"module": "entry", "onnx": "path", "confidence": "measure"}
