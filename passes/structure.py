@@ -1,0 +1,69 @@
+"""Questions about a graph's structure that do not depend on the order its operators stand in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import networkx as nx
+
+from eecompile.ir import Graph
+from eecompile.text import constant_digest
+
+__all__ = ["canonical_keys", "static_values", "value_flow"]
+
+
+def value_flow(graph: Graph) -> nx.DiGraph:
+    """Values as nodes, with an edge wherever an operator reads one and produces the other."""
+    flow = nx.DiGraph()
+    flow.add_nodes_from((*graph.inputs, *graph.constants))
+    for op in graph.ops:
+        flow.add_nodes_from(op.outputs)
+        flow.add_edges_from((i, o) for o in op.outputs for i in op.inputs if i)
+    return flow
+
+
+def static_values(graph: Graph) -> frozenset[str]:
+    """Constants, and what follows from constants alone."""
+    static = set(graph.constants)
+    for op in graph.ops:
+        if all(value in static for value in op.inputs if value):
+            static.update(op.outputs)
+    return frozenset(static)
+
+
+def canonical_keys(
+    graph: Graph, inputs: Mapping[str, str]
+) -> dict[str, tuple[int, str, str, str, int]]:
+    """Value -> a sort key that says what it computes, the same for every order of operators.
+
+    Compared are the depth, the type, the operators above the value, then the constants' contents;
+    only values that compute the same thing are left to their order in the graph.
+
+    Args:
+        graph: the network.
+        inputs: the graph's inputs -> names that stand for them in the key.
+    """
+    depth = dict.fromkeys((*graph.inputs, *graph.constants), 0)
+    shape = {value: inputs.get(value, value) for value in graph.inputs}
+    content = dict(shape)
+    for value, array in graph.constants.items():
+        shape[value] = str(graph.types[value])
+        content[value] = constant_digest(array)
+    for op in graph.ops:
+        read = [value for value in op.inputs if value]
+        # A reshape counts for nothing: hosts differ in where they flatten and squeeze.
+        below = max((depth[value] for value in read), default=0) + (op.kind != "Reshape")
+        what = f"{op.kind} {sorted(op.attributes.items())}"
+        for index, value in enumerate(op.outputs):
+            depth[value] = below
+            shape[value] = _digest(what, index, *(shape.get(v, "") for v in op.inputs))
+            content[value] = _digest(what, index, *(content.get(v, "") for v in op.inputs))
+    return {
+        value: (depth[value], str(graph.types[value]), shape[value], content[value], position)
+        for position, value in enumerate(depth)
+    }
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
