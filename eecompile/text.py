@@ -11,9 +11,9 @@ are in double quotes, an absent input is ``_``, and ``#`` starts a comment. Cons
 written out up to 16 elements, as ``splat(v)`` where all elements are the same, and else by content
 as ``sha256("...")``; ``random(seed)`` is there for tests that need weights but not which.
 
-A segment graph's text has two details. "borders" leaves the operators out: segments, borders, types,
-multiply-accumulates and exits, the same for a network whichever host it came through. "full" holds
-everything and parses back.
+A segment graph's text has two details. "borders" leaves the operators out: segments, borders,
+types, multiply-accumulates and exits, the same for a network whichever host it came through.
+"full" holds everything and parses back.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class _Reader:
 
     def listed(self, item: Callable[[], _T], close: str) -> list[_T]:
         """Items separated by commas, up to and with `close`; a comma may stand at the end."""
-        items: list[T] = []
+        items: list[_T] = []
         while not self.found(close):
             items.append(item())
             if not self.found(","):
@@ -282,7 +282,8 @@ class _Reader:
         argument = self.scalar()
         self.expect(")")
         if form == "splat":
-            return np.full(type_.shape, argument, type_.dtype)
+            full: np.ndarray = np.full(type_.shape, argument, type_.dtype)
+            return full
         if form == "random":
             return _random(type_, int(argument))
         if form == "sha256" and self.load is not None:

@@ -20,7 +20,7 @@ from eecompile.text import excerpt
 
 __all__ = ["RULES", "Fault", "InvariantError", "Rule", "Snapshot", "Stage", "faults", "verify"]
 
-_DTYPES = frozenset("float32 int64 int32 int16 int8 uint16 uint8 bool".split())
+_DTYPES = frozenset(("float32", "int64", "int32", "int16", "int8", "uint16", "uint8", "bool"))
 
 
 class Stage(IntEnum):
@@ -182,16 +182,16 @@ def _exits_yield_scores(at: Snapshot) -> Iterator[Fault]:
     for graph, output in _scores(at):
         type_ = graph.types.get(output)
         wanted = "float32[1, classes]" if at.classes is None else f"float32[1, {at.classes}]"
-        fits = type_ is not None and type_.dtype == "float32" and len(type_.shape) == 2
-        if not (fits and type_.shape[0] == 1 and at.classes in (None, type_.shape[1])):
+        shape = type_.shape if type_ is not None and type_.dtype == "float32" else ()
+        if len(shape) != 2 or shape[0] != 1 or at.classes not in (None, shape[1]):
             yield Fault(output, f"is {type_}, not {wanted}", graph)
 
 
 def _scores(at: Snapshot) -> Iterator[tuple[Graph, str]]:
     """The values that must hold one score a class."""
     for name, value in at.outputs.items():
-        exit_, _, kind = name.rpartition(".")
-        if at.graph is not None and exit_ in at.taps and kind in ("logits", "class_means"):
+        owner, _, kind = name.rpartition(".")
+        if at.graph is not None and owner in at.taps and kind in ("logits", "class_means"):
             yield at.graph, value
     for exit_ in at.segments.exits if at.segments else ():
         for graph in exit_.graphs:

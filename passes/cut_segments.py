@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
-import networkx as nx
-
 from eecompile.diagnostics import InternalError
 from eecompile.ir import Graph, Op, TensorType
 from eecompile.passes.base import Pass, PassResult, Program, ResolvedExit
-from eecompile.passes.structure import canonical_keys, static_values, value_flow
+from eecompile.passes.structure import Flow, canonical_keys, static_values
 from eecompile.segments import Exit, Segment, SegmentGraph
 from eecompile.text import print_segments
 from eecompile.verify import Stage
@@ -121,8 +119,8 @@ class _Cutter:
     outputs: Mapping[str, str]
 
     @cached_property
-    def flow(self) -> nx.DiGraph:
-        return value_flow(self.graph)
+    def flow(self) -> Flow:
+        return Flow(self.graph)
 
     @cached_property
     def static(self) -> frozenset[str]:
@@ -137,7 +135,7 @@ class _Cutter:
         found: set[str] = set()
         for value in values:
             if value not in found:
-                found |= {value} | nx.ancestors(self.flow, value)
+                found |= {value} | self.flow.above(value)
         return found - self.static
 
     def owners(self, taps: Sequence[str]) -> dict[str, int]:
@@ -184,7 +182,7 @@ class _Cutter:
     def branch(self, name: str, exit_: ResolvedExit, results: Mapping[str, str]) -> Graph:
         """The graph from an exit's tap to some of its outputs."""
         needed = self.needed(results.values())
-        own = needed & nx.descendants(self.flow, exit_.value)
+        own = needed & self.flow.below(exit_.value)
         known = own | self.static | {exit_.value, ""}
         for op in self.graph.ops:
             if not own.isdisjoint(op.outputs) and not known.issuperset(op.inputs):
@@ -237,7 +235,7 @@ def _operators(cutter: _Cutter, own: set[str], read: Iterable[str]) -> list[Op]:
     static = (read & cutter.static) - cutter.graph.constants.keys()
     if not static:
         return found
-    wanted = own | static.union(*(nx.ancestors(cutter.flow, value) for value in static))
+    wanted = own | static.union(*(cutter.flow.above(value) for value in static))
     return [op for op in ops if not wanted.isdisjoint(op.outputs)]
 
 
@@ -246,7 +244,7 @@ def _copy(value: str, result: str, type_: TensorType) -> Op:
 
 
 class _Names:
-    """Names inside one graph: the given ones, the host's where free, else the host's and a number."""
+    """Names inside one graph: the given ones, else the host's, with a number where taken."""
 
     def __init__(self, names: Mapping[str, str], taken: set[str]) -> None:
         self.names = dict(names)

@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
-import networkx as nx
-
 from eecompile.diagnostics import Diagnostics, did_you_mean_help
 from eecompile.ir import Graph
 from eecompile.passes.base import Pass, PassResult, Program, ResolvedExit
 from eecompile.passes.host import Point
-from eecompile.passes.structure import value_flow
+from eecompile.passes.structure import Flow
 from eecompile.spec import Exit
 from eecompile.verify import Stage
 
@@ -85,8 +83,8 @@ def resolve_exits(
     """
     found = Diagnostics()
     resolved: list[tuple[Exit, Point]] = []
-    flow = value_flow(graph)
-    above = nx.ancestors(flow, answer)
+    flow = Flow(graph)
+    above = flow.above(answer)
     _check_names(exits := tuple(exits), frozenset(taken), found)
     for exit_ in exits:
         point = _find(exit_, points, found)
@@ -94,14 +92,8 @@ def resolve_exits(
             resolved.append((exit_, point))
     _check_distinct(resolved, found)
     found.raise_errors()
-    reached = nx.DiGraph()
-    reached.add_nodes_from(range(len(resolved)))
-    for index, (_, point) in enumerate(resolved):
-        earlier = nx.ancestors(flow, point.value)
-        reached.add_edges_from(
-            (i, index) for i, (_, p) in enumerate(resolved) if p.value in earlier
-        )
-    ordered = (resolved[index] for index in nx.lexicographical_topological_sort(reached))
+    order = flow.ordered([point.value for _, point in resolved])
+    ordered = (resolved[index] for index in order)
     return tuple(ResolvedExit(e.name, p.name, p.value, p.type) for e, p in ordered)
 
 

@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import networkx as nx
+import networkx as nx  # type: ignore[import-untyped]
 
 from eecompile.ir import Graph
 from eecompile.text import constant_digest
 
-__all__ = ["canonical_keys", "static_values", "value_flow"]
+__all__ = ["Flow", "canonical_keys", "static_values"]
 
 
-def value_flow(graph: Graph) -> nx.DiGraph:
-    """Values as nodes, with an edge wherever an operator reads one and produces the other."""
-    flow = nx.DiGraph()
-    flow.add_nodes_from((*graph.inputs, *graph.constants))
-    for op in graph.ops:
-        flow.add_nodes_from(op.outputs)
-        flow.add_edges_from((i, o) for o in op.outputs for i in op.inputs if i)
-    return flow
+class Flow:
+    """Which value leads to which: an edge wherever an operator reads one and produces the other."""
+
+    def __init__(self, graph: Graph) -> None:
+        """The flow of `graph`. O(#ops)."""
+        self._edges = nx.DiGraph()
+        self._edges.add_nodes_from((*graph.inputs, *graph.constants))
+        for op in graph.ops:
+            self._edges.add_nodes_from(op.outputs)
+            self._edges.add_edges_from((i, o) for o in op.outputs for i in op.inputs if i)
+
+    def above(self, value: str) -> set[str]:
+        """What the value is computed from, itself left out."""
+        return set(nx.ancestors(self._edges, value))
+
+    def below(self, value: str) -> set[str]:
+        """What is computed from the value, itself left out."""
+        return set(nx.descendants(self._edges, value))
+
+    def ordered(self, values: Sequence[str]) -> list[int]:
+        """Positions in `values` such that none leads to an earlier one, else in their order.
+
+        >>> from eecompile.text import parse_graph
+        >>> graph = parse_graph("""graph g(x: float32[1]) -> (b: float32[1]) {
+        ...     a: float32[1] = Neg(x)
+        ...     b: float32[1] = Exp(a)
+        ... }""")
+        >>> Flow(graph).ordered(["b", "x", "a"])
+        [1, 2, 0]
+        """
+        reached = nx.DiGraph()
+        reached.add_nodes_from(range(len(values)))
+        for index, value in enumerate(values):
+            above = self.above(value)
+            reached.add_edges_from((i, index) for i, v in enumerate(values) if v in above)
+        return list(nx.lexicographical_topological_sort(reached))
 
 
 def static_values(graph: Graph) -> frozenset[str]:
