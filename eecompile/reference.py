@@ -236,9 +236,7 @@ def _conv_transpose(k: Attributes, x: Array, w: Array, b: Array | None = None) -
     spread[(slice(None), slice(None), *(slice(None, None, s) for s in k["strides"]))] = x
     reach = [(n - 1) * d for n, d in zip(w.shape[2:], k["dilations"], strict=True)]
     begins = [r - p for r, p in zip(reach, k["pads"][:rank], strict=True)]
-    ends = [
-        r - p + o for r, p, o in zip(reach, k["pads"][rank:], k["output_padding"], strict=True)
-    ]
+    ends = [r - p + o for r, p, o in zip(reach, k["pads"][rank:], k["output_padding"], strict=True)]
     group = k["group"]
     flipped = np.flip(w, axis=tuple(range(2, w.ndim)))
     flipped = flipped.reshape(group, w.shape[0] // group, *w.shape[1:]).swapaxes(1, 2)
