@@ -35,12 +35,9 @@ class Flow:
     def ordered(self, values: Sequence[str]) -> list[int]:
         """Positions in `values` such that none leads to an earlier one, else in their order.
 
-        >>> from eecompile.text import parse_graph
-        >>> graph = parse_graph("""graph g(x: float32[1]) -> (b: float32[1]) {
-        ...     a: float32[1] = Neg(x)
-        ...     b: float32[1] = Exp(a)
-        ... }""")
-        >>> Flow(graph).ordered(["b", "x", "a"])
+        >>> from eecompile.ir import Op
+        >>> ops = (Op("n", "Neg", ("x",), ("a",)), Op("e", "Exp", ("a",), ("b",)))
+        >>> Flow(Graph("g", ("x",), ("b",), ops)).ordered(["b", "x", "a"])
         [1, 2, 0]
         """
         reached = nx.DiGraph()
