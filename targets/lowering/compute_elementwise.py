@@ -95,7 +95,9 @@ def _modulo(a: Expr, b: Expr, dtype: str) -> Expr:
     if dtype[0] == "u":
         return remainder
     zero = constant(0, dtype)
-    other_sign = tirx.all(remainder != zero, (remainder < zero) != (b < zero))
+    # A remainder of 0 has no sign; comparing two comparisons is nothing LLVM's generator accepts.
+    below, above = tirx.all(remainder < zero, b > zero), tirx.all(remainder > zero, b < zero)
+    other_sign = tirx.any(below, above)
     return tirx.Select(other_sign, remainder + b, remainder)
 
 
