@@ -1,0 +1,236 @@
+"""Neutral operators back to ONNX nodes, in whatever operator set the model has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from eecompile.ir import Graph, Op
+
+__all__ = ["Unexpressible", "emit", "set_scope"]
+
+
+class Unexpressible(ValueError):
+    """An operator has no equivalent in the model's operator set."""
+
+
+def emit(
+    graph: Graph, names: Mapping[str, str], prefix: str, opset: int
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Nodes and initializers that compute `graph`.
+
+    Args:
+        graph: what to express.
+        names: its value names -> names in the model.
+        prefix: module path recorded for the nodes, and what their names begin with.
+        opset: version of the default domain.
+
+    Raises:
+        Unexpressible: an operator needs a later operator set.
+    """
+    writer = _Writer(graph, names, prefix, opset)
+    for op in graph.ops:
+        try:
+            _EMIT.get(op.kind, _plain)(writer, op)
+        except onnx.defs.SchemaError as error:
+            raise Unexpressible(
+                f"Operator `{op.kind}` of `{op.name}` does not exist in operator set {opset}"
+            ) from error
+    used = {name for node in writer.nodes for name in node.input}
+    for name, array in graph.constants.items():
+        if names[name] in used:
+            writer.weights.append(numpy_helper.from_array(np.asarray(array), names[name]))
+    return writer.nodes, writer.weights
+
+
+def set_scope(node: onnx.NodeProto, scope: str) -> None:
+    """Records the node's module path the way PyTorch's exporter does."""
+    if scope:
+        entry = node.metadata_props.add()
+        entry.key, entry.value = "pkg.torch.onnx.name_scopes", str(["", scope, node.name])
+
+
+class _Writer:
+    def __init__(self, graph: Graph, names: Mapping[str, str], prefix: str, opset: int) -> None:
+        self.graph, self.names, self.prefix, self.opset = graph, names, prefix, opset
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def dtype(self, value: str) -> str:
+        return self.graph.types[value].dtype
+
+    def rank(self, value: str) -> int:
+        return len(self.graph.types[value].shape)
+
+    def parameter(self, op: Op, what: str, value: Any, dtype: str = "int64") -> str:
+        """An initializer that holds what is an attribute to us."""
+        name = f"{self.prefix}/{op.name}.{what}"
+        self.weights.append(numpy_helper.from_array(np.array(value, dtype), name))
+        return name
+
+    def node(self, op: Op, extra: Sequence[str] = (), **attributes: Any) -> None:
+        """A node with the operator's inputs and `extra` ones. Defaults the schema lacks are dropped.
+
+        Raises:
+            Unexpressible: an attribute that matters does not exist in the operator set.
+        """
+        schema = onnx.defs.get_schema(op.kind, self.opset, "")
+        kept = {}
+        for name, value in attributes.items():
+            if name in schema.attributes:
+                kept[name] = list(value) if isinstance(value, tuple) else value
+            elif np.any(np.asarray(value) != _NEUTRAL.get(name, value)):
+                raise Unexpressible(
+                    f"Attribute `{name}` of `{op.name}` does not exist in operator set {self.opset}"
+                )
+        inputs = [self.names[name] if name else "" for name in op.inputs]
+        outputs = [self.names[name] for name in op.outputs]
+        node = helper.make_node(
+            op.kind, [*inputs, *extra], outputs, f"{self.prefix}/{op.name}", **kept
+        )
+        set_scope(node, self.prefix)
+        self.nodes.append(node)
+
+
+#: Values of attributes that mean the same as their absence in operator sets that lack them.
+_NEUTRAL: dict[str, Any] = {"dilations": 1, "select_last_index": 0, "fmod": 0, "mode": "DCR"}
+
+
+def _plain(writer: _Writer, op: Op) -> None:
+    attributes = dict(op.attributes)
+    if op.kind == "Cast":
+        attributes["to"] = helper.np_dtype_to_tensor_dtype(np.dtype(str(attributes["to"])))
+    elif op.kind == "Mod":
+        attributes["fmod"] = int(writer.dtype(op.inputs[0]) == "float32")
+    elif op.kind == "AveragePool" and np.any(attributes.pop("extra", 0)):
+        attributes["ceil_mode"] = 1
+    elif op.kind in ("Softmax", "LogSoftmax") and writer.opset < 13:
+        if attributes["axis"] != writer.rank(op.inputs[0]) - 1:
+            raise Unexpressible(
+                f"Operator `{op.kind}` of `{op.name}` along an inner axis needs operator set 13"
+            )
+    elif op.kind in ("QuantizeLinear", "DequantizeLinear") and writer.opset < 13:
+        if writer.graph.types[op.inputs[1]].size == 1:
+            attributes.pop("axis")
+    writer.node(op, **attributes)
+
+
+def _reduce(writer: _Writer, op: Op) -> None:
+    since = 13 if op.kind == "ReduceSum" else 18
+    keepdims = op.attributes["keepdims"]
+    if writer.opset < since:
+        writer.node(op, axes=op.attributes["axes"], keepdims=keepdims)
+    else:
+        writer.node(op, [writer.parameter(op, "axes", op.attributes["axes"])], keepdims=keepdims)
+
+
+def _clip(writer: _Writer, op: Op) -> None:
+    bounds: dict[str, Any] = {k: v for k, v in op.attributes.items() if np.isfinite(v)}  # type: ignore[arg-type]
+    if writer.opset < 11:
+        writer.node(op, **bounds)
+        return
+    dtype = writer.dtype(op.inputs[0])
+    extra = [
+        writer.parameter(op, k, bounds[k], dtype) if k in bounds else "" for k in ("min", "max")
+    ]
+    writer.node(op, extra)
+
+
+def _shaped_by(attribute: str) -> Callable[[_Writer, Op], None]:
+    """An operator whose one attribute is ONNX's second input."""
+
+    def emit_(writer: _Writer, op: Op) -> None:
+        writer.node(op, [writer.parameter(op, attribute, op.attributes[attribute])])
+
+    return emit_
+
+
+def _cumsum(writer: _Writer, op: Op) -> None:
+    rest = {k: v for k, v in op.attributes.items() if k != "axis"}
+    writer.node(op, [writer.parameter(op, "axis", op.attributes["axis"])], **rest)
+
+
+def _one_hot(writer: _Writer, op: Op) -> None:
+    a: Any = op.attributes
+    values = [a["off_value"], a["on_value"]]
+    extra = [
+        writer.parameter(op, "depth", a["depth"]),
+        writer.parameter(op, "values", values, a.get("to", "float32")),
+    ]
+    writer.node(op, extra, axis=a["axis"])
+
+
+def _pad(writer: _Writer, op: Op) -> None:
+    a: Any = op.attributes
+    if writer.opset < 11:
+        writer.node(op, pads=a["pads"], mode=a["mode"], value=float(a["value"]))
+        return
+    dtype = writer.dtype(op.inputs[0])
+    extra = [
+        writer.parameter(op, "pads", a["pads"]),
+        writer.parameter(op, "value", a["value"], dtype),
+    ]
+    writer.node(op, extra, mode=a["mode"])
+
+
+def _resize(writer: _Writer, op: Op) -> None:
+    a: dict[str, Any] = dict(op.attributes)
+    if writer.opset < 11:
+        raise Unexpressible(f"Operator `Resize` of `{op.name}` needs operator set 11")
+    scales, sizes = a.pop("scales"), a.pop("sizes", None)
+    empty = writer.parameter(op, "roi", [], "float32")
+    if sizes is None:
+        extra = [empty, writer.parameter(op, "scales", scales, "float32")]
+    else:
+        none = writer.parameter(op, "scales", [], "float32") if writer.opset < 13 else ""
+        extra = [empty, none, writer.parameter(op, "sizes", sizes)]
+    writer.node(op, extra, **a)
+
+
+def _slice(writer: _Writer, op: Op) -> None:
+    a: Any = op.attributes
+    shape = writer.graph.types[op.inputs[0]].shape
+    # Our end of -1 is before the first element; to ONNX it is the last one.
+    ends = [
+        end if end >= 0 else -shape[axis] - 1
+        for end, axis in zip(a["ends"], a["axes"], strict=True)
+    ]
+    if writer.opset < 10:
+        if any(step != 1 for step in a["steps"]):
+            raise Unexpressible(f"Operator `Slice` of `{op.name}` with steps needs operator set 10")
+        writer.node(op, starts=a["starts"], ends=tuple(ends), axes=a["axes"])
+        return
+    writer.node(
+        op,
+        [
+            writer.parameter(op, "starts", a["starts"]),
+            writer.parameter(op, "ends", ends),
+            writer.parameter(op, "axes", a["axes"]),
+            writer.parameter(op, "steps", a["steps"]),
+        ],
+    )
+
+
+def _group_normalization(writer: _Writer, op: Op) -> None:
+    if writer.opset < 21:  # before, scale and bias were one a group
+        raise Unexpressible(f"Operator `GroupNormalization` of `{op.name}` needs operator set 21")
+    _plain(writer, op)
+
+
+_EMIT: dict[str, Callable[[_Writer, Op], None]] = {
+    **{f"Reduce{name}": _reduce for name in ("Max", "Mean", "Min", "Prod", "Sum")},
+    "Clip": _clip,
+    "CumSum": _cumsum,
+    "Expand": _shaped_by("shape"),
+    "GroupNormalization": _group_normalization,
+    "OneHot": _one_hot,
+    "Pad": _pad,
+    "Reshape": _shaped_by("shape"),
+    "Resize": _resize,
+    "Slice": _slice,
+    "Tile": _shaped_by("repeats"),
+}

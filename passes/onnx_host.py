@@ -1,0 +1,264 @@
+"""The ONNX host: an ONNX file behind the `HostGraph` interface.
+
+The model stays the user's `ModelProto`; edits touch only what they must, so that names, metadata
+and weights of the rest are saved as they came. The neutral view is made by `onnx_translate`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from eecompile.diagnostics import ToolError, did_you_mean_help
+from eecompile.ir import Graph, TensorType
+from eecompile.passes.host import HostError, HostGraph, Point, Problem, collect_points
+from eecompile.passes.onnx_edit import insert_behind, read_instead, remove_unused
+from eecompile.passes.onnx_emit import Unexpressible, emit, set_scope
+from eecompile.passes.onnx_layers import LAYERS
+from eecompile.passes.onnx_operators import OPERATORS
+from eecompile.passes.onnx_quantised import MICROSOFT, QUANTISED
+from eecompile.passes.onnx_read import read_model
+from eecompile.passes.onnx_recurrent import RECURRENT
+from eecompile.passes.onnx_scopes import all_scopes
+from eecompile.passes.onnx_translate import Handler, Translation, translate
+
+__all__ = ["OnnxHost", "load_onnx"]
+
+_HANDLERS: dict[tuple[str, str], Handler] = {
+    **{
+        ("", kind): handler
+        for kind, handler in (OPERATORS | LAYERS | QUANTISED | RECURRENT).items()
+    },
+    **{("com.microsoft", kind): handler for kind, handler in MICROSOFT.items()},
+}
+
+
+def load_onnx(path: Path | str, inputs: Mapping[str, TensorType] | None = None) -> OnnxHost:
+    """The network in an ONNX file.
+
+    Args:
+        path: the file; external data are read from its folder only.
+        inputs: types that fix dynamic dimensions, by input name (by place where no name fits).
+
+    Raises:
+        HostError: the file cannot be read, is invalid, has unknown dimensions left, or holds
+            operators that are not supported (each is named).
+    """
+    path = Path(path)
+    host = OnnxHost(read_model(path, inputs), path.stem)
+    host.graph()  # what cannot be translated is told now, not in the middle of the passes
+    return host
+
+
+class OnnxHost(HostGraph):
+    """An ONNX network; made by `load_onnx`."""
+
+    kind = "onnx"
+
+    def __init__(self, model: onnx.ModelProto, name: str) -> None:
+        self._model = model
+        self._name = name
+        self._translated: Translation | None = None
+        self._session: tuple[onnx.ModelProto, Any] | None = None
+
+    def copy(self) -> Self:
+        """See `HostGraph.copy`."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        return type(self)(model, self._name)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    @property
+    def _translation(self) -> Translation:
+        if self._translated is None:
+            self._translated = translate(self._model, _HANDLERS, self._name)
+        return self._translated
+
+    def graph(self) -> Graph:
+        """See `HostGraph.graph`; operators that no output needs are there until removed."""
+        return self._translation.graph
+
+    def outputs(self) -> dict[str, str]:
+        """See `HostGraph.outputs`."""
+        values = self._translation.values
+        return {output.name: values[output.name] for output in self._model.graph.output}
+
+    def points(self) -> dict[str, Point]:
+        """See `HostGraph.points`."""
+        translation = self._translation
+        own = {value for name, value in translation.values.items() if name == value}
+        renamed = {n: v for n, v in translation.values.items() if n != v and v in own}
+        nodes = {name: value for name, value in translation.nodes.items() if value in own}
+        return collect_points(self.graph(), own, renamed | nodes)
+
+    # -- editing -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _edited(self) -> Iterator[onnx.GraphProto]:
+        """The graph of a copy, which takes the model's place if it still can be translated."""
+        candidate = onnx.ModelProto()
+        candidate.CopyFrom(self._model)
+        yield candidate.graph
+        translated = translate(candidate, _HANDLERS, self._name)
+        self._model, self._translated = candidate, translated
+
+    def splice(self, graph: Graph, feature: str, prefix: str) -> tuple[str, ...]:
+        """See `HostGraph.splice`; the new values are called ``prefix/name in graph``."""
+        type_, (entry,) = self._type(feature), graph.inputs
+        if graph.types[entry] != type_:
+            raise _wrong(
+                "type-mismatch", f"Expected `{feature}` to be {graph.types[entry]}, found {type_}"
+            )
+        if prefix in all_scopes(self._model.graph.node) or self._uses(f"{prefix}/"):
+            raise _wrong("duplicate-name", f"The name `{prefix}` is taken")
+        names = {name: f"{prefix}/{name}" for name in graph.types} | {entry: feature}
+        opset = next(entry.version for entry in self._model.opset_import if not entry.domain)
+        try:
+            nodes, weights = emit(graph, names, prefix, opset)
+        except Unexpressible as why:
+            raise _wrong(
+                "unsupported-operator", str(why), "export the network with a later operator set"
+            ) from why
+        with self._edited() as edited:
+            edited.initializer.extend(weights)
+            insert_behind(edited, feature, nodes)
+        return tuple(self._translation.values[names[name]] for name in graph.outputs)
+
+    def add_output(self, name: str, value: str) -> None:
+        """See `HostGraph.add_output`; an `Identity` gives the value its name as an output."""
+        type_ = self._type(value)
+        if name in self.outputs():
+            raise _wrong("duplicate-name", f"There is an output `{name}` already")
+        if name != value and (name in self._translation.values or self._uses(f"output/{name}")):
+            raise _wrong("duplicate-name", f"The name `{name}` is taken")
+        with self._edited() as edited:
+            if name != value:
+                node = helper.make_node("Identity", [value], [name], f"output/{name}")
+                op = self.graph().producer().get(value)
+                set_scope(node, op.scope if op else "")
+                insert_behind(edited, value, [node])
+            element = helper.np_dtype_to_tensor_dtype(np.dtype(type_.dtype))
+            edited.output.append(helper.make_tensor_value_info(name, element, type_.shape))
+
+    def replace_uses(self, old: str, new: str) -> None:
+        """See `HostGraph.replace_uses`; an output keeps its name and shows `new`."""
+        if self._type(old) != self._type(new):
+            raise _wrong(
+                "type-mismatch",
+                f"Expected `{new}` to be {self._type(old)}, found {self._type(new)}",
+            )
+        with self._edited() as edited:
+            read_instead(edited, old, new)
+
+    def remove_unused(self) -> bool:
+        """See `HostGraph.remove_unused`."""
+        with self._edited() as edited:
+            return remove_unused(edited)
+
+    def _type(self, value: str) -> TensorType:
+        """The type of a value that the model has too."""
+        values = self._translation.values
+        if values.get(value) != value:
+            raise _wrong(
+                "unknown-node", f"Unknown value `{value}`", did_you_mean_help(value, values)
+            )
+        return self.graph().types[value]
+
+    def _uses(self, start: str) -> bool:
+        names = (*self._translation.values, *(node.name for node in self._model.graph.node))
+        return any(name.startswith(start) for name in names)
+
+    # -- running and saving --------------------------------------------------------------------
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `HostGraph.run`: ONNX Runtime where it is installed, else ONNX's own evaluator.
+
+        Raises:
+            ToolError: the model holds operators that only ONNX Runtime has, and it is not there.
+        """
+        weights = {tensor.name for tensor in self._model.graph.initializer}
+        feeds = {
+            value.name: np.asarray(inputs[value.name]).astype(
+                helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type), copy=False
+            )
+            for value in self._model.graph.input
+            if value.name not in weights
+        }
+        results = self._engine().run(None, feeds)
+        names = [output.name for output in self._model.graph.output]
+        return dict(zip(names, map(np.asarray, results), strict=True))
+
+    def _engine(self) -> Any:
+        if self._session is None or self._session[0] is not self._model:
+            self._session = (self._model, _session(self._model))
+        return self._session[1]
+
+    def save(self, path: Path) -> None:
+        """See `HostGraph.save`: one file, checked by `onnx.checker`."""
+        path = Path(path)
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        types = self.graph().types
+        values = self._translation.values
+        for output in model.graph.output:  # shapes are known now where they were dynamic
+            shape = types[values[output.name]].shape
+            output.type.tensor_type.shape.CopyFrom(
+                helper.make_tensor_type_proto(TensorProto.FLOAT, shape).tensor_type.shape
+            )
+        onnx.checker.check_model(model)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(model.SerializeToString(deterministic=True))
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def fingerprint(self) -> str:
+        """See `HostGraph.fingerprint`."""
+        return hashlib.sha256(self._model.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
+def _wrong(kind: str, message: str, help: str = "") -> HostError:
+    return HostError(Problem(kind, message, help=help))
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    if importlib.util.find_spec("onnxruntime"):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    if any(node.domain for node in model.graph.node):
+        raise ToolError(
+            "this model holds operators only ONNX Runtime has", "pip install onnxruntime"
+        )
+    from onnx.reference import ReferenceEvaluator
+
+    return ReferenceEvaluator(model)
