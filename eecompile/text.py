@@ -287,7 +287,8 @@ class _Reader:
         if form == "random":
             return _random(type_, int(argument))
         if form == "sha256" and self.load is not None:
-            return self.load(str(argument)).astype(type_.dtype, copy=False).reshape(type_.shape)
+            array: np.ndarray = self.load(str(argument)).astype(type_.dtype, copy=False)
+            return array.reshape(type_.shape)
         raise TextError(f"line {self.next.line}: no constant `{form}({argument})` here")
 
     def operator(self, types: dict[str, TensorType]) -> Op:
@@ -392,8 +393,11 @@ def _random(type_: TensorType, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     if type_.dtype.startswith("float"):
         scale = max(prod(type_.shape[1:]), 1) ** -0.5
-        return (generator.standard_normal(type_.shape) * scale).astype(type_.dtype)
-    return generator.integers(0, 2 if type_.dtype == "bool" else 8, type_.shape).astype(type_.dtype)
+        array = generator.standard_normal(type_.shape) * scale
+    else:
+        array = generator.integers(0, 2 if type_.dtype == "bool" else 8, type_.shape)
+    drawn: np.ndarray = array.astype(type_.dtype)
+    return drawn
 
 
 def parse_graph(text: str, load: ConstantLoader | None = None) -> Graph:

@@ -121,14 +121,14 @@ def _known_operators(at: Snapshot) -> Iterator[Fault]:
     for graph in at.graphs():
         for op in graph.ops:
             if op.kind not in OPERATORS:
-                yield Fault(op.name, f"`{op.kind}` is no neutral operator", graph)
+                yield Fault(op.name, f"is a `{op.kind}`, which is no neutral operator", graph)
                 continue
             allowed = OPERATORS[op.kind].attributes
             names = {name.removesuffix("?") for name in allowed}
             wrong = op.attributes.keys() ^ {name for name in allowed if not name.endswith("?")}
             for name in sorted(wrong - (names & op.attributes.keys())):
                 state = "is unknown" if name in op.attributes else "is missing"
-                yield Fault(op.name, f"attribute `{name}` of `{op.kind}` {state}", graph)
+                yield Fault(op.name, f"is a `{op.kind}` whose attribute `{name}` {state}", graph)
 
 
 def _typed_values(at: Snapshot) -> Iterator[Fault]:
@@ -147,7 +147,8 @@ def _typed_values(at: Snapshot) -> Iterator[Fault]:
                 yield Fault(value, f"is {TensorType.of(array)}, stated as {stated}", graph)
         if not missing:
             for message in check_types(graph):
-                yield Fault(message.split("`")[1], message, graph)
+                name, _, reason = message.removeprefix("`").partition("`: ")
+                yield Fault(name, f"is typed wrongly: {reason}", graph)
 
 
 def _taps_exist(at: Snapshot) -> Iterator[Fault]:
@@ -165,7 +166,7 @@ def _taps_lead_on(at: Snapshot) -> Iterator[Fault]:
     above = _ancestors(at.graph, at.answer)
     for exit_, value in at.taps.items():
         if value not in above:
-            yield Fault(value, f"the answer does not depend on the tap of exit `{exit_}`", at.graph)
+            yield Fault(value, f"is tapped by exit `{exit_}` and leads to no answer", at.graph)
 
 
 def _exits_in_order(at: Snapshot) -> Iterator[Fault]:
@@ -175,7 +176,7 @@ def _exits_in_order(at: Snapshot) -> Iterator[Fault]:
         passed.append(value)
         for later, tap in list(at.taps.items())[len(passed) :]:
             if tap in above:
-                yield Fault(tap, f"exit `{later}` is reached before exit `{exit_}`", at.graph)
+                yield Fault(tap, f"(`{later}`) is reached before exit `{exit_}`", at.graph)
 
 
 def _exits_yield_scores(at: Snapshot) -> Iterator[Fault]:
@@ -217,11 +218,11 @@ def _one_segment_more(at: Snapshot) -> Iterator[Fault]:
         return
     cut, exits = at.segments, at.segments.exits
     if len(cut.segments) != len(exits) + 1:
-        yield Fault(cut.name, f"{len(cut.segments)} segments for {len(exits)} exits")
+        yield Fault(cut.name, f"has {len(cut.segments)} segments for {len(exits)} exits")
     if [exit_.segment for exit_ in exits] != list(range(len(exits))):
-        yield Fault(cut.name, "exit k does not decide after segment k")
+        yield Fault(cut.name, "has an exit k that does not decide after segment k")
     if at.taps and [exit_.name for exit_ in exits] != list(at.taps):
-        yield Fault(cut.name, "the exits are not those that were resolved, in their order")
+        yield Fault(cut.name, "has not the exits that were resolved, in their order")
     names = Counter(graph.name for graph in cut.graphs())
     for name, count in names.items():
         if count > 1:
@@ -308,7 +309,7 @@ def _costs(at: Snapshot) -> Iterator[Fault]:
         if not all(latency_s >= 0 for latency_s in latencies_s):
             yield Fault(name, f"has the latencies {latencies_s}, in seconds")
     if len({len(latencies_s) for latencies_s in at.costs.values()}) > 1:
-        yield Fault("costs", "not every graph has a cost at every operating point")
+        yield Fault("costs", "are not given for every graph at every operating point")
 
 
 def _ancestors(graph: Graph, value: str) -> set[str]:
@@ -368,7 +369,7 @@ def verify(stage: Stage, snapshot: Snapshot, when: str = "") -> None:
         f"`{first.value}` {first.message}{more}",
         found,
     )
-    for fault in found[:3]:
-        if fault.graph is not None:
-            error.add_note(excerpt(fault.graph, fault.value))
+    notes = (excerpt(fault.graph, fault.value) for fault in found[:3] if fault.graph is not None)
+    for note in dict.fromkeys(notes):
+        error.add_note(note)
     raise error

@@ -77,13 +77,18 @@ class Program:
         return dict(zip(own, [*given, *own[len(given) :]], strict=True))
 
     def network_outputs(self) -> dict[str, str]:
-        """The network's own outputs, name -> value: the answer first, called as in the file."""
+        """The network's own outputs, name -> value: the answer first, called as in the file.
+
+        An output that has an input's name (some networks hand an input on) gets another.
+        """
         ends = tuple(f"{exit_.name}." for exit_ in self.model.exits)
         own = {n: v for n, v in self.host.outputs().items() if not n.startswith(ends)}
         written = self.model.output.name if self.model.output else ""
         answer = written if written in own else next(iter(own))
         value = own.pop(answer)
-        return {written or answer: value, **own}
+        inputs = self.input_names().values()
+        named = {f"{n}.output" if n in inputs else n: v for n, v in own.items()}
+        return {written or answer: value, **named}
 
     def exit_outputs(self, name: str) -> dict[str, str]:
         """What was inserted at an exit: output name without the exit's -> value."""

@@ -150,21 +150,26 @@ class _Cutter:
         """Segment `index`, whose own results `ends` (name -> value) come first."""
         name = f"segment{index}"
         own = {v for v, owner in owners.items() if owner == index}
-        border = self.border(index, own, owners) - set(ends.values())
-        ordered = sorted(border, key=self.rank.__getitem__) if len(border) > 1 else border
-        results = {**ends, **{f"{name}.{i}": value for i, value in enumerate(ordered)}}
+        readers = self.readers(index, own, owners)
+        border = [value for value in readers if value not in ends.values()]
+        if len(border) > 1:
+            border.sort(key=lambda v: (*self.rank[v][:-1], sorted(readers[v]), self.rank[v][-1]))
+        results = {**ends, **{f"{name}.{i}": value for i, value in enumerate(border)}}
         segment = Segment(name, _build(self, name, own, results, self.named))
         for result, value in results.items():
             if value in own:
                 self.named.setdefault(value, result)
         return segment
 
-    def border(self, index: int, own: set[str], owners: Mapping[str, int]) -> set[str]:
-        """What `own` hands to later segments, or is an output of the network."""
-        readers = (
-            op for op in self.graph.ops if any(owners.get(o, -1) > index for o in op.outputs)
-        )
-        return own & ({v for op in readers for v in op.inputs} | set(self.outputs.values()))
+    def readers(self, index: int, own: set[str], owners: Mapping[str, int]) -> dict[str, set[int]]:
+        """What `own` hands on -> the later segments that read it."""
+        last = max(owners.values(), default=index)
+        readers = {v: {last} for v in self.outputs.values() if v in own}
+        for op in self.graph.ops:
+            reader = max(owners.get(out, -1) for out in op.outputs)
+            for value in own.intersection(op.inputs) if reader > index else ():
+                readers.setdefault(value, set()).add(reader)
+        return readers
 
     def exit(self, index: int, exit_: ResolvedExit, branches: Mapping[str, str]) -> Exit:
         """Exit `index` with the graphs that compute its outputs from its tap."""
