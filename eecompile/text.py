@@ -287,8 +287,8 @@ class _Reader:
         if form == "random":
             return _random(type_, int(argument))
         if form == "sha256" and self.load is not None:
-            array: np.ndarray = self.load(str(argument)).astype(type_.dtype, copy=False)
-            return array.reshape(type_.shape)
+            stored: np.ndarray = self.load(str(argument)).astype(type_.dtype, copy=False)
+            return stored.reshape(type_.shape)
         raise TextError(f"line {self.next.line}: no constant `{form}({argument})` here")
 
     def operator(self, types: dict[str, TensorType]) -> Op:

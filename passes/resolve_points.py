@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from eecompile.diagnostics import Diagnostics, did_you_mean_help
@@ -12,7 +11,7 @@ from eecompile.ir import Graph
 from eecompile.passes.base import Pass, PassResult, Program, ResolvedExit
 from eecompile.passes.host import Point
 from eecompile.passes.structure import Flow
-from eecompile.spec import Exit
+from eecompile.spec import Exit, matching
 from eecompile.verify import Stage
 
 __all__ = ["ResolvePoints", "match_points", "resolve_exits"]
@@ -100,17 +99,14 @@ def resolve_exits(
 def match_points(pattern: str, points: Mapping[str, Point]) -> list[Point]:
     """The points a name or glob stands for, one for each value, in the graph's order.
 
-    A glob's ``*`` matches any characters, dots included. Where several names of one value match,
-    a module path is preferred, then the shortest name.
+    Where several names of one value match, a module path is preferred, then the shortest name.
     """
-    if pattern in points:
-        return [points[pattern]]
     matched: dict[str, Point] = {}
-    for name, point in points.items():
-        if fnmatchcase(name, pattern):
-            best = matched.get(point.value)
-            if best is None or _preference(point) < _preference(best):
-                matched[point.value] = point
+    for name in matching(pattern, points):
+        point = points[name]
+        best = matched.get(point.value)
+        if best is None or _preference(point) < _preference(best):
+            matched[point.value] = point
     return list(matched.values())
 
 
