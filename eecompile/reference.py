@@ -13,16 +13,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from eecompile.ir import Graph, Op
+from eecompile.reference_resize import resize
+from eecompile.reference_windows import (
+    average_pool,
+    conv,
+    conv_transpose,
+    max_pool,
+    padded,
+    per_channel,
+)
 
 __all__ = ["evaluate", "run_graph"]
 
-Array = np.ndarray[Any, Any]
+#: Any, because numpy's stubs give most results here a wider type than they have.
+Array = Any
+Attributes = Mapping[str, Any]
 
 
-def evaluate(op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+def evaluate(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
     """The results of one operator, one array for each of its outputs.
 
     Args:
@@ -38,7 +48,7 @@ def evaluate(op: Op, inputs: Sequence[Array | None]) -> list[Array]:
     return [np.ascontiguousarray(result).reshape(np.shape(result))]
 
 
-def run_graph(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def run_graph(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every output of `graph` by name, for one value of each of its inputs."""
     values: dict[str, Array] = {**graph.constants, **inputs}
     last_use = {name: op for op in graph.ops for name in op.inputs}
@@ -50,9 +60,6 @@ def run_graph(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
             if last_use[name] is op:  # Wide networks would not fit in memory otherwise.
                 values.pop(name, None)
     return {name: values[name] for name in graph.outputs}
-
-
-Attributes = Mapping[str, Any]
 
 
 # --- Element-wise ---------------------------------------------------------------------------------
@@ -175,96 +182,6 @@ _PARAMETRIC: dict[str, Callable[[Attributes, Array], Array]] = {
 }
 
 
-# --- Multiply-accumulate and pooling --------------------------------------------------------------
-
-
-def _padded(x: Array, pads: Sequence[int], value: float) -> Array:
-    """`x` padded (cropped where negative) over its trailing dimensions."""
-    rank = len(pads) // 2
-    begins, ends = (0,) * (x.ndim - rank) + tuple(pads[:rank]), pads[rank:]
-    ends = (0,) * (x.ndim - rank) + tuple(ends)
-    kept = tuple(
-        slice(max(0, -b), dim - max(0, -e)) for dim, b, e in zip(x.shape, begins, ends, strict=True)
-    )
-    amounts = [(max(0, b), max(0, e)) for b, e in zip(begins, ends, strict=True)]
-    return np.pad(x[kept], amounts, constant_values=np.array(value).astype(x.dtype))
-
-
-def _windows(
-    x: Array, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> Array:
-    """A view (N, C, out..., kernel...) of the windows of `x` (N, C, in...)."""
-    reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
-    view = sliding_window_view(x, reach, axis=tuple(range(2, x.ndim)))
-    steps = (*strides, *dilations)
-    return view[(slice(None), slice(None), *(slice(None, None, step) for step in steps))]
-
-
-def _correlate(
-    x: Array, w: Array, strides: Sequence[int], dilations: Sequence[int], group: int
-) -> Array:
-    """Grouped cross-correlation of an already padded `x`, w: (C_out, C_in / group, kernel...)."""
-    windows = _windows(x, w.shape[2:], strides, dilations)
-    batch, channels, extents = x.shape[0], x.shape[1], windows.shape[2 : x.ndim]
-    columns = np.moveaxis(windows, range(2, x.ndim), range(-len(extents), 0))
-    columns = columns.reshape(batch, group, channels // group * math.prod(w.shape[2:]), -1)
-    rows = w.reshape(1, group, w.shape[0] // group, -1)
-    return np.matmul(rows, columns).reshape(batch, w.shape[0], *extents)
-
-
-def _with_bias(y: Array, b: Array | None) -> Array:
-    return y if b is None else y + _per_channel(b, y.ndim)
-
-
-def _per_channel(values: Array, rank: int) -> Array:
-    return values.reshape(-1, *(1,) * (rank - 2))
-
-
-def _conv(k: Attributes, x: Array, w: Array, b: Array | None = None) -> Array:
-    padded = _padded(x, k["pads"], 0)
-    return _with_bias(_correlate(padded, w, k["strides"], k["dilations"], k["group"]), b)
-
-
-def _conv_transpose(k: Attributes, x: Array, w: Array, b: Array | None = None) -> Array:
-    # A transposed convolution is a convolution with the flipped kernel over `x` spread by strides.
-    spatial = x.shape[2:]
-    rank = len(spatial)
-    spread = np.zeros(
-        x.shape[:2] + tuple((n - 1) * s + 1 for n, s in zip(spatial, k["strides"], strict=True)),
-        x.dtype,
-    )
-    spread[(slice(None), slice(None), *(slice(None, None, s) for s in k["strides"]))] = x
-    reach = [(n - 1) * d for n, d in zip(w.shape[2:], k["dilations"], strict=True)]
-    begins = [r - p for r, p in zip(reach, k["pads"][:rank], strict=True)]
-    ends = [r - p + o for r, p, o in zip(reach, k["pads"][rank:], k["output_padding"], strict=True)]
-    group = k["group"]
-    flipped = np.flip(w, axis=tuple(range(2, w.ndim)))
-    flipped = flipped.reshape(group, w.shape[0] // group, *w.shape[1:]).swapaxes(1, 2)
-    flipped = flipped.reshape(w.shape[1] * group, w.shape[0] // group, *w.shape[2:])
-    padded = _padded(spread, begins + ends, 0)
-    return _with_bias(_correlate(padded, flipped, (1,) * rank, k["dilations"], group), b)
-
-
-def _max_pool(k: Attributes, x: Array) -> Array:
-    lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
-    padded = _padded(x, k["pads"], lowest)
-    windows = _windows(padded, k["kernel_shape"], k["strides"], k["dilations"])
-    return windows.max(axis=tuple(range(x.ndim, windows.ndim)))
-
-
-def _average_pool(k: Attributes, x: Array) -> Array:
-    rank = x.ndim - 2
-    pads, extra = k["pads"], (0,) * rank + tuple(k.get("extra") or (0,) * rank)
-    dilations = k.get("dilations") or (1,) * rank
-    counted = _padded(np.ones((1, 1, *x.shape[2:])), pads, float(k["count_include_pad"]))
-
-    def sums(padded: Array) -> Array:
-        windows = _windows(_padded(padded, extra, 0), k["kernel_shape"], k["strides"], dilations)
-        return windows.sum(axis=tuple(range(x.ndim, windows.ndim)), dtype=np.float64)
-
-    return (sums(_padded(x, pads, 0)) / sums(counted)).astype(x.dtype)
-
-
 # --- Normalisation and reduction ------------------------------------------------------------------
 
 
@@ -272,7 +189,7 @@ def _batch_norm(
     k: Attributes, x: Array, scale: Array, bias: Array, mean: Array, variance: Array
 ) -> Array:
     parameters = (scale, bias, mean, variance)
-    scale, bias, mean, variance = (_per_channel(v, x.ndim) for v in parameters)
+    scale, bias, mean, variance = (per_channel(v, x.ndim) for v in parameters)
     return (x - mean) / np.sqrt(variance + k["epsilon"]) * scale + bias
 
 
@@ -287,13 +204,13 @@ def _layer_norm(k: Attributes, x: Array, scale: Array, bias: Array | float = 0.0
 
 def _instance_norm(k: Attributes, x: Array, scale: Array, bias: Array) -> Array:
     normal = _standardised(x, tuple(range(2, x.ndim)), k["epsilon"])
-    return normal * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim)
+    return normal * per_channel(scale, x.ndim) + per_channel(bias, x.ndim)
 
 
 def _group_norm(k: Attributes, x: Array, scale: Array, bias: Array) -> Array:
     grouped = x.reshape(x.shape[0], k["num_groups"], -1)
     normal = _standardised(grouped, (2,), k["epsilon"]).reshape(x.shape)
-    return normal * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim)
+    return normal * per_channel(scale, x.ndim) + per_channel(bias, x.ndim)
 
 
 def _reduction(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -351,7 +268,7 @@ def _space_to_depth(k: Attributes, x: Array) -> Array:
 
 
 def _nearest_valid(indices: Array, extent: int) -> Array:
-    wrapped = np.where(indices < 0, indices + extent, indices)
+    wrapped: Array = np.where(indices < 0, indices + extent, indices)
     return np.clip(wrapped, 0, extent - 1).astype(np.int64)
 
 
@@ -378,8 +295,8 @@ def _one_hot(k: Attributes, indices: Array) -> Array:
 
 def _pad(k: Attributes, x: Array) -> Array:
     if k["mode"] == "constant":
-        return _padded(x, k["pads"], k["value"])
-    cropped = _padded(x, [min(p, 0) for p in k["pads"]], 0)
+        return padded(x, k["pads"], k["value"])
+    cropped = padded(x, [min(p, 0) for p in k["pads"]], 0)
     begins, ends = k["pads"][: x.ndim], k["pads"][x.ndim :]
     amounts = [(max(b, 0), max(e, 0)) for b, e in zip(begins, ends, strict=True)]
     return np.pad(cropped, amounts, mode=k["mode"])
@@ -392,79 +309,6 @@ def _slice(k: Attributes, x: Array) -> Array:
         bound = None if step < 0 and end == -1 else end
         index[axis] = slice(start, bound, step) if start >= 0 else slice(0, 0)
     return x[tuple(index)]
-
-
-def _resize(k: Attributes, x: Array) -> Array:
-    scales = k["scales"]
-    result, whole = x.astype(np.float64), k.get("sizes")
-    for axis, scale in enumerate(scales):
-        extent = x.shape[axis]
-        size = whole[axis] if whole else int(np.float32(extent) * np.float32(scale))
-        if size == extent and scale == 1:
-            continue
-        positions = _resize_positions(k, extent, size, scale)
-        result = _interpolated(k, result, axis, positions)
-    return result.astype(x.dtype)
-
-
-def _resize_positions(k: Attributes, extent: int, size: int, scale: float) -> Array:
-    """Where in the input each of `size` results lies, float64[size]."""
-    i = np.arange(size, dtype=np.float64)
-    match k["coordinate_transformation_mode"]:
-        case "asymmetric":
-            return i / scale
-        case "align_corners":
-            return i * (extent - 1) / (size - 1) if size > 1 else i * 0
-        case "pytorch_half_pixel" if size == 1:
-            return i * 0
-        case "half_pixel_symmetric":
-            return extent / 2 * (1 - size / (scale * extent)) + (i + 0.5) / scale - 0.5
-        case _:
-            return (i + 0.5) / scale - 0.5
-
-
-def _interpolated(k: Attributes, x: Array, axis: int, positions: Array) -> Array:
-    """`x` at fractional `positions` along `axis`, the nearest element standing for outside."""
-    taps: list[tuple[Array, Array | float]]
-    if k["mode"] == "nearest":
-        taps = [(_nearest(positions, k["nearest_mode"]), 1.0)]
-    else:
-        low = np.floor(positions)
-        t = positions - low
-        if k["mode"] == "linear":
-            taps = [(low, 1 - t), (low + 1, t)]
-        else:
-            taps = [
-                (low + offset, _cubic(np.abs(t - offset), k["cubic_coeff_a"]))
-                for offset in range(-1, 3)
-            ]
-    shape = (-1, *(1,) * (x.ndim - 1 - axis))
-    total: Any = 0
-    for index, weight in taps:
-        picked = np.take(x, np.clip(index, 0, x.shape[axis] - 1).astype(np.int64), axis=axis)
-        total = total + picked * np.reshape(weight, shape if np.ndim(weight) else ())
-    return np.asarray(total)
-
-
-def _nearest(positions: Array, mode: str) -> Array:
-    # Scales are often quotients rounded to float32: ties and whole numbers must survive that.
-    snapped = np.round(positions, 4)
-    match mode:
-        case "floor":
-            return np.floor(snapped)
-        case "ceil":
-            return np.ceil(snapped)
-        case "round_prefer_ceil":
-            return np.floor(snapped + 0.5)
-        case _:
-            return np.ceil(snapped - 0.5)
-
-
-def _cubic(distance: Array, a: float) -> Array:
-    """Keys' kernel. Source: R. Keys, Cubic convolution interpolation, 1981, eq. 4, free `a`."""
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = ((distance - 5) * distance + 8) * distance * a - 4 * a
-    return np.where(distance <= 1, near, far)
 
 
 # --- Quantisation ---------------------------------------------------------------------------------
@@ -495,10 +339,10 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     **{kind: _precisely(function) for kind, function in _PARAMETRIC.items()},
     "Clip": _clip,
     "Cast": _cast,
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "MaxPool": _max_pool,
-    "AveragePool": _average_pool,
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "MaxPool": max_pool,
+    "AveragePool": average_pool,
     "BatchNormalization": _precisely(_batch_norm),
     "LayerNormalization": _precisely(_layer_norm),
     "InstanceNormalization": _precisely(_instance_norm),
@@ -521,7 +365,7 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "OneHot": _one_hot,
     "Pad": _pad,
     "Reshape": lambda k, x: x.reshape(k["shape"]),
-    "Resize": _resize,
+    "Resize": resize,
     "Slice": _slice,
     "SpaceToDepth": _space_to_depth,
     "Tile": lambda k, x: np.tile(x, k["repeats"]),

@@ -17,6 +17,7 @@ from eecompile.targets.lowering.tensors import (
     compute,
     constant,
     limits,
+    number,
     reduced,
     shape_of,
 )
@@ -137,7 +138,7 @@ def _log_softmax(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tens
 def _batch_norm(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
     _need_float(op, inputs)
     x, scale, bias, mean, variance = inputs
-    epsilon = float(op.attributes["epsilon"])
+    epsilon = number(op, "epsilon")
     channels = shape_of(scale)
     factor = compute(channels, lambda c: scale(*c) / te.sqrt(variance(*c) + epsilon), "factor")
     shift = compute(channels, lambda c: bias(*c) - mean(*c) * factor(*c), "shift")
@@ -167,7 +168,7 @@ def _layer_norm(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tenso
     _need_float(op, [x, scale])
     rank = len(x.shape)
     axis: Any = op.attributes["axis"]
-    mean, inverse = _moments(x, range(axis, rank), float(op.attributes["epsilon"]))
+    mean, inverse = _moments(x, range(axis, rank), number(op, "epsilon"))
 
     def normal(i: Sequence[Expr]) -> Expr:
         value = (x(*i) - broadcast_at(mean, i)) * broadcast_at(inverse, i)
@@ -180,7 +181,7 @@ def _layer_norm(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tenso
 def _instance_norm(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
     _need_float(op, inputs)
     x, scale, bias = inputs
-    mean, inverse = _moments(x, range(2, len(x.shape)), float(op.attributes["epsilon"]))
+    mean, inverse = _moments(x, range(2, len(x.shape)), number(op, "epsilon"))
 
     def normal(i: Sequence[Expr]) -> Expr:
         value = (x(*i) - broadcast_at(mean, i)) * broadcast_at(inverse, i)
@@ -201,7 +202,7 @@ def _group_norm(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tenso
 
     grouped = compute((batch, groups, members, *spatial), member, "grouped")
     axes = range(2, len(result.shape) + 1)
-    mean, inverse = _moments(grouped, axes, float(op.attributes["epsilon"]))
+    mean, inverse = _moments(grouped, axes, number(op, "epsilon"))
 
     def normal(i: Sequence[Expr]) -> Expr:
         at = [i[0], tirx.floordiv(i[1], members), *(0 for _ in axes)]

@@ -12,10 +12,12 @@ from eecompile.targets.lowering import approximations
 from eecompile.targets.lowering.errors import UnsupportedOperator
 from eecompile.targets.lowering.tensors import (
     Expr,
+    Index,
     broadcast_at,
     compute,
     constant,
     limits,
+    number,
     shape_of,
 )
 
@@ -55,6 +57,10 @@ def _binary(
         )
 
     return define
+
+
+def _of_value(function: Callable[[Expr], Expr]) -> Callable[[Expr, str], Expr]:
+    return lambda x, dtype: function(x)
 
 
 def _abs(x: Expr, dtype: str) -> Expr:
@@ -147,7 +153,7 @@ def _parametric(
 
 
 def _celu(op: Op, x: Expr) -> Expr:
-    alpha = float(op.attributes["alpha"])
+    alpha = number(op, "alpha")
     if alpha <= 0:
         raise UnsupportedOperator(op, f"alpha = {alpha}, and only positive ones are")
     positive = te.max(x, constant(0, "float32"))
@@ -155,12 +161,12 @@ def _celu(op: Op, x: Expr) -> Expr:
 
 
 def _elu(op: Op, x: Expr) -> Expr:
-    below = float(op.attributes["alpha"]) * approximations.expm1_negative(x)
+    below = number(op, "alpha") * approximations.expm1_negative(x)
     return tirx.Select(x < 0.0, below, x)
 
 
 def _selu(op: Op, x: Expr) -> Expr:
-    alpha, gamma = float(op.attributes["alpha"]), float(op.attributes["gamma"])
+    alpha, gamma = number(op, "alpha"), number(op, "gamma")
     below = alpha * gamma * approximations.expm1_negative(x)
     return te.max(x, constant(0, "float32")) * gamma + below
 
@@ -170,8 +176,8 @@ def _clip(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
     _need(op, x, "fi")
     dtype = str(x.dtype)
     low, high = limits(dtype)
-    lower = max(float(op.attributes["min"]), low)
-    upper = min(float(op.attributes["max"]), high)
+    lower = max(number(op, "min"), low)
+    upper = min(number(op, "max"), high)
 
     def clipped(value: Expr) -> Expr:
         if lower > low:
@@ -201,7 +207,7 @@ def _cast(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
 def _where(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
     condition, a, b = inputs
 
-    def chosen(i: tuple[Expr, ...]) -> Expr:
+    def chosen(i: Index) -> Expr:
         return tirx.Select(broadcast_at(condition, i), broadcast_at(a, i), broadcast_at(b, i))
 
     return compute(result.shape, chosen, "where")
@@ -209,12 +215,12 @@ def _where(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
 
 def _quantisation(
     op: Op, inputs: list[te.Tensor]
-) -> tuple[te.Tensor, Callable[[tuple[Expr, ...]], Expr], Callable[[tuple[Expr, ...]], Expr]]:
+) -> tuple[te.Tensor, Callable[[Index], Expr], Callable[[Index], Expr]]:
     """x, and functions that give the scale and the zero point (int32) of an index."""
     x, scale, zero = (*inputs, None)[:3]
-    rank, axis = len(x.shape), int(op.attributes["axis"])
+    rank, axis = len(x.shape), int(number(op, "axis"))
 
-    def parameter(values: te.Tensor, i: tuple[Expr, ...]) -> Expr:
+    def parameter(values: te.Tensor, i: Index) -> Expr:
         shape = shape_of(values)
         if not shape:
             return values()
@@ -222,7 +228,7 @@ def _quantisation(
             raise UnsupportedOperator(op, f"scale or zero point of shape {shape}")
         return values(0 if shape[0] == 1 else i[axis])
 
-    def zero_point(i: tuple[Expr, ...]) -> Expr:
+    def zero_point(i: Index) -> Expr:
         return constant(0, "int32") if zero is None else parameter(zero, i).astype("int32")
 
     return x, lambda i: parameter(scale, i), zero_point
@@ -233,7 +239,7 @@ def _quantize(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
     x, scale, zero_point = _quantisation(op, inputs)
     low, high = limits(result.dtype)
 
-    def quantised(i: tuple[Expr, ...]) -> Expr:
+    def quantised(i: Index) -> Expr:
         # Clamped as a float: converting one beyond int32 is not defined.
         shifted = te.nearbyint(x(*i) / scale(i)) + zero_point(i).astype("float32")
         bounded = te.max(te.min(shifted, constant(high, "float32")), constant(low, "float32"))
@@ -246,7 +252,7 @@ def _dequantize(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tenso
     _need(op, inputs[0], "i")
     x, scale, zero_point = _quantisation(op, inputs)
 
-    def real(i: tuple[Expr, ...]) -> Expr:
+    def real(i: Index) -> Expr:
         return (x(*i).astype("int32") - zero_point(i)).astype("float32") * scale(i)
 
     return compute(result.shape, real, "dequantize")
@@ -272,13 +278,9 @@ _MATH: dict[str, Callable[[Expr], Expr]] = {
 }
 
 
-def _attribute(op: Op, name: str) -> float:
-    return float(op.attributes[name])
-
-
 #: kind -> function(op, inputs, result type) that gives the result's tensor expression.
 ELEMENTWISE: dict[str, Callable[[Op, list[te.Tensor], TensorType], te.Tensor]] = {
-    **{kind: _unary("f", lambda x, dtype, f=f: f(x)) for kind, f in _MATH.items()},
+    **{kind: _unary("f", _of_value(function)) for kind, function in _MATH.items()},
     "Abs": _unary("fi", _abs),
     "Neg": _unary("fi", lambda x, dtype: constant(0, dtype) - x),
     "Not": _unary("b", lambda x, dtype: tirx.Not(x)),
@@ -308,13 +310,13 @@ ELEMENTWISE: dict[str, Callable[[Op, list[te.Tensor], TensorType], te.Tensor]] =
     "Elu": _parametric(_elu),
     "Gelu": _parametric(lambda op, x: approximations.gelu(x, str(op.attributes["approximate"]))),
     "HardSigmoid": _parametric(
-        lambda op, x: _hard_sigmoid(x, _attribute(op, "alpha"), _attribute(op, "beta"))
+        lambda op, x: _hard_sigmoid(x, number(op, "alpha"), number(op, "beta"))
     ),
-    "LeakyRelu": _parametric(lambda op, x: tirx.Select(x < 0.0, x * _attribute(op, "alpha"), x)),
+    "LeakyRelu": _parametric(lambda op, x: tirx.Select(x < 0.0, x * number(op, "alpha"), x)),
     "QuantizeLinear": _quantize,
     "Selu": _parametric(_selu),
     "ThresholdedRelu": _parametric(
-        lambda op, x: tirx.Select(x > _attribute(op, "alpha"), x, constant(0, "float32"))
+        lambda op, x: tirx.Select(x > number(op, "alpha"), x, constant(0, "float32"))
     ),
     "Where": _where,
 }

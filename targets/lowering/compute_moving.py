@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from math import lcm, prod
 from typing import Any
@@ -12,11 +12,18 @@ from tvm import te, tirx
 from eecompile.ir import Op, TensorType
 from eecompile.targets.lowering.compute_windows import padded
 from eecompile.targets.lowering.errors import UnsupportedOperator
-from eecompile.targets.lowering.tensors import Expr, broadcast_at, compute, constant, shape_of
+from eecompile.targets.lowering.tensors import (
+    Expr,
+    Index,
+    broadcast_at,
+    compute,
+    constant,
+    number,
+    shape_of,
+)
 
 __all__ = ["MOVING"]
 
-Index = Sequence[Expr]
 Definition = Callable[[Op, list[te.Tensor], TensorType], te.Tensor]
 
 
@@ -293,7 +300,7 @@ def _resized(
         rest = tirx.floormod(numerator(i[axis]), denominator)
         t = rest.astype("float32") * constant(1 / denominator, "float32")
         total: Expr = 0
-        for tap, weight in _weights(mode, t, float(op.attributes["cubic_coeff_a"])):
+        for tap, weight in _weights(mode, t, number(op, "cubic_coeff_a")):
             term = at(i, low + tap) * weight
             total = term if isinstance(total, int) else total + term
         return total

@@ -7,16 +7,35 @@ from typing import Any
 
 from tvm import te, tirx
 
-__all__ = ["Expr", "broadcast_at", "compute", "constant", "limits", "reduced", "shape_of"]
+from eecompile.ir import Op
+
+__all__ = [
+    "Expr",
+    "Index",
+    "broadcast_at",
+    "compute",
+    "constant",
+    "limits",
+    "number",
+    "reduced",
+    "shape_of",
+]
 
 Expr = Any  # tvm.ir.PrimExpr and te.Tensor have no useful static types.
 
+#: One expression for each dimension, the place of an element.
 Index = Sequence[Expr]
 
 
 def compute(shape: Sequence[int], body: Callable[[Index], Expr], name: str) -> te.Tensor:
     """The tensor whose element at index `i` (a tuple, empty for a scalar) is `body(i)`."""
     return te.compute(tuple(shape), lambda *i: body(i), name=name)
+
+
+def number(op: Op, name: str) -> float:
+    """The attribute `name`, a number."""
+    value: Any = op.attributes[name]
+    return float(value)
 
 
 def shape_of(x: te.Tensor) -> tuple[int, ...]:

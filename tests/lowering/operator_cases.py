@@ -54,19 +54,34 @@ def draw(shape: Sequence[int], dtype: str = "float32", seed: int = 0) -> np.ndar
 CASES: list[Case] = []
 
 
-def _case(kind: str, *inputs: np.ndarray | None, **attributes: Any) -> None:
+def _case(kind: str, *inputs: Any, **attributes: Any) -> None:
     arrays = tuple(None if x is None else np.asarray(x) for x in inputs)
     CASES.append(Case(kind, arrays, attributes))
 
 
 def _elementwise() -> None:
     wide = np.concatenate([draw((200,)), np.linspace(-30, 30, 100, dtype=np.float32)])
-    wide = np.concatenate([wide, np.float32([0, 0.5, 1.5, -0.5, -2.5, 1e-8, -1e-4])])
+    wide = np.concatenate([wide, np.array([0, 0.5, 1.5, -0.5, -2.5, 1e-8, -1e-4], np.float32)])
     positive = np.abs(wide) + np.float32(1e-3)
-    for kind in (
-        "Abs Ceil Cos Erf Exp Floor HardSwish Mish Neg Relu Round Sigmoid Sign Sin Softplus "
-        "Softsign Tanh"
-    ).split():
+    for kind in [
+        "Abs",
+        "Ceil",
+        "Cos",
+        "Erf",
+        "Exp",
+        "Floor",
+        "HardSwish",
+        "Mish",
+        "Neg",
+        "Relu",
+        "Round",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Softplus",
+        "Softsign",
+        "Tanh",
+    ]:
         _case(kind, wide)
     for kind in ("Log", "Sqrt", "Reciprocal"):
         _case(kind, positive)
@@ -76,7 +91,20 @@ def _elementwise() -> None:
         _case(kind, draw((3, 4), "int32"))
     for kind in ("Abs", "Neg", "Sign"):
         _case(kind, draw((3, 4), "int64"))
-    for kind in "Add Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Sub".split():
+    for kind in [
+        "Add",
+        "Div",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Min",
+        "Mod",
+        "Mul",
+        "Sub",
+    ]:
         _case(kind, draw((2, 3, 4)), draw((3, 1), seed=1))
         _case(kind, draw((4,), "int64"), _nonzero(draw((5, 1), "int64", 1)))
     for kind in ("And", "Or", "Xor"):
@@ -115,52 +143,60 @@ def _nonzero(x: np.ndarray) -> np.ndarray:
     return np.where(x == 0, np.array(7, x.dtype), x)
 
 
-def _windows() -> None:
+def _convolutions() -> None:
     plain = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1}
     image = draw((1, 4, 9, 8))
-    for shape, bias, changed in (
+    cases: list[tuple[tuple[int, ...], bool, dict[str, Any]]] = [
         ((6, 4, 3, 3), True, {"pads": (1, 1, 1, 1)}),
         ((6, 4, 1, 1), False, {"strides": (2, 2)}),
         ((6, 2, 3, 2), True, {"group": 2, "pads": (0, 1, 2, 0), "strides": (2, 1)}),
         ((4, 1, 3, 3), True, {"group": 4, "pads": (2, 2, 2, 2), "dilations": (2, 2)}),
         ((8, 1, 3, 3), False, {"group": 4}),
-    ):
-        b = draw(shape[:1], seed=2) if bias else None
-        _case("Conv", image, draw(shape, seed=1), b, **plain | changed)
+    ]
+    for shape, biased, changed in cases:
+        bias = draw(shape[:1], seed=2) if biased else None
+        _case("Conv", image, draw(shape, seed=1), bias, **plain | changed)
     line = {"strides": (2,), "pads": (1, 2), "dilations": (1,), "group": 1}
     _case("Conv", draw((2, 3, 11)), draw((5, 3, 3), seed=1), draw((5,)), **line)
     plain["output_padding"] = (0, 0)
     image = draw((1, 4, 4, 5))
-    for shape, changed in (
-        ((4, 3, 3, 3), {}),
-        ((4, 3, 3, 2), {"strides": (2, 3), "pads": (1, 0, 0, 1), "output_padding": (1, 2)}),
-        ((4, 2, 3, 3), {"group": 2, "dilations": (2, 1), "strides": (1, 2)}),
-        ((4, 1, 1, 1), {"group": 4, "strides": (2, 2)}),
-    ):
-        group = changed.get("group", 1)
-        bias_values = draw((shape[1] * group,), seed=2)
-        _case("ConvTranspose", image, draw(shape, seed=1), bias_values, **plain | changed)
-    line = line | {"output_padding": (1,), "pads": (0, 1)}
+    cases = [
+        ((4, 3, 3, 3), True, {}),
+        ((4, 3, 3, 2), True, {"strides": (2, 3), "pads": (1, 0, 0, 1), "output_padding": (1, 2)}),
+        ((4, 2, 3, 3), True, {"group": 2, "dilations": (2, 1), "strides": (1, 2)}),
+        ((4, 1, 1, 1), False, {"group": 4, "strides": (2, 2)}),
+    ]
+    for shape, biased, changed in cases:
+        bias = draw((shape[1] * changed.get("group", 1),), seed=2) if biased else None
+        _case("ConvTranspose", image, draw(shape, seed=1), bias, **plain | changed)
+    line |= {"output_padding": (1,), "pads": (0, 1)}
     _case("ConvTranspose", draw((1, 3, 6)), draw((3, 2, 4), seed=1), **line)
-    for a, b in (
+
+
+def _products() -> None:
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
         ((3, 4), (4, 5)),
         ((2, 1, 3, 4), (5, 4, 2)),
         ((4,), (4, 5)),
         ((2, 3, 4), (4,)),
         ((4,), (4,)),
-    ):
+    ]
+    for a, b in shapes:
         _case("MatMul", draw(a), draw(b, seed=1))
     _case("MatMul", draw((3, 4), "int32"), draw((4, 2), "int32", 1))
+
+
+def _pools() -> None:
     image = draw((1, 2, 8, 9))
     for kernel, strides, pads, dilations in (
         ((2, 2), (2, 2), (0, 0, 0, 0), (1, 1)),
         ((3, 3), (2, 1), (1, 1, 1, 0), (1, 1)),
         ((3, 2), (1, 2), (0, 1, 1, 0), (2, 3)),
     ):
-        shape = {"kernel_shape": kernel, "strides": strides, "pads": pads}
-        _case("MaxPool", image, **shape, dilations=dilations)
+        pool: dict[str, Any] = {"kernel_shape": kernel, "strides": strides, "pads": pads}
+        _case("MaxPool", image, **pool, dilations=dilations)
         for counted in (0, 1):
-            _case("AveragePool", image, **shape, count_include_pad=counted, dilations=dilations)
+            _case("AveragePool", image, **pool, count_include_pad=counted, dilations=dilations)
     pool = {"kernel_shape": (3,), "strides": (2,), "pads": (1, 1)}
     _case("MaxPool", draw((1, 2, 8), "int8"), **pool, dilations=(1,))
     _case("AveragePool", draw((1, 2, 8)), **pool, count_include_pad=1)
@@ -220,7 +256,7 @@ def _moving() -> None:
     _case("Reshape", draw((1, 1)), shape=())
     _case("Reshape", np.float32(3), shape=(1, 1, 1))
     _case("Gather", x, np.array(-1), axis=2)
-    _case("Gather", x, np.int32([1, 0, 1]), axis=3)
+    _case("Gather", x, np.array([1, 0, 1], np.int32), axis=3)
     indices = np.array([[0, -1], [2, 1]])
     _case("GatherElements", draw((3, 4)), indices, axis=1)
     _case("GatherElements", draw((3, 4), "int64"), indices, axis=0)
@@ -239,9 +275,13 @@ def _moving() -> None:
 
 def _resize() -> None:
     image = draw((1, 2, 4, 6))
-    for transformation in (
-        "half_pixel half_pixel_symmetric pytorch_half_pixel align_corners asymmetric".split()
-    ):
+    for transformation in [
+        "half_pixel",
+        "half_pixel_symmetric",
+        "pytorch_half_pixel",
+        "align_corners",
+        "asymmetric",
+    ]:
         for sizes in ((1, 2, 8, 12), (1, 2, 2, 9), (1, 2, 7, 1), (1, 2, 4, 4)):
             scales = tuple(a / b for a, b in zip(sizes, image.shape, strict=True))
             shared = {
@@ -264,13 +304,13 @@ def _resize() -> None:
 
 
 def _quantisation() -> None:
-    x = np.concatenate([draw((60,)), np.float32([0.25, 0.75, 1.25, -0.25, 1e9, -1e9])])
+    x = np.concatenate([draw((60,)), np.array([0.25, 0.75, 1.25, -0.25, 1e9, -1e9], np.float32)])
     for dtype in ("uint8", "int8"):
         zero = np.array(3, dtype)
         _case("QuantizeLinear", x, np.float32(0.5), zero, axis=1)
-        _case("QuantizeLinear", x, np.float32([0.02]), np.array([5], dtype), axis=0)
+        _case("QuantizeLinear", x, np.array([0.02], np.float32), np.array([5], dtype), axis=0)
         _case("DequantizeLinear", draw((3, 4), dtype), np.float32(0.1), zero, axis=1)
-        scales = np.float32([0.1, 0.3, 0.01])
+        scales = np.array([0.1, 0.3, 0.01], np.float32)
         zeros = np.array([0, 3, 7], dtype)
         _case("QuantizeLinear", draw((2, 3, 4)), scales, zeros, axis=1)
         _case("DequantizeLinear", draw((2, 3, 4), dtype), scales, zeros, axis=1)
@@ -279,7 +319,9 @@ def _quantisation() -> None:
 
 
 _elementwise()
-_windows()
+_convolutions()
+_products()
+_pools()
 _axes()
 _moving()
 _resize()
@@ -292,9 +334,7 @@ _AS_INPUTS = {
     "Reshape": ("shape",),
     "Slice": ("starts", "ends", "axes", "steps"),
     "Tile": ("repeats",),
-    **dict.fromkeys(
-        ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"), ("axes",)
-    ),
+    **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"), ("axes",)),
 }
 
 
