@@ -6,15 +6,13 @@ names of heads, points and files are looked up by `check`.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, cast
 
 from eecompile.diagnostics import Diagnostics, Span, did_you_mean_help
-from eecompile.dsl.options import MEASURES, POSITIONAL
 from eecompile.dsl.syntax import Branch, Leaf
-from eecompile.dsl.units import UNITS, in_si, listed_units
+from eecompile.dsl.values import Values
 from eecompile.ir import TensorType
 from eecompile.spec import (
     AutoExits,
@@ -23,7 +21,6 @@ from eecompile.spec import (
     DataSource,
     Exit,
     FrequencyRange,
-    HeadSpec,
     Input,
     Model,
     Name,
@@ -37,10 +34,9 @@ from eecompile.spec import (
     Skip,
     Spec,
     Target,
-    Value,
 )
 
-__all__ = ["Converter", "convert"]
+__all__ = ["HALTS", "Converter", "convert", "split_entry"]
 
 DTYPES = (
     "float16",
@@ -70,7 +66,6 @@ HALTS = {
     "latency": ("latency", "each", "time"),
     "energy": ("energy", "each", "energy"),
 }
-_LARGEST = 2**63 - 1
 
 
 def convert(tree: Branch, found: Diagnostics, folder: str) -> Spec:
@@ -78,11 +73,8 @@ def convert(tree: Branch, found: Diagnostics, folder: str) -> Spec:
     return Converter(found).file(tree, folder)
 
 
-class Converter:
+class Converter(Values):
     """Turns branches into nodes of a `Spec`. One method a grammar rule."""
-
-    def __init__(self, found: Diagnostics) -> None:
-        self.found = found
 
     # Whole file and blocks.
 
@@ -135,7 +127,7 @@ class Converter:
         spans |= {"source": tree.leaf(1).span, "path": path.span}
         if tree.rule == "onnx_source":
             return {"source": "onnx", "path": path.value, "spans": spans}
-        file, entry = _entry(path.value)
+        file, entry = split_entry(path.value)
         if entry is None and not file.endswith(".pt2"):
             self.found.error(
                 "missing-setting",
@@ -170,18 +162,11 @@ class Converter:
             fields["images_key"] = once["keys"].leaf(2).value
             fields["labels_key"] = once["keys"].leaf(4).value
         if "layout" in once:
-            layout = once["layout"].leaf(1)
-            spans["layout"] = layout.span
-            if layout.text in LAYOUTS:
-                fields["layout"] = layout.text
-            else:
-                self._unknown("bad-option", "layout", layout, LAYOUTS)
+            spans["layout"] = once["layout"].branch(1).span
+            fields["layout"] = self.layout(once["layout"].branch(1))
         if "pixels" in once:
-            spans["pixels"] = once["pixels"].span
-            low, high = (self.number(once["pixels"].leaf(i)) for i in (1, 3))
-            fields["pixels"] = (low, high)
-            if not low < high:
-                self._empty_range(once["pixels"].span)
+            spans["pixels"] = once["pixels"].branch(1).span
+            fields["pixels"] = self.pixels(once["pixels"].branch(1))
         return DataSet(name.text, span=tree.span, spans=spans, **fields)
 
     def policy(self, tree: Branch) -> Policy:
@@ -201,7 +186,7 @@ class Converter:
             fields["deadline_s"] = self.quantity(once["deadline"].branch(1), "time")
             spans["deadline_s"] = spans.pop("deadline")
         if "frequency" in once:
-            fields["frequency"] = self.frequency(once["frequency"])
+            fields["frequency"] = self.frequency_value(once["frequency"].branch(1))
         if "offload" in once:
             item = once["offload"]
             cost = self.number(item.leaf(3), low=0.0)
@@ -224,18 +209,41 @@ class Converter:
             fields["frequencies"] = self.frequency_list(once["frequencies"].branch(1))
         return Target(name.text, span=tree.span, spans=spans, **fields)
 
+    def _once(
+        self, items: Iterable[Branch], name_of: Callable[[Branch], str | None]
+    ) -> dict[str, Branch]:
+        """Statements that may be given once, by name; `name_of` is None for the others."""
+        once: dict[str, Branch] = {}
+        for item in items:
+            name = name_of(item)
+            if name is None:
+                continue
+            if name in once:
+                word = item.leaf(0).text
+                shown = "exit when" if name == "when" else word
+                self.twice(f"`{shown}` is given twice", item.span, once[name].span)
+                continue
+            once[name] = item
+        return once
+
     # Statements of a model.
 
     def input(self, tree: Branch) -> Input:
         """``input image: float32[1, 3, 32, 32]``."""
-        name, dtype = tree.leaf(1), tree.leaf(3)
-        sizes = tree.leaves("INT")
+        name = tree.leaf(1)
+        type, spans = self.input_type(tree.branch(3))
+        spans["name"] = name.span
+        return Input(name.value, type, span=tree.span, spans=spans)
+
+    def input_type(self, tree: Branch) -> tuple[TensorType, dict[str, Span]]:
+        """``float32[1, 3, 32, 32]``, and the places of its parts."""
+        dtype, sizes = tree.leaf(0), tree.leaves("INT")
         if dtype.text not in DTYPES:
-            self._unknown("unknown-dtype", "element type", dtype, DTYPES)
+            self.unknown("unknown-dtype", "element type", dtype, DTYPES)
         shape = tuple(self.whole(size, low=1) for size in sizes)
-        spans = {"name": name.span, "dtype": dtype.span, "type": dtype.span.to(tree.span)}
+        spans = {"dtype": dtype.span, "type": tree.span}
         spans |= {f"dim{i}": size.span for i, size in enumerate(sizes)}
-        return Input(name.value, TensorType(dtype.text, shape), span=tree.span, spans=spans)
+        return TensorType(dtype.text, shape), spans
 
     def output(self, tree: Branch) -> Output:
         """``output logits: classes(10)``."""
@@ -261,7 +269,7 @@ class Converter:
         )
 
     def auto(self, tree: Branch) -> AutoExits:
-        """Exits placed by the compiler: ``exits auto(count: 3..6)``."""
+        """Exits the compiler places by itself."""
         head = self.call(tree.branch(4)) if tree.parts[4] else None
         options, spans = self.arguments(tree.branch(2) if tree.parts[2] else None, "auto")
         for name in options.keys() - {"count"}:
@@ -295,7 +303,7 @@ class Converter:
     def samples(self, tree: Branch) -> DataSource:
         """``"test.npz"[..5000]``, ``"x.npy" labels "y.npy"`` or ``"data.py:test"``."""
         path = tree.leaf(0)
-        file, entry = _entry(path.value)
+        file, entry = split_entry(path.value)
         spans = {"path": path.span}
         start = stop = None
         if tree.parts[1]:
@@ -303,7 +311,7 @@ class Converter:
             spans["slice"] = cut.span
             start, stop = (self.whole(cut.leaf(i)) if cut.parts[i] else None for i in (1, 3))
             if stop is not None and stop <= (start or 0):
-                self._empty_range(cut.span)
+                self.empty_range(cut.span)
         labels = tree.leaf(3) if tree.parts[3] else None
         if labels:
             spans["labels"] = labels.span
@@ -341,6 +349,21 @@ class Converter:
                 )
         return Normalize(means, stds, span=tree.span, spans=spans)
 
+    def layout(self, tree: Branch) -> Literal["HWC", "CHW", "HW"] | None:
+        """``HWC``; None where there is no such layout."""
+        leaf = tree.leaf(0)
+        if leaf.text in LAYOUTS:
+            return cast(Literal["HWC", "CHW", "HW"], leaf.text)
+        self.unknown("bad-option", "layout", leaf, LAYOUTS)
+        return None
+
+    def pixels(self, tree: Branch) -> tuple[float, float]:
+        """``0..255``."""
+        pixels = self.range(tree)
+        if pixels.low == pixels.high:
+            self.empty_range(tree.span)
+        return float(pixels.low), float(pixels.high)
+
     # Statements of policies and targets.
 
     def rule(self, tree: Branch) -> Rule:
@@ -353,15 +376,6 @@ class Converter:
         options = dict(call.options)
         spans = dict(call.spans)
         measure = options.pop("measure", None) if call.kind == "confidence" else None
-        if measure is not None and not isinstance(measure, Name):
-            self.found.error(
-                "unknown-measure",
-                "The measure of `confidence` is no name",
-                spans["measure"],
-                "expected " + ", ".join(f"`{name}`" for name in MEASURES),
-            )
-            measure = None
-            spans["bad measure"] = spans["measure"]
         threshold = None
         if tree.parts[1]:
             leaf = tree.leaf(2)
@@ -405,15 +419,16 @@ class Converter:
         if value is None:
             return None
         if not (value > 0 or quantity == "accuracy_drop"):
-            self._bad_number("above 0", tree.branch(3).span)
+            self.bad_number("above 0", tree.branch(3).span)
             return None
         return Budget(cast(Any, quantity), value, cast(Any, statistic), span=tree.span)
 
-    def frequency(self, tree: Branch) -> Name | float | None:
-        """``frequency lowest_energy`` or ``frequency 600 MHz``."""
-        if isinstance(tree.parts[1], Leaf):
-            return Name(tree.parts[1].text)
-        return self.quantity(tree.branch(1), "frequency")
+    def frequency_value(self, tree: Branch) -> Name | float | None:
+        """``lowest_energy`` or ``600 MHz``."""
+        part = tree.parts[0]
+        if isinstance(part, Leaf):
+            return Name(part.text)
+        return self.quantity(tree.branch(0), "frequency")
 
     def frequency_list(self, tree: Branch) -> tuple[FrequencyRange, ...]:
         """``[600 MHz .. 1.5 GHz]``."""
@@ -424,166 +439,10 @@ class Converter:
             if len(known) < len(bounds):
                 continue
             if known[0] > known[-1]:
-                self._empty_range(item.span)
+                self.empty_range(item.span)
                 continue
             ranges.append(FrequencyRange(known[0], known[-1], span=item.span))
         return tuple(ranges)
-
-    # Values.
-
-    def call(self, tree: Branch) -> HeadSpec:
-        """``linear(pool: 4)``."""
-        kind = tree.leaf(0)
-        arguments = tree.branch(1) if tree.parts[1] else None
-        options, spans = self.arguments(arguments, kind.text)
-        spans["kind"] = kind.span
-        return HeadSpec(kind.text, options, span=tree.span, spans=spans)
-
-    def arguments(self, tree: Branch | None, kind: str) -> tuple[dict[str, Value], dict[str, Span]]:
-        """Options and their places; one without a name has the name "" where none is meant."""
-        options: dict[str, Value] = {}
-        spans: dict[str, Span] = {}
-        for item in tree.branches() if tree else ():
-            if item.rule == "named":
-                given = [(item.leaf(0).text, self.value(item.branch(2)))]
-            elif item.rule == "positional":
-                given = [(POSITIONAL.get(kind, ""), self.value(item.branch(0)))]
-            else:
-                given = [(POSITIONAL.get(kind, ""), item.leaf(0).value)]
-                given.append(("weights", item.leaf(2).value))
-            for name, value in given:
-                if name in options:
-                    what = f"Option `{name}`" if name else "An option without a name"
-                    self._twice(f"{what} is given twice", item.span, spans[name])
-                    continue
-                options[name] = value
-                spans[name] = item.span
-        return options, spans
-
-    def value(self, tree: Branch) -> Value:
-        """What an option is given as."""
-        part = tree.parts[0]
-        if isinstance(part, Branch):
-            return self.numbers(part) if part.rule == "numbers" else self.range(part)
-        assert part is not None
-        if part.kind == "STRING":
-            return part.value
-        if part.kind == "NAME":
-            return Name(part.text)
-        return self.whole(part) if part.kind == "INT" else self.number(part)
-
-    def range(self, tree: Branch) -> Range:
-        """``3..6``."""
-        low, high = (
-            self.whole(leaf) if leaf.kind == "INT" else self.number(leaf)
-            for leaf in tree.leaves("INT", "FLOAT")
-        )
-        if low > high:
-            self._empty_range(tree.span)
-        return Range(low, high)
-
-    def numbers(self, tree: Branch) -> tuple[float, ...]:
-        """``[0.485, 0.456, 0.406]``."""
-        return tuple(self.number(leaf) for leaf in tree.leaves("INT", "FLOAT"))
-
-    def quantity(self, tree: Branch, measured: str) -> float | None:
-        """A number with a unit of `measured`, in SI; None where it cannot be meant."""
-        number = self.number(tree.leaf(0))
-        units = UNITS[measured]
-        unit = tree.parts[1]
-        if unit is None:
-            self.found.error(
-                "missing-unit",
-                f"Expected a unit after `{tree.leaf(0).text}`",
-                tree.leaf(0).span,
-                f"in {listed_units(measured)}",
-            )
-            return None
-        assert isinstance(unit, Leaf)
-        if unit.text not in units:
-            what = "a share" if measured in ("share", "accuracy") else f"a unit of {measured}"
-            same = [name for name in units if name.lower() == unit.text.lower()]
-            help = f"did you mean `{same[0]}`?" if same else did_you_mean_help(unit.text, units)
-            self.found.error(
-                "unknown-unit",
-                f"Expected {what}, found `{unit.text}`",
-                unit.span,
-                f"expected {listed_units(measured)}",
-                help=help,
-            )
-            return None
-        if measured in ("time", "frequency", "energy", "power") and not number > 0:
-            self._bad_number("above 0", tree.leaf(0).span)
-            return None
-        if measured in ("share", "accuracy") and number < 0:
-            self._bad_number("of at least 0", tree.leaf(0).span)
-            return None
-        return in_si(number, unit.text, measured)
-
-    def number(self, leaf: Leaf, low: float = -math.inf) -> float:
-        """A finite number."""
-        value = float(leaf.text)
-        if not math.isfinite(value):
-            self._bad_number("that a computer can hold", leaf.span)
-            return 1.0
-        if value < low:
-            self._bad_number(f"of at least {low:g}", leaf.span)
-        return value
-
-    def whole(self, leaf: Leaf, low: int = 0, high: int = _LARGEST) -> int:
-        """A whole number in a range, which is also its value where another was written."""
-        value = int(leaf.text) if leaf.kind == "INT" and len(leaf.text) < 20 else None
-        if value is not None and low <= value <= high:
-            return value
-        limits = f"of at least {low}" if high == _LARGEST else f"from {low} to {high}"
-        self.found.error(
-            "bad-number",
-            f"Expected a whole number {limits}, found `{leaf.text[:40]}`",
-            leaf.span,
-        )
-        return low
-
-    # What is wrong.
-
-    def _once(
-        self, items: Iterable[Branch], name_of: Callable[[Branch], str | None]
-    ) -> dict[str, Branch]:
-        """Statements that may be given once, by name; `name_of` is None for the others."""
-        once: dict[str, Branch] = {}
-        for item in items:
-            name = name_of(item)
-            if name is None:
-                continue
-            if name in once:
-                word = item.leaf(0).text
-                shown = "exit when" if name == "when" else word
-                self._twice(f"`{shown}` is given twice", item.span, once[name].span)
-                continue
-            once[name] = item
-        return once
-
-    def _twice(self, message: str, span: Span, first: Span) -> None:
-        self.found.error(
-            "duplicate-setting", message, span, "again here", secondary=((first, "first here"),)
-        )
-
-    def _unknown(self, id: str, what: str, leaf: Leaf, known: Iterable[str]) -> None:
-        known = list(known)
-        self.found.error(
-            id,
-            f"Unknown {what} `{leaf.text}`",
-            leaf.span,
-            "expected " + ", ".join(f"`{name}`" for name in known),
-            help=did_you_mean_help(leaf.text, known),
-        )
-
-    def _bad_number(self, wanted: str, span: Span) -> None:
-        self.found.error(
-            "bad-number", f"Expected a number {wanted}, found `{span.text[:40]}`", span
-        )
-
-    def _empty_range(self, span: Span) -> None:
-        self.found.error("bad-range", f"Range `{span.text[:60]}` is empty", span)
 
 
 def _settings(*names: str) -> Callable[[Branch], str | None]:
@@ -601,10 +460,10 @@ def _samples_or_rule(item: Branch) -> str:
     return item.leaf(0).text if item.rule == "samples" else item.rule
 
 
-def _entry(path: str) -> tuple[str, str | None]:
+def split_entry(path: str) -> tuple[str, str | None]:
     """A path and the name after its last colon.
 
-    >>> _entry("zoo.py:resnet56"), _entry("train.npz"), _entry("C:/train.npz")
+    >>> split_entry("zoo.py:resnet56"), split_entry("train.npz"), split_entry("C:/train.npz")
     (('zoo.py', 'resnet56'), ('train.npz', None), ('C:/train.npz', None))
     """
     match = re.fullmatch(r"(.+):([A-Za-z_][A-Za-z0-9_]*)", path)

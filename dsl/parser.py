@@ -29,11 +29,14 @@ _HEADER_HELP = f"a file starts with `eecompile {VERSION}`"
 _FRAGMENTS = (
     "call",
     "frequency_list",
+    "frequency_value",
+    "input_type",
     "limit",
     "name",
     "number",
     "numbers",
     "quantity",
+    "range",
     "rule",
     "samples_value",
     "string",
@@ -117,32 +120,32 @@ def parse(source: Source, folder: str = ".") -> tuple[Spec, Diagnostics]:
     return spec, found
 
 
-def parse_tree(source: Source, start: str = "file") -> Branch:
-    """The text's tree; `start` is the rule it has to follow.
+def parse_tree(source: Source, start: str = "file", offset: int = 0) -> Branch:
+    """The text's tree; `start` is the rule it has to follow from `offset` on.
 
     Raises:
         CompileErrors: with the first syntax error, or the unknown language version that may
             have caused it.
     """
     try:
-        tree = _grammar().parse(source.text, start=start)
+        tree = _grammar().parse(source.text[offset:], start=start)
     except lark.exceptions.UnexpectedInput as error:
         wrong_version = _check_version(source) if start == "file" else None
-        raise CompileErrors([wrong_version or _syntax_error(source, error)]) from None
+        raise CompileErrors([wrong_version or _syntax_error(source, error, offset)]) from None
     if start == "file" and (wrong_version := _check_version(source)):
         raise CompileErrors([wrong_version])
-    return _branch(tree, source)
+    return _branch(tree, source, offset)
 
 
-def _branch(tree: lark.Tree[lark.Token], source: Source) -> Branch:
+def _branch(tree: lark.Tree[lark.Token], source: Source, offset: int) -> Branch:
     parts: list[Branch | Leaf | None] = []
     for child in tree.children:
         if isinstance(child, lark.Token):
             assert child.start_pos is not None and child.end_pos is not None
-            span = Span(source, child.start_pos, child.end_pos)
+            span = Span(source, offset + child.start_pos, offset + child.end_pos)
             parts.append(Leaf(child.type, str(child), span))
         else:
-            parts.append(None if child is None else _branch(child, source))
+            parts.append(None if child is None else _branch(child, source, offset))
     given = [part for part in parts if part is not None]
     return Branch(str(tree.data), tuple(parts), given[0].span.to(given[-1].span))
 
@@ -160,15 +163,20 @@ def _check_version(source: Source) -> Diagnostic | None:
     )
 
 
-def _syntax_error(source: Source, error: lark.exceptions.UnexpectedInput) -> Diagnostic:
+def _syntax_error(
+    source: Source, error: lark.exceptions.UnexpectedInput, offset: int
+) -> Diagnostic:
     if not isinstance(error, lark.exceptions.UnexpectedToken):
-        return _bad_character(source, error.pos_in_stream or 0)
+        return _bad_character(source, offset + (error.pos_in_stream or 0))
     token = error.token
-    accepts = sorted(error.accepts or error.expected, key=lambda name: (name in _SHOWN, name))
+    accepted = set(error.accepts or error.expected)
+    if "FLOAT" in accepted:
+        accepted.discard("INT")  # a number is told once
+    accepts = sorted(accepted, key=lambda name: (name in _SHOWN, name))
     expected = _listed([_shown(name) for name in accepts])
     if token.type == "$END":
         # lark gives the place of the last token here; the caret belongs behind it.
-        end = min(token.end_pos or 0, len(source.text))
+        end = min(offset + (token.end_pos or 0), len(source.text))
         help = _HEADER_HELP if "EECOMPILE" in accepts else ""
         message = f"Expected {expected}, found the end of the text"
         span = Span(source, end, end)
@@ -181,7 +189,7 @@ def _syntax_error(source: Source, error: lark.exceptions.UnexpectedInput) -> Dia
     return Diagnostic(
         "syntax-error",
         f"Expected {expected}, found `{_short(token)}`",
-        Span(source, token.start_pos, token.end_pos),
+        Span(source, offset + token.start_pos, offset + token.end_pos),
         f"expected {expected}" if len(accepts) <= 2 else "not expected here",
         help=help,
     )

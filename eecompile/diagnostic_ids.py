@@ -193,10 +193,20 @@ _LANGUAGE = {
         "Neither a head nor a comparator gives the distances the rule compares.",
         "exit when confidence(class_means), with linear heads only",
     ),
-    "no-trained-head": DiagnosticInfo(
-        "A rule reads a trained head's answer, and every exit has class means only.",
-        "The rule would never fire, or would read distances as if they were logits.",
-        "exit when confidence(class_means) or confidence(entropy), without comparators",
+    "nothing-to-fit": DiagnosticInfo(
+        "A policy has a budget, and every threshold of its rule is given.",
+        "Nothing is left to choose so that the budget is met.",
+        "exit when confidence(entropy) >= 0.8   budget mean macs <= 70 %",
+    ),
+    "unknown-data": DiagnosticInfo(
+        "A model names a data set the file does not describe.",
+        "Nothing could be fitted.",
+        "data cifra10",
+    ),
+    "unknown-format": DiagnosticInfo(
+        "A data file is of no known format.",
+        "Data come as .npz, as .npy with labels, or from a Python callable.",
+        'fit "train.csv"',
     ),
     "missing-data": DiagnosticInfo(
         "Something has to be fitted, and no data is given for it.",

@@ -8,7 +8,8 @@ node was not written by anyone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -40,6 +41,7 @@ __all__ = [
     "Spec",
     "Target",
     "Value",
+    "matching",
     "plain",
 ]
 
@@ -424,3 +426,66 @@ def plain(node: Any) -> Any:
     if isinstance(node, Name):
         return {"name": str(node)}
     return node
+
+
+def matching(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names a pattern of a `.ee` file stands for, in order.
+
+    A pattern that is a name stands for itself alone. Otherwise ``*`` is any part of one component
+    (it crosses neither ``.`` nor ``/``), ``**`` anything, ``?`` one character of a component and
+    ``[1-8]`` or ``[!1-8]`` one character of a set.
+
+    >>> matching("layer3.[0-1]*", ["layer3.0", "layer3.1.conv", "layer3.10", "layer3.2"])
+    ['layer3.0', 'layer3.10']
+    >>> matching("layer3.**.conv", ["layer3.0.conv", "layer3.1.a.conv"])
+    ['layer3.0.conv', 'layer3.1.a.conv']
+    """
+    names = list(names)
+    if pattern in names:
+        return [pattern]
+    tokens = [(match[0], match["set"]) for match in re.finditer(_GLOB, pattern, re.DOTALL)]
+    return [name for name in names if _matches(tokens, name)]
+
+
+_GLOB = r"\*\*|[*?]|\[(?P<set>!?[^\[\]!][^\[\]]*)\]|."
+
+
+def _matches(tokens: list[tuple[str, str | None]], name: str) -> bool:
+    """Follows all readings of the pattern side by side, so that no pattern takes long."""
+    places = _past_stars({0}, tokens)
+    for char in name:
+        component = char not in "./"
+        reached: set[int] = set()
+        for place in places:
+            if place == len(tokens):
+                continue
+            text, members = tokens[place]
+            if text == "**" or (text == "*" and component):
+                reached.add(place)
+            elif members is not None:
+                if component and _in_set(char, members):
+                    reached.add(place + 1)
+            elif text == char or (text == "?" and component):
+                reached.add(place + 1)
+        places = _past_stars(reached, tokens)
+        if not places:
+            return False
+    return len(tokens) in places
+
+
+def _past_stars(places: set[int], tokens: list[tuple[str, str | None]]) -> set[int]:
+    """The places, and those behind the stars that start there: a star may match nothing."""
+    for place in sorted(places):
+        while place < len(tokens) and tokens[place][0] in ("*", "**"):
+            place += 1
+            places.add(place)
+    return places
+
+
+def _in_set(char: str, members: str) -> bool:
+    negated = members.startswith("!")
+    inside = any(
+        low <= char <= (high or low)
+        for low, high in re.findall("(.)(?:-(.))?", members.removeprefix("!"), re.DOTALL)
+    )
+    return inside != negated
