@@ -1,0 +1,241 @@
+"""All of lowering, read from top to bottom: graphs in, one shared library and its weights out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from tvm import tirx
+
+from eecompile.cost import graph_macs, op_macs
+from eecompile.hardware import Machine
+from eecompile.ir import Graph, Op, TensorType
+
+from .aot import Address, Call, entry_function
+from .build import emit_object, plain_kernel, target_of
+from .errors import UnsupportedOperator
+from .group import Group, group
+from .layout import LaidOut, lay_out
+from .link import link
+from .plan import Buffer, plan_workspace
+from .schedules import schedule
+from .simplify import simplify
+from .spec import KernelSpec, Output, Packed, Passed, Scheduled, Scratch, spec_of
+from .weights import WeightPool
+
+__all__ = ["CompiledFunction", "CompiledLibrary", "KernelUse", "compile_functions"]
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class KernelUse:
+    """A kernel call of a function: which kernel, what it computes, its multiply-accumulates."""
+
+    symbol: str
+    operators: tuple[str, ...]
+    macs: int
+
+
+@dataclass(frozen=True)
+class CompiledFunction:
+    """A graph's function in the library.
+
+    ``int32_t symbol(int64_t n, const void *weights, void *workspace, const void *in..., void
+    *out...)`` processes n samples; tensors are dense, sample after sample; it returns 0.
+
+    Attributes:
+        symbol: its name.
+        inputs, outputs: value names and source types, in the order of the parameters.
+        layouts: value name -> "source" or "channels-last" (second dimension moved to the end).
+        workspace_bytes: what `workspace` must hold, whatever n is.
+        macs: multiply-accumulates of one sample.
+        kernels: the kernel calls of one sample, in order.
+    """
+
+    symbol: str
+    inputs: tuple[tuple[str, TensorType], ...]
+    outputs: tuple[tuple[str, TensorType], ...]
+    layouts: Mapping[str, str]
+    workspace_bytes: int
+    macs: int
+    kernels: tuple[KernelUse, ...]
+
+
+@dataclass(frozen=True)
+class CompiledLibrary:
+    """A shared library, the weights all its functions share, and what its functions are."""
+
+    library: bytes
+    weights: np.ndarray
+    functions: tuple[CompiledFunction, ...]
+
+
+@dataclass
+class _Kernels:
+    """Kernels by what they compute: equal ones are emitted once."""
+
+    machine: Machine
+    found: dict[KernelSpec, tuple[str, Scheduled]] = field(default_factory=dict)
+
+    def get(self, spec: KernelSpec, group: Group) -> tuple[str, Scheduled]:
+        if spec not in self.found:
+            try:
+                scheduled = schedule(spec, self.machine)
+            except UnsupportedOperator as error:
+                raise _about(group, error) from error
+            word = re.sub(r"\W", "", spec.anchor.kind.lower())
+            self.found[spec] = (f"kernel{len(self.found)}_{word}", scheduled)
+        return self.found[spec]
+
+
+def _about(group: Group, error: UnsupportedOperator) -> UnsupportedOperator:
+    """The same refusal, about the group's own operator."""
+    same = [op for op in group.ops if op.kind == error.op.kind]
+    return UnsupportedOperator(same[0] if same else group.ops[0], error.reason)
+
+
+def compile_functions(
+    graphs: Sequence[Graph],
+    machine: Machine,
+    *,
+    plain: Collection[str],
+    progress: Progress | None = None,
+) -> CompiledLibrary:
+    """Compiles graphs that share weights, kernels and border values into one library.
+
+    A value of the same name in two graphs is the same tensor. Values in `plain` have the source's
+    layout where they cross a graph's border; others may keep the kernels', the same in all graphs.
+
+    Args:
+        graphs: with different names.
+        machine: what to generate code for.
+        plain: network inputs, logits, recorded features.
+        progress: called with (step, done, total).
+
+    Raises:
+        UnsupportedOperator: an operator has no compiled form.
+        ToolError: no linker for the machine.
+    """
+    tell = progress or (lambda step, done, total: None)
+    laid_out = _laid_out([simplify(graph) for graph in graphs], plain)
+    kernels, weights = _Kernels(machine), WeightPool()
+    symbols = _symbols(graphs)
+    functions, entries = [], {}
+    for index, (graph, laid, symbol) in enumerate(zip(graphs, laid_out, symbols, strict=True)):
+        tell("schedule", index, len(graphs))
+        function, entry = _lowered(graph, laid, symbol, kernels, weights)
+        functions.append(function)
+        entries[symbol] = entry
+    target = target_of(machine)
+    code: dict[str, tirx.PrimFunc] = {}
+    for index, (name, scheduled) in enumerate(kernels.found.values()):
+        tell("lower", index, len(kernels.found))
+        code[name] = plain_kernel(scheduled.function, name, target)
+    tell("generate code", 0, 1)
+    compiled = emit_object({**code, **entries}, target)
+    tell("link", 0, 1)
+    library = link(compiled, symbols, machine)
+    return CompiledLibrary(library, weights.blob(), tuple(functions))
+
+
+def _symbols(graphs: Sequence[Graph]) -> list[str]:
+    symbols: list[str] = []
+    for graph in graphs:
+        word = re.sub(r"\W", "_", graph.name, flags=re.ASCII)
+        symbol, count = f"eec_{word}", 1
+        while symbol in symbols:
+            count += 1
+            symbol = f"eec_{word}_{count}"
+        symbols.append(symbol)
+    return symbols
+
+
+def _laid_out(graphs: Sequence[Graph], plain: Collection[str]) -> list[LaidOut]:
+    """Layouts of all graphs, producers before consumers, so that all agree on border values."""
+    produced = {name for graph in graphs for name in graph.outputs}
+    known: dict[str, str] = {}
+    done: dict[int, LaidOut] = {}
+    while len(done) < len(graphs):
+        waiting = [i for i in range(len(graphs)) if i not in done]
+        ready = [
+            i
+            for i in waiting
+            if all(name in known or name not in produced for name in graphs[i].inputs)
+        ]
+        for i in ready or waiting[:1]:
+            done[i] = lay_out(graphs[i], plain, known)
+            known.update(done[i].borders)
+    return [done[i] for i in range(len(graphs))]
+
+
+def _lowered(
+    source: Graph, laid: LaidOut, symbol: str, kernels: _Kernels, weights: WeightPool
+) -> tuple[CompiledFunction, tirx.PrimFunc]:
+    """A graph's kernels, its workspace and its entry function."""
+    graph = laid.graph
+    grouped = group(graph)
+    root = grouped.aliases
+    planned = []
+    for found in grouped.groups:
+        spec, operands = spec_of(found, graph)
+        planned.append((found, operands, *kernels.get(spec, found)))
+
+    last: dict[str, int] = {}
+    for step, (_, operands, _, _) in enumerate(planned):
+        last.update((root.get(name, name), step) for name in operands)
+    fixed: dict[str, Address] = {}
+    for index, name in enumerate(graph.inputs):
+        fixed[name] = Address(f"in{index}", 0, graph.types[name].nbytes)
+    for index, name in enumerate(graph.outputs):
+        fixed[name] = Address(f"out{index}", 0, graph.types[name].nbytes)
+    buffers = []
+    for step, (found, _, _, scheduled) in enumerate(planned):
+        if found.output not in fixed:
+            nbytes = graph.types[found.output].nbytes
+            buffers.append(Buffer(found.output, nbytes, step, last.get(found.output, step)))
+        for index, argument in enumerate(scheduled.arguments):
+            if isinstance(argument, Scratch):
+                buffers.append(Buffer(f"{step}/{index}", argument.nbytes, step, step))
+    plan = plan_workspace(buffers)
+
+    def place(name: str) -> Address:
+        name = root.get(name, name)
+        if name in graph.constants:
+            return Address("weights", weights.add(graph.constants[name]))
+        return fixed.get(name) or Address("workspace", plan.offsets[name])
+
+    calls, uses = [], []
+    for step, (found, operands, name, scheduled) in enumerate(planned):
+        arguments = []
+        for index, argument in enumerate(scheduled.arguments):
+            match argument:
+                case Passed(operand):
+                    arguments.append(place(operands[operand]))
+                case Packed(operand, pack):
+                    packed = pack(graph.constants[operands[operand]])
+                    arguments.append(Address("weights", weights.add(packed)))
+                case Scratch():
+                    arguments.append(Address("workspace", plan.offsets[f"{step}/{index}"]))
+                case Output():
+                    arguments.append(place(found.output))
+        calls.append(Call(name, tuple(arguments)))
+        kinds = tuple(op.kind for op in found.ops)
+        uses.append(KernelUse(name, kinds, sum(_macs(op, graph) for op in found.ops)))
+    entry = entry_function(symbol, calls, len(graph.inputs), len(graph.outputs))
+    function = CompiledFunction(
+        symbol,
+        tuple((name, source.types[name]) for name in source.inputs),
+        tuple((name, source.types[name]) for name in source.outputs),
+        {name: laid.borders[name] for name in (*source.inputs, *source.outputs)},
+        plan.nbytes,
+        graph_macs(source),
+        tuple(uses),
+    )
+    return function, entry
+
+
+def _macs(op: Op, graph: Graph) -> int:
+    return op_macs(op, graph)

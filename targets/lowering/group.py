@@ -1,0 +1,116 @@
+"""Step 3: which operators run in one kernel.
+
+A group is an operator with the element-wise operators that follow it, as far as everything in
+between is read by nobody else: a convolution with its bias, residual sum and activation; a chain
+of element-wise operators; a concatenation with the batch normalisation behind it. A group has one
+result. Reshapes are no kernels but other names for the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from eecompile.ir import Graph, Op
+
+from .layout import ELEMENTWISE
+
+__all__ = ["Group", "Grouped", "group"]
+
+#: Element-wise operators that one kernel may end with, and operands it may read in all.
+_LONGEST = 16
+_OPERANDS = 8
+
+
+@dataclass(frozen=True)
+class Group:
+    """Operators of one kernel, in order; the first is what its schedule is chosen by."""
+
+    ops: tuple[Op, ...]
+
+    @property
+    def output(self) -> str:
+        """The one value that others read."""
+        return self.ops[-1].outputs[0]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Values from outside, each once, in the order of their first use."""
+        inside = {name for op in self.ops for name in op.outputs}
+        names = (name for op in self.ops for name in op.inputs if name)
+        return tuple(dict.fromkeys(name for name in names if name not in inside))
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Groups in the order they run, and for each reshaped value the value whose memory it names."""
+
+    groups: tuple[Group, ...]
+    aliases: Mapping[str, str]
+
+
+def group(graph: Graph) -> Grouped:
+    """The groups of a laid-out graph. O(#operators x longest group)."""
+    users = graph.users()
+    outputs = frozenset(graph.outputs)
+    place = {op.outputs[0]: index for index, op in enumerate(graph.ops)}
+    taken: set[str] = set()
+    groups: list[Group] = []
+    aliases: dict[str, str] = {}
+    for op in graph.ops:
+        if op.outputs[0] in taken:
+            continue
+        if op.kind == "Reshape" and op.outputs[0] not in outputs:
+            source = op.inputs[0]
+            aliases[op.outputs[0]] = aliases.get(source, source)
+            continue
+        found = _grow(op, graph, users, outputs, place, taken)
+        taken.update(member.outputs[0] for member in found.ops)
+        groups.append(found)
+    # A group runs where its last operator stood: all its operands are there by then, and nothing
+    # before that place reads what it makes.
+    groups.sort(key=lambda found: place[found.output])
+    return Grouped(tuple(groups), aliases)
+
+
+def _grow(
+    op: Op,
+    graph: Graph,
+    users: Mapping[str, list[Op]],
+    outputs: frozenset[str],
+    place: Mapping[str, int],
+    taken: set[str],
+) -> Group:
+    """`op` with the longest run of element-wise operators that leaves a single result."""
+    best = [op]
+    members = [op]
+    inside = {op.outputs[0]}
+    shape = graph.types[op.outputs[0]].shape
+    while len(members) <= _LONGEST:
+        if not outputs.isdisjoint(inside):
+            break  # Everything inside is an output itself or already commits to being one.
+        readers = [user for name in inside for user in users.get(name, ())]
+        waiting = [user for user in readers if user.outputs[0] not in inside]
+        if not waiting:
+            break
+        following = min(waiting, key=lambda user: place[user.outputs[0]])
+        if not _joins(following, graph, shape, taken):
+            break
+        members.append(following)
+        inside.add(following.outputs[0])
+        last = following.outputs[0]
+        hidden = inside - {last}
+        closed = outputs.isdisjoint(hidden) and all(
+            user.outputs[0] in inside for name in hidden for user in users.get(name, ())
+        )
+        if closed and len(Group(tuple(members)).inputs) <= _OPERANDS:
+            best = list(members)
+    return Group(tuple(best))
+
+
+def _joins(op: Op, graph: Graph, shape: tuple[int, ...], taken: set[str]) -> bool:
+    return (
+        op.kind in ELEMENTWISE
+        and op.outputs[0] not in taken
+        and graph.types[op.outputs[0]].shape == shape
+    )

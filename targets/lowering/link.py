@@ -1,0 +1,98 @@
+"""Step 7: from an object file to a shared library, with whatever linker there is."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eecompile.diagnostics import InternalError, ToolError
+from eecompile.hardware import Machine
+
+__all__ = ["Linker", "find_linkers", "link"]
+
+#: Oldest glibc that libraries for other machines are linked against: Debian 10, 2019.
+_GLIBC = "2.28"
+
+
+@dataclass(frozen=True)
+class Linker:
+    """A command that links shared libraries for a machine."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+def find_linkers(machine: Machine) -> list[Linker]:
+    """The linkers found for a machine, the preferred one first."""
+    found = []
+    if machine.is_native:
+        names = ["cc", "gcc", "clang"]
+    else:
+        names = [f"{machine.arch}-linux-gnu-gcc"]
+    for name in names:
+        path = shutil.which(name)
+        if path:
+            found.append(Linker(name, (path,)))
+    if importlib.util.find_spec("ziglang") is not None:
+        target = f"{machine.arch}-linux-gnu.{_GLIBC}"
+        command = (sys.executable, "-m", "ziglang", "cc", "-target", target)
+        found.append(Linker("ziglang", command))
+    return found
+
+
+def link(code: bytes, symbols: Sequence[str], machine: Machine) -> bytes:
+    """A shared library that exports `symbols` and nothing else; equal input gives equal bytes.
+
+    Raises:
+        ToolError: no linker for the machine, or it could not be run.
+    """
+    linkers = find_linkers(machine)
+    if not linkers:
+        raise ToolError(f"No linker for `{machine.name}` ({machine.triple})", _remedy(machine))
+    with tempfile.TemporaryDirectory(prefix="eecompile-") as name:
+        folder = Path(name)
+        (folder / "kernels.o").write_bytes(code)
+        exported = "".join(f" {symbol};" for symbol in symbols)
+        (folder / "exports").write_text(f"{{ global:{exported} local: *; }};\n", encoding="ascii")
+        command = [
+            *linkers[0].command,
+            *("-shared", "-nostartfiles", "-o", "kernels.so", "kernels.o", "-lm"),
+            *("-Wl,--build-id=none", "-Wl,--version-script=exports", "-s"),
+        ]
+        # Paths are relative to the folder, so that its random name can reach no byte of the result.
+        try:
+            done = subprocess.run(
+                command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
+            )
+        except OSError as error:
+            raise ToolError(f"Cannot run `{linkers[0].name}`: {error}", _remedy(machine)) from error
+        if done.returncode:
+            raise InternalError(f"`{' '.join(command)}` failed:\n{done.stderr.strip()}")
+        return (folder / "kernels.so").read_bytes()
+
+
+def _remedy(machine: Machine) -> str:
+    if machine.is_native:
+        return "install a C compiler (Debian: apt install gcc) or `pip install ziglang`"
+    package = f"gcc-{machine.arch.replace('_', '-')}-linux-gnu"
+    return f"`pip install ziglang`, or install a cross compiler (Debian: apt install {package})"
+
+
+def _environment() -> dict[str, str]:
+    """The environment with a place for ziglang's cache that is writable and not the project's."""
+    environment = dict(os.environ)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eecompile" / "zig"
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        base = Path(tempfile.gettempdir()) / "eecompile-zig"
+    environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(base))
+    environment.setdefault("ZIG_LOCAL_CACHE_DIR", str(base))
+    return environment

@@ -1,0 +1,83 @@
+"""Small tools that the graph-to-graph steps of lowering share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from eecompile.ir import Attribute, Graph, Op, TensorType
+from eecompile.shapes import infer_types
+
+__all__ = ["GraphEditor"]
+
+
+class GraphEditor:
+    """A graph being rewritten: operators in order, their types, constants, and what is renamed."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Starts from the graph's inputs and constants, without its operators."""
+        self.source = graph
+        self.ops: list[Op] = []
+        self.constants: dict[str, np.ndarray] = dict(graph.constants)
+        self.types: dict[str, TensorType] = {
+            name: graph.types[name] for name in graph.inputs if name in graph.types
+        }
+        self.types |= {name: TensorType.of(array) for name, array in graph.constants.items()}
+        self.renamed: dict[str, str] = {}
+
+    def now(self, name: str) -> str:
+        """What a value of the source graph is called here."""
+        while name in self.renamed:
+            name = self.renamed[name]
+        return name
+
+    def fresh(self, base: str) -> str:
+        """A value name that nothing has yet."""
+        name, count = base, 0
+        while name in self.types or name in self.source.types or name in self.renamed:
+            count += 1
+            name = f"{base}.{count}"
+        return name
+
+    def constant(self, base: str, array: np.ndarray) -> str:
+        """A new constant."""
+        name = self.fresh(base)
+        self.constants[name] = np.ascontiguousarray(array).reshape(np.shape(array))
+        self.types[name] = TensorType.of(array)
+        return name
+
+    def append(self, op: Op, types: Iterable[TensorType] | None = None) -> str:
+        """Adds an operator and returns its first result's name; infers types where none are given."""
+        if types is None:
+            types = infer_types(op, [self.types[name] if name else None for name in op.inputs])
+        self.types |= dict(zip(op.outputs, types, strict=True))
+        self.ops.append(op)
+        return op.outputs[0]
+
+    def add(
+        self,
+        kind: str,
+        inputs: tuple[str, ...],
+        attributes: Mapping[str, Attribute],
+        like: Op,
+        output: str = "",
+    ) -> str:
+        """Adds an operator that stands for (a part of) `like`."""
+        output = output or self.fresh(f"{like.outputs[0]}.{kind.lower()}")
+        op = replace(
+            like, name=output, kind=kind, inputs=inputs, outputs=(output,), attributes=attributes
+        )
+        return self.append(op)
+
+    def finished(self, outputs: tuple[str, ...]) -> Graph:
+        """The graph so far, without what `outputs` do not need."""
+        graph = replace(
+            self.source,
+            ops=tuple(self.ops),
+            constants=self.constants,
+            types=self.types,
+            outputs=outputs,
+        )
+        return graph.pruned()

@@ -1,0 +1,35 @@
+"""Schedules: how a kernel's loops are laid out. One file for each family of operators."""
+
+from __future__ import annotations
+
+from eecompile.hardware import Machine
+
+from ..spec import KernelSpec, Scheduled
+from .depthwise import depthwise
+from .loops import loops, pool
+from .tiled import conv, matmul
+
+__all__ = ["schedule"]
+
+
+def schedule(spec: KernelSpec, machine: Machine) -> Scheduled:
+    """The kernel in the best form there is a schedule for.
+
+    Raises:
+        UnsupportedOperator: an operator has no compiled form; the operator it names is the spec's.
+    """
+    anchor = spec.anchor
+    if anchor.attribute("channels_last"):
+        if anchor.kind in ("MaxPool", "AveragePool"):
+            return pool(spec, machine)
+        if anchor.kind == "Conv":
+            groups = anchor.attribute("group")
+            weight = spec.operands[anchor.inputs[1]].type.shape
+            if groups > 1 and weight[1] == 1:
+                return depthwise(spec, machine)
+            return conv(spec, machine)
+    if anchor.kind == "MatMul" and anchor.type.dtype == "float32":
+        product = matmul(spec, machine)
+        if product is not None:
+            return product
+    return loops(spec, machine)

@@ -1,0 +1,208 @@
+"""Everything that has no schedule of its own: plain loops, the innermost one in vectors.
+
+A kernel is a chain of stages. Cheap element-wise stages are written into the stage that reads
+them; sums and whatever several stages read stay in the workspace between the stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from tvm import s_tir, te, tirx
+
+from eecompile.hardware import Machine
+
+from ..layout import ELEMENTWISE
+from ..spec import KernelSpec, Output, Passed, Scheduled, Scratch
+from .tiled import nbytes, vectorize_innermost
+from .windows import window_of, windowed_input
+
+__all__ = ["loops", "pool"]
+
+Expr = Any
+
+
+def loops(spec: KernelSpec, machine: Machine) -> Scheduled:
+    """A kernel by the definitions of its operators."""
+    spec = _one_dimensional(spec)
+    tensors = spec.tensors()
+    first = spec.expression(0, spec.anchor, tensors)
+    return _stages(spec, tensors, spec.epilogue(tensors, first), machine)
+
+
+def pool(spec: KernelSpec, machine: Machine) -> Scheduled:
+    """Maximum or average pooling of channels-last tensors."""
+    (x_at,) = spec.anchor.inputs
+    tensors = spec.tensors()
+    x = tensors[x_at]
+    step = spec.anchor
+    window = window_of(step, spec.operands[x_at].type.shape, step.attribute("kernel_shape"))
+    fill = 0.0 if step.kind == "AveragePool" else tirx.min_value(str(x.dtype)).value
+    read, _ = windowed_input(x, window, step.type.shape[1:-1], fill=fill)
+    taps = [te.reduce_axis((0, k), name=f"tap{i}") for i, k in enumerate(window.kernel)]
+    reducer = te.sum if step.kind == "AveragePool" else te.max
+
+    def element(*index: Expr) -> Expr:
+        batch, *place, c = index
+        return reducer(read(batch, place, taps, c), axis=taps)
+
+    result = te.compute(step.type.shape, element, name="pooled")
+    if step.kind == "AveragePool":
+        result = _averaged(result, spec)
+    return _stages(spec, tensors, spec.epilogue(tensors, result), machine)
+
+
+def _averaged(total: te.Tensor, spec: KernelSpec) -> te.Tensor:
+    """Sums over windows divided by the number of elements that count in each."""
+    (x_at,) = spec.anchor.inputs
+    kernel = spec.anchor.attribute("kernel_shape")
+    n = len(kernel)
+    pads, strides = spec.anchor.attribute("pads"), spec.anchor.attribute("strides")
+    counted = bool(spec.anchor.attribute("count_include_pad"))
+    extent = spec.operands[x_at].type.shape[1:-1]
+    padded = any(pads) or any(spec.anchor.attribute("extra") or ())
+
+    def element(*index: Expr) -> Expr:
+        if not padded:
+            return total(*index) * tirx.const(1 / prod(kernel), "float32")
+        count: Expr = tirx.const(1, "int32")
+        for i, place in enumerate(index[1:-1]):
+            low = -pads[i] if counted else 0
+            high = extent[i] + (pads[n + i] if counted else 0)
+            first = place * strides[i] - pads[i]
+            count *= tirx.min(first + kernel[i], high) - tirx.max(first, low)
+        return total(*index) / count.astype("float32")
+
+    return te.compute(total.shape, element, name="averaged")
+
+
+def _one_dimensional(spec: KernelSpec) -> KernelSpec:
+    """Element-wise operators of equal shapes see one long row."""
+    shape = spec.result.shape
+    if len(shape) < 2 or any(step.kind not in ELEMENTWISE for step in spec.steps):
+        return spec
+    if any(step.attribute("axis") is not None for step in spec.steps):
+        return spec
+    flat = {shape: (prod(shape),)}
+    for operand in spec.operands:
+        if operand.type.shape not in flat:
+            if operand.type.size != 1:
+                return spec
+            flat[operand.type.shape] = (1,)
+    return KernelSpec(
+        tuple(
+            replace(o, type=replace(o.type, shape=flat[o.type.shape])) for o in spec.operands
+        ),
+        tuple(replace(s, type=replace(s.type, shape=flat[shape])) for s in spec.steps),
+    )
+
+
+def _stages(
+    spec: KernelSpec, tensors: Sequence[te.Tensor], result: te.Tensor, machine: Machine
+) -> Scheduled:
+    order = _topological(result)
+    kept = [tensor for tensor in order if tensor is not result and _is_kept(tensor, order)]
+    pairs: list[tuple[te.Tensor, Any]] = [
+        (tensors[i], Passed(i))
+        for i, operand in enumerate(spec.operands)
+        if operand.number is None
+    ]
+    pairs += [(tensor, Scratch(nbytes(tensor))) for tensor in kept]
+    pairs.append((result, Output()))
+    sch = s_tir.Schedule(te.create_prim_func([tensor for tensor, _ in pairs]))
+    names = [sch.get(block).name_hint for block in sch.get_child_blocks(sch.get_sblock("root"))]
+    if len(names) != len(order):
+        raise AssertionError(f"{len(names)} blocks from {len(order)} stages")
+    stays = {id(tensor) for tensor in (*kept, result)}
+    for name, tensor in zip(names, order, strict=True):
+        if id(tensor) not in stays:
+            sch.compute_inline(sch.get_sblock(name))
+    for name, tensor in zip(names, order, strict=True):
+        if id(tensor) in stays:
+            block = sch.get_sblock(name)
+            if isinstance(tensor.op.body[0], tirx.Reduce):
+                _reduction(sch, block, machine)
+            elif sch.get_loops(block):
+                vectorize_innermost(sch, block, machine.lanes)
+    return Scheduled(sch.mod["main"], tuple(argument for _, argument in pairs))
+
+
+def _topological(result: te.Tensor) -> list[te.Tensor]:
+    """Computed stages in the order `te.create_prim_func` lays them out: inputs first."""
+    order: list[te.Tensor] = []
+    seen: set[Any] = set()
+
+    def visit(tensor: te.Tensor) -> None:
+        if tensor.op in seen:
+            return
+        seen.add(tensor.op)
+        for source in tensor.op.input_tensors:
+            visit(source)
+        if isinstance(tensor.op, te.ComputeOp):
+            order.append(tensor)
+
+    visit(result)
+    return order
+
+
+def _is_kept(tensor: te.Tensor, order: Sequence[te.Tensor]) -> bool:
+    """Whether a stage must be computed once and remembered."""
+    body = tensor.op.body[0]
+    if isinstance(body, tirx.Reduce):
+        return True
+    readers = [t for t in order if any(s.op == tensor.op for s in t.op.input_tensors)]
+    if len(readers) <= 1:
+        return False
+    return prod(int(extent) for extent in tensor.shape) > 1 and _is_costly(body)
+
+
+def _is_costly(body: Expr) -> bool:
+    found = False
+
+    def visit(node: Any) -> None:
+        nonlocal found
+        found = found or isinstance(node, tirx.Call | tirx.Let | tirx.Div)
+
+    tirx.stmt_functor.post_order_visit(body, visit)
+    return found
+
+
+def _reduction(sch: Any, block: Any, machine: Machine) -> None:
+    """Sums outside, vectors of results inside, where neighbours are results; else plain loops."""
+    stmt = sch.get(block)
+    spatial = [v for v in stmt.iter_vars if v.iter_type == tirx.IterVar.DataPar]
+    all_loops = sch.get_loops(block)
+    places, sums = all_loops[: len(spatial)], all_loops[len(spatial) :]
+    if not sums:
+        return
+    if places and _reads_along(stmt, spatial[-1].var):
+        extent = int(sch.get(places[-1]).extent)
+        width = next((w for w in (machine.lanes, 8, 4) if extent % w == 0), 1)
+        if width > 1:
+            outer, lane = sch.split(places[-1], [None, width])
+            sch.reorder(*places[:-1], outer, *sums, lane)
+            sch.vectorize(lane)
+    sch.decompose_reduction(block, sums[0])
+
+
+def _reads_along(stmt: Any, var: Any) -> bool:
+    """Whether some operand's last index moves with `var`."""
+    for region in stmt.reads:
+        last = region.region[-1].min if len(region.region) else None
+        if last is not None and _mentions(last, var):
+            return True
+    return False
+
+
+def _mentions(expression: Expr, var: Any) -> bool:
+    found = False
+
+    def visit(node: Any) -> None:
+        nonlocal found
+        found = found or (isinstance(node, tirx.Var) and node.same_as(var))
+
+    tirx.stmt_functor.post_order_visit(expression, visit)
+    return found

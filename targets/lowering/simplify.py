@@ -1,0 +1,306 @@
+"""Step 1: fewer operators that compute the same.
+
+1. Operators of constants become constants.
+2. Operators that do nothing disappear; a graph's output always keeps its name.
+3. Two reshapes, or two transposes, in a row become one.
+4. A transposed convolution becomes a convolution over its spread input (attribute ``spread``).
+5. Zero padding moves into the convolution that alone reads it.
+6. Batch normalisation, and products and sums with one constant per channel, move into the weights
+   of the convolution or matrix product that alone feeds them; elsewhere batch normalisation is one
+   product and one sum.
+
+Shapes and dtypes of the outputs do not change.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from eecompile.ir import Graph, Op
+from eecompile.reference import evaluate
+
+from .rewriting import GraphEditor
+
+__all__ = ["simplify"]
+
+#: Constants that folding may create at most: beyond it the operator stays (Tile, Expand ...).
+_FOLD_LIMIT = 1 << 26
+
+
+def simplify(graph: Graph) -> Graph:
+    """The graph after all rules, applied until none fires. O(#operators) a round."""
+    graph = _named_outputs(graph)
+    for _ in range(8):
+        simpler = _round(graph)
+        if _shape_of(simpler) == _shape_of(graph):
+            return simpler
+        graph = simpler
+    return graph
+
+
+def _shape_of(graph: Graph) -> list[tuple[Any, ...]]:
+    return [(op.kind, op.inputs, op.outputs, tuple(op.attributes.items())) for op in graph.ops]
+
+
+def _named_outputs(graph: Graph) -> Graph:
+    """No rule below may rename an output: dropping `Identity`-like operators keeps that in mind."""
+    return graph.pruned()
+
+
+def _round(graph: Graph) -> Graph:
+    edit = GraphEditor(graph)
+    uses = Counter(name for op in graph.ops for name in op.inputs if name)
+    uses.update(graph.outputs)
+    step = _Step(graph, edit, uses)
+    for op in graph.ops:
+        step.visit(replace(op, inputs=tuple(edit.now(name) for name in op.inputs)))
+    return edit.finished(graph.outputs)
+
+
+class _Step:
+    """One pass over the operators; `made` finds the operator that made a value."""
+
+    def __init__(self, graph: Graph, edit: GraphEditor, uses: Counter[str]) -> None:
+        self.edit, self.uses = edit, uses
+        self.outputs = frozenset(graph.outputs)
+        self.made: dict[str, Op] = {}
+
+    def visit(self, op: Op) -> None:
+        if self._folded(op) or self._dropped(op):
+            return
+        for rule in (self._joined, self._untransposed, self._padding, self._into_weights):
+            if rule(op):
+                return
+        if op.kind == "BatchNormalization" and self._as_affine(op):
+            return
+        self._keep(op)
+
+    # -- helpers ---------------------------------------------------------------
+
+    def _keep(self, op: Op) -> None:
+        known = [self.edit.source.types[name] for name in op.outputs]
+        self.edit.append(op, known)
+        self.made.update(dict.fromkeys(op.outputs, op))
+
+    def _replace(self, old: Op, new: Op) -> None:
+        """`new` makes what `old` made and what followed it; `old` goes."""
+        self.edit.ops.remove(old)
+        for name in old.outputs:
+            self.made.pop(name, None)
+        self._keep(new)
+
+    def _array(self, name: str) -> np.ndarray | None:
+        return self.edit.constants.get(name) if name else None
+
+    def _only(self, name: str) -> Op | None:
+        """The operator that made `name`, if nothing but the present operator reads it."""
+        if name in self.outputs or self.uses[name] != 1:
+            return None
+        return self.made.get(name)
+
+    # -- rules -----------------------------------------------------------------
+
+    def _folded(self, op: Op) -> bool:
+        arrays = [self._array(name) for name in op.inputs]
+        if any(a is None and name for a, name in zip(arrays, op.inputs, strict=True)):
+            return False
+        if self.outputs.intersection(op.outputs):
+            return False  # An output must be written by something.
+        if sum(self.edit.source.types[name].size for name in op.outputs) > _FOLD_LIMIT:
+            return False
+        for name, array in zip(op.outputs, evaluate(op, arrays), strict=True):
+            self.edit.constants[name] = array
+            self.edit.types[name] = self.edit.source.types[name]
+        return True
+
+    def _dropped(self, op: Op) -> bool:
+        output = op.outputs[0]
+        if output in self.outputs or not op.inputs or not self._is_identity(op):
+            return False
+        self.edit.renamed[output] = op.inputs[0]
+        self.uses[op.inputs[0]] += self.uses[output] - 1
+        return True
+
+    def _is_identity(self, op: Op) -> bool:
+        before, after = self.edit.types[op.inputs[0]], self.edit.source.types[op.outputs[0]]
+        if before != after:
+            return False
+        a: Any = op.attributes
+        match op.kind:
+            case "Reshape" | "Cast" | "Expand" | "Tile" | "Slice" | "Resize":
+                return op.kind != "Slice" or all(step > 0 for step in a["steps"])
+            case "Transpose":
+                return bool(a["perm"] == tuple(range(len(a["perm"]))))
+            case "Concat":
+                return len(op.inputs) == 1
+            case "Pad":
+                return not any(a["pads"])
+            case "Add" | "Sub":
+                other = self._array(op.inputs[1])
+                return other is not None and not other.any()
+            case "Mul" | "Div":
+                other = self._array(op.inputs[1])
+                return other is not None and bool((other == 1).all())
+            case "Relu":
+                producer = self.made.get(op.inputs[0])
+                return producer is not None and producer.kind == "Relu"
+        return False
+
+    def _joined(self, op: Op) -> bool:
+        """Reshape of a reshape, transpose of a transpose, whatever else reads the first."""
+        if op.kind not in ("Reshape", "Transpose"):
+            return False
+        first = self.made.get(op.inputs[0])
+        if first is None or first.kind != op.kind:
+            return False
+        attributes: dict[str, Any] = dict(op.attributes)
+        if op.kind == "Transpose":
+            inner: Any = first.attributes["perm"]
+            attributes["perm"] = tuple(inner[axis] for axis in attributes["perm"])
+        self.uses[first.inputs[0]] += 1
+        self.uses[op.inputs[0]] -= 1
+        self._keep(replace(op, inputs=first.inputs, attributes=attributes))
+        return True
+
+    def _untransposed(self, op: Op) -> bool:
+        if op.kind != "ConvTranspose":
+            return False
+        w = self._array(op.inputs[1])
+        if w is None:
+            return False
+        a: Any = op.attributes
+        n, group = w.ndim - 2, a["group"]
+        reach = [(k - 1) * d for k, d in zip(w.shape[2:], a["dilations"], strict=True)]
+        begins = [r - p for r, p in zip(reach, a["pads"][:n], strict=True)]
+        ends = [
+            r - p + o for r, p, o in zip(reach, a["pads"][n:], a["output_padding"], strict=True)
+        ]
+        flipped = np.flip(w, axis=tuple(range(2, w.ndim)))
+        flipped = flipped.reshape(group, w.shape[0] // group, *w.shape[1:]).swapaxes(1, 2)
+        flipped = flipped.reshape(w.shape[1] * group, w.shape[0] // group, *w.shape[2:])
+        name = self.edit.constant(f"{op.name}.flipped", flipped)
+        attributes = {
+            "strides": (1,) * n,
+            "pads": (*begins, *ends),
+            "dilations": a["dilations"],
+            "group": group,
+            "spread": a["strides"],
+        }
+        inputs = (op.inputs[0], name, *op.inputs[2:])
+        self._keep(replace(op, kind="Conv", inputs=inputs, attributes=attributes))
+        return True
+
+    def _padding(self, op: Op) -> bool:
+        if op.kind != "Conv" or any(s != 1 for s in _spread(op)):
+            return False
+        pad = self._only(op.inputs[0])
+        if pad is None or pad.kind != "Pad":
+            return False
+        a: Any = pad.attributes
+        rank, pads = len(a["pads"]) // 2, a["pads"]
+        outside = (*pads[:2], *pads[rank : rank + 2])
+        if a["mode"] != "constant" or a["value"] != 0 or any(outside) or min(pads) < 0:
+            return False
+        inner: Any = op.attributes["pads"]
+        added = (*pads[2:rank], *pads[rank + 2 :])
+        joined = tuple(x + y for x, y in zip(inner, added, strict=True))
+        inputs = (pad.inputs[0], *op.inputs[1:])
+        attributes = {**op.attributes, "pads": joined}
+        self._replace(pad, replace(op, inputs=inputs, attributes=attributes))
+        return True
+
+    def _into_weights(self, op: Op) -> bool:
+        """conv(x, w, b) * s + t -> conv(x, w * s, b * s + t)."""
+        anchor = self._only(op.inputs[0]) if op.inputs else None
+        other = 1
+        if anchor is None and op.kind in ("Add", "Mul"):
+            anchor, other = self._only(op.inputs[1]), 0
+        if anchor is None or anchor.kind not in ("Conv", "MatMul"):
+            return False
+        w = self._array(anchor.inputs[1])
+        if w is None or (anchor.kind == "MatMul" and w.ndim != 2) or w.dtype.kind != "f":
+            return False
+        if self.edit.types[anchor.outputs[0]] != self.edit.source.types[op.outputs[0]]:
+            return False
+        channels = w.shape[0] if anchor.kind == "Conv" else w.shape[1]
+        affine = self._affine(op, other, anchor, channels)
+        if affine is None:
+            return False
+        scale, shift = affine
+        if anchor.kind == "MatMul":
+            # A sum after a product is an epilogue anyway; only scales are worth moving.
+            if shift.any():
+                return False
+            new = self.edit.constant(f"{anchor.name}.w", (w * scale).astype(w.dtype))
+            inputs: tuple[str, ...] = (anchor.inputs[0], new)
+        else:
+            bias = self._array(anchor.inputs[2]) if len(anchor.inputs) > 2 else None
+            if bias is None and len(anchor.inputs) > 2 and anchor.inputs[2]:
+                return False
+            wide = w * scale.reshape(-1, *(1,) * (w.ndim - 1))
+            total = shift if bias is None else bias * scale + shift
+            inputs = (
+                anchor.inputs[0],
+                self.edit.constant(f"{anchor.name}.w", wide.astype(w.dtype)),
+                self.edit.constant(f"{anchor.name}.b", total.astype(w.dtype)),
+            )
+        self._replace(anchor, replace(anchor, inputs=inputs, outputs=op.outputs))
+        return True
+
+    def _affine(
+        self, op: Op, other: int, anchor: Op, channels: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """(scale, shift) per output channel, in float64, if `op` is such an operator."""
+        if op.kind == "BatchNormalization":
+            return self._batch_norm(op) if anchor.kind == "Conv" else None
+        if op.kind not in ("Add", "Sub", "Mul", "Div"):
+            return None
+        array = self._array(op.inputs[other])
+        if array is None:
+            return None
+        rank = len(self.edit.types[anchor.outputs[0]].shape)
+        axis = 1 if anchor.kind == "Conv" else rank - 1
+        full = array.reshape((1,) * (rank - array.ndim) + array.shape)
+        if any(size != 1 for i, size in enumerate(full.shape) if i != axis):
+            return None
+        vector = np.broadcast_to(full.reshape(-1).astype(np.float64), (channels,))
+        zero, one = np.zeros(channels), np.ones(channels)
+        match op.kind:
+            case "Add":
+                return one, vector
+            case "Sub":
+                return one, -vector
+            case "Mul":
+                return vector, zero
+        return (1 / vector, zero) if vector.all() else None
+
+    def _batch_norm(self, op: Op) -> tuple[np.ndarray, np.ndarray] | None:
+        found = [self._array(name) for name in op.inputs[1:]]
+        if any(array is None for array in found):
+            return None
+        scale, bias, mean, variance = (np.asarray(a, np.float64) for a in found)
+        epsilon: Any = op.attributes["epsilon"]
+        factor = scale / np.sqrt(variance + epsilon)
+        return factor, bias - mean * factor
+
+    def _as_affine(self, op: Op) -> bool:
+        affine = self._batch_norm(op)
+        if affine is None:
+            return False
+        type_ = self.edit.types[op.inputs[0]]
+        shape = (-1, *(1,) * (len(type_.shape) - 2))
+        factor, shift = (v.astype(type_.dtype).reshape(shape) for v in affine)
+        scale_name = self.edit.constant(f"{op.name}.scale", factor)
+        scaled = self.edit.add("Mul", (op.inputs[0], scale_name), {}, op)
+        shift_name = self.edit.constant(f"{op.name}.shift", shift)
+        self.edit.add("Add", (scaled, shift_name), {}, op, output=op.outputs[0])
+        return True
+
+
+def _spread(op: Op) -> tuple[int, ...]:
+    spread: Any = op.attributes.get("spread", ())
+    return tuple(spread)
