@@ -1,0 +1,244 @@
+"""A torch.export graph module as a neutral graph.
+
+The module is run once on zeros: that gives every value's type and the value of everything that
+does not depend on the inputs' numbers (weights, masks, positions, sizes), which become constants.
+What is left is translated operator by operator by the rules of `fx_rules_*.py`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from eecompile.ir import Graph, TensorType
+from eecompile.passes.fx_builder import Builder, Untranslatable, Value, array_of, type_of
+from eecompile.passes.fx_rules_data import DATA_RULES
+from eecompile.passes.fx_rules_layers import LAYER_RULES
+from eecompile.passes.fx_rules_math import MATH_RULES
+from eecompile.passes.fx_rules_nn import NN_RULES
+from eecompile.passes.host import HostError, Problem
+
+__all__ = ["RULES", "SHAPE_ONLY", "Translation", "renamed", "translate"]
+
+#: ATen overload (or ``overload#result`` for one result of several) -> its rule.
+RULES = {**NN_RULES, **LAYER_RULES, **MATH_RULES, **DATA_RULES}
+
+#: Operators whose result depends on their tensors' types alone.
+SHAPE_ONLY = frozenset(
+    {
+        "aten.sym_size.int",
+        "aten.sym_numel.default",
+        "aten.sym_stride.int",
+        "aten.zeros_like.default",
+        "aten.ones_like.default",
+        "aten.full_like.default",
+        "aten.new_zeros.default",
+        "aten.new_ones.default",
+        "aten.new_full.default",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A graph module, translated.
+
+    Attributes:
+        graph: the neutral view.
+        aliases: node name -> value, for nodes that compute nothing (dropout, contiguous ...).
+        outputs: output name -> value.
+    """
+
+    graph: Graph
+    aliases: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+def translate(module: fx.GraphModule, inputs: Mapping[str, TensorType], name: str) -> Translation:
+    """The neutral view of `module`, whose output is a dictionary of tensors.
+
+    Raises:
+        HostError: operators that cannot be translated, one problem for each node.
+    """
+    work = _Translator(module, inputs)
+    for node in module.graph.nodes:
+        work.visit(node)
+    if work.problems:
+        raise HostError(*work.problems)
+    graph = Graph(
+        name,
+        tuple(inputs),
+        tuple(work.outputs.values()),
+        tuple(work.builder.ops),
+        work.builder.used_constants(work.outputs.values()),
+        work.builder.types,
+    )
+    return Translation(graph, work.aliases, work.outputs)
+
+
+@dataclass
+class _Translator:
+    module: fx.GraphModule
+    inputs: Mapping[str, TensorType]
+    builder: Builder = field(default_factory=Builder)
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    aliases: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.unread = iter(self.inputs.items())
+        self.known = _Evaluation(self.module).evaluate(self.inputs)
+        self.node_names = {node.name for node in self.module.graph.nodes}
+
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            name, type_ = next(self.unread)
+            self.values[node] = self.builder.input(name, type_)
+        elif node.op == "output":
+            for name, value in node.args[0].items():  # type: ignore[union-attr]
+                self.outputs[name] = self._output(name, self.values[value])
+        elif node in self.known.constants:
+            self.values[node] = self._constant(node, self.known.constants[node])
+        elif isinstance(self.known.types.get(node), TensorType):
+            self._translate(node)
+        elif any(user.target is not operator.getitem for user in node.users) or not node.users:
+            self._refuse(node, "its result is no tensor")
+
+    def _output(self, name: str, value: Value) -> str:
+        if value.array is not None:
+            self.builder.register(value)
+        return value.name
+
+    def _constant(self, node: fx.Node, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        # A parameter is called by its path, as in an exported ONNX file.
+        target = str(node.target)
+        own = node.op == "get_attr" and (target == node.name or target not in self.node_names)
+        array = array_of(value)
+        return Value(target if own else node.name, TensorType.of(array), array)
+
+    def _translate(self, node: fx.Node) -> None:
+        source, rule_name = node, str(node.target)
+        if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+            source = node.args[0]
+            rule_name = f"{source.target}#"
+        expected: Any = self.known.types[node]
+        scope = node.meta.get("scope") or source.meta.get("scope", "")
+        where = source.meta.get("source", "")
+        self.builder.begin(node.name, scope, where, expected)
+        try:
+            if node.op != "call_function" or rule_name not in RULES:
+                raise Untranslatable("")
+            arguments = [self._argument(a) for a in _bound(source)]
+            picked = [node.args[1]] if source is not node else []
+            result = RULES[rule_name](self.builder, *picked, *arguments)
+            if result.type != expected:
+                raise Untranslatable(f"translated as {result.type} where torch gives {expected}")
+        except Untranslatable as error:
+            self.builder.abandon()
+            self._refuse(source, str(error))
+            result = self.builder.input(node.name, expected)
+        else:
+            result = self.builder.finish(result)
+            if result.name != node.name:
+                self.aliases[node.name] = result.name
+        self.values[node] = result
+
+    def _argument(self, argument: Any) -> Any:
+        return fx.map_arg(argument, self.values.__getitem__)
+
+    def _refuse(self, node: fx.Node, reason: str) -> None:
+        if any(problem.node == node.name for problem in self.problems):
+            return
+        scope, where = node.meta.get("scope", ""), node.meta.get("source", "")
+        place = f" in module `{scope}`" if scope else ""
+        self.problems.append(
+            Problem(
+                "unsupported-operator",
+                f"Operator `{node.target}`{place} cannot be compiled"
+                + (f": {reason}" if reason else ""),
+                node.name,
+                str(node.target),
+                f"it is written at {where}" if where else "",
+            )
+        )
+
+
+def _bound(node: fx.Node) -> list[Any]:
+    """The node's arguments in its schema's order, defaults filled in."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return [*node.args, *node.kwargs.values()]
+    bound = []
+    for index, argument in enumerate(schema.arguments):
+        if index < len(node.args) and not argument.kwarg_only:
+            bound.append(node.args[index])
+        else:
+            bound.append(node.kwargs.get(argument.name, argument.default_value))
+    return bound
+
+
+class _Evaluation(fx.Interpreter):
+    """One run on zeros: `types` of the nodes that depend on the inputs, `constants` of the rest."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.types: dict[fx.Node, TensorType | None] = {}
+        self.constants: dict[fx.Node, Any] = {}
+
+    def evaluate(self, inputs: Mapping[str, TensorType]) -> _Evaluation:
+        training = self.module.training
+        self.module.eval()
+        zeros = [torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in inputs.values()]
+        try:
+            with torch.no_grad():
+                self.run(*zeros)
+        finally:
+            self.module.train(training)
+        return self
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.op == "get_attr" or (n.op == "call_function" and self._is_constant(n)):
+            self.constants[n] = result
+        else:
+            self.types[n] = type_of(result) if isinstance(result, torch.Tensor) else None
+        return result
+
+    def _is_constant(self, node: fx.Node) -> bool:
+        if str(node.target) in SHAPE_ONLY:
+            return True
+        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        return not random and all(source in self.constants for source in node.all_input_nodes)
+
+
+def renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
+    """The graph with values renamed; operators are renamed with their outputs."""
+
+    def of(name: str) -> str:
+        return names.get(name, name)
+
+    ops = tuple(
+        replace(
+            op,
+            name=of(op.name),
+            inputs=tuple(map(of, op.inputs)),
+            outputs=tuple(map(of, op.outputs)),
+        )
+        for op in graph.ops
+    )
+    return Graph(
+        graph.name,
+        tuple(map(of, graph.inputs)),
+        tuple(map(of, graph.outputs)),
+        ops,
+        {of(k): v for k, v in graph.constants.items()},
+        {of(k): v for k, v in graph.types.items()},
+    )
