@@ -1,0 +1,1 @@
+"""Runs artifacts: machine code, weights and exit policies, with numpy and ctypes only."""

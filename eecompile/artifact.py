@@ -1,0 +1,359 @@
+"""The artifact: a folder that holds a compiled network and everything needed to run and check it.
+
+    manifest.json   what it is, and the SHA-256 and size of every other file
+    kernels.so      machine code: a shared library of plain C functions
+    weights.bin     what they read; mapped into memory, shared between processes
+    policies.json   exit policies with their fitted parameters
+    costs.json      what each piece costs
+    vectors.npz     test vectors: inputs, every exit's logits, the exits expected
+    segments.txt    the segment graph as text
+    model.ee        the description it was built from
+
+Writing is atomic and gives the same bytes for the same contents. Reading checks, in this order:
+sizes, that there is a manifest, its format version, every field of it, the hash of every file, this
+machine. Only what has passed may be loaded as code.
+
+NOTE: the hashes show that an artifact is whole and unchanged. They do not show who made it: whoever
+can write an artifact can write matching hashes, and its code runs with your rights. Load artifacts
+from people you trust, as you would a program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eecompile.artifact_files import (
+    LIBRARY,
+    LIMITS,
+    MANIFEST,
+    MEMBERS,
+    WEIGHTS,
+    bad_artifact,
+    bad_json,
+    check_machine,
+    file_sizes,
+    opened,
+    read_file,
+    was_replaced,
+)
+from eecompile.atomic import replaced_directory, write_file
+from eecompile.checked_json import JsonError, ObjectReader, canonical_json, parse_json
+from eecompile.compiled import CompiledGraph
+from eecompile.diagnostics import CompileErrors, Diagnostic, InternalError
+from eecompile.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    Manifest,
+    Member,
+    Normalization,
+    TargetInfo,
+)
+
+__all__ = [
+    "MEMBERS",
+    "Artifact",
+    "Contents",
+    "PolicyEntry",
+    "content_digest",
+    "read_artifact",
+    "write_artifact",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntry:
+    """An exit policy as stored: the JSON of `eecompile.policies.to_json`, and how it was fitted."""
+
+    rule: Mapping[str, Any]
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an artifact is written from; fields as in `Manifest` where they have one name.
+
+    Attributes:
+        library: bytes of the shared library.
+        weights: the blob its functions read.
+        policies: in the `.ee` file's order.
+        costs: JSON value.
+        measured: whether `costs` holds measurements.
+        vectors: arrays by name; see `eecompile.runtime.vectors`.
+        segments_text, source_text: the segment graph's text, the `.ee` file's.
+    """
+
+    version: str
+    target: TargetInfo
+    network: CompiledGraph
+    library: bytes
+    weights: bytes | np.ndarray
+    vectors: Mapping[str, np.ndarray]
+    segments_text: str
+    source_text: str
+    policies: Mapping[str, PolicyEntry] = field(default_factory=dict)
+    default_policy: str | None = None
+    costs: Any = None
+    measured: bool = False
+    normalizations: Mapping[str, Normalization] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact whose every check has passed. `weights` is mapped read-only."""
+
+    path: Path
+    manifest: Manifest
+    library: bytes = field(repr=False)
+    weights: np.ndarray = field(repr=False)
+    policies: Mapping[str, PolicyEntry]
+    texts: Mapping[str, bytes] = field(repr=False)
+
+    @property
+    def costs(self) -> Any:
+        """The cost table as JSON."""
+        with bad_json(self.path, "costs.json"):
+            return parse_json(self.texts["costs.json"])
+
+    @property
+    def segments_text(self) -> str:
+        """The segment graph as text."""
+        return self.texts["segments.txt"].decode(errors="replace")
+
+    @property
+    def source_text(self) -> str:
+        """The `.ee` file it was built from."""
+        return self.texts["model.ee"].decode(errors="replace")
+
+    def vectors(self) -> dict[str, np.ndarray]:
+        """The test vectors by name.
+
+        Raises:
+            CompileErrors: they are no plain arrays.
+        """
+        try:
+            with np.load(io.BytesIO(self.texts["vectors.npz"]), allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except (ValueError, OSError, zipfile.BadZipFile, EOFError, MemoryError) as error:
+            raise bad_artifact(
+                self.path, f"`vectors.npz` holds no test vectors: {error}"
+            ) from error
+
+
+def write_artifact(destination: str | Path, contents: Contents) -> Manifest:
+    """Write an artifact in the place of `destination`: an earlier artifact, or nothing yet.
+
+    Raises:
+        CompileErrors: other things are in the way, or they cannot be written; whatever was there
+            before is untouched.
+    """
+    files = _files(contents)
+    members = {
+        name: Member(
+            hashlib.sha256(data).hexdigest(),
+            len(data),
+            measured=name == "costs.json" and contents.measured,
+        )
+        for name, data in files.items()
+    }
+    manifest = Manifest(
+        version=contents.version,
+        target=contents.target,
+        network=contents.network,
+        normalizations=contents.normalizations,
+        labels=contents.labels,
+        policies=tuple(contents.policies),
+        default_policy=contents.default_policy,
+        fitted=contents.fitted,
+        data=contents.data,
+        members=members,
+    )
+    text = canonical_json(manifest.to_json())
+    try:
+        Manifest.from_json(parse_json(text))
+    except JsonError as error:
+        raise InternalError(f"the manifest would not be readable: {error}") from error
+    with replaced_directory(Path(destination), _refusal) as folder:
+        for name, data in files.items():
+            write_file(folder / name, data)
+        write_file(folder / MANIFEST, text)
+    return manifest
+
+
+def content_digest(manifest: Manifest) -> str:
+    """SHA-256 of all but what was measured: the same build twice has the same."""
+    value = manifest.to_json()
+    value["members"] = {k: v for k, v in value["members"].items() if not v["measured"]}
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def _files(contents: Contents) -> dict[str, memoryview]:
+    policies = {
+        name: {"rule": dict(policy.rule), "report": dict(policy.report)}
+        for name, policy in contents.policies.items()
+    }
+    weights = np.frombuffer(contents.weights, np.uint8).data
+    found: dict[str, bytes | memoryview] = {
+        LIBRARY: contents.library,
+        WEIGHTS: weights,
+        "policies.json": canonical_json({"policies": policies}),
+        "costs.json": canonical_json(contents.costs),
+        "vectors.npz": _npz(contents.vectors),
+        "segments.txt": contents.segments_text.encode(),
+        "model.ee": contents.source_text.encode(),
+    }
+    return {name: memoryview(data) for name, data in found.items()}
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A .npz with the same bytes for the same arrays: no times, one order, no compression."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(arrays):
+            part = io.BytesIO()
+            np.lib.format.write_array(part, np.asanyarray(arrays[name]), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), part.getvalue())
+    return buffer.getvalue()
+
+
+def _refusal(folder: Path) -> str:
+    """Why a folder may not be replaced by an artifact, empty where it is one and nothing else."""
+    try:
+        with open(folder / MANIFEST, "rb") as file:
+            value = parse_json(file.read(LIMITS[MANIFEST]))
+        ours = value["format"] == FORMAT
+        others = {path.name for path in folder.iterdir()} - {MANIFEST, *value["members"]}
+    except (OSError, JsonError, TypeError, KeyError):
+        return "is a folder with other things in it"
+    if not ours:
+        return "is a folder with other things in it"
+    return f"is an artifact with other files in it: {', '.join(sorted(others))}" if others else ""
+
+
+def read_artifact(path: str | Path, *, must_run: bool = True) -> Artifact:
+    """The artifact in a folder, every check passed; nothing of it is run.
+
+    Args:
+        path: the folder.
+        must_run: whether its code has to be able to run on this machine.
+
+    Raises:
+        CompileErrors: it is no artifact, is of another format version, is damaged or changed
+            (every such file is named), or is for another machine.
+    """
+    path = Path(path)
+    for _ in range(4):
+        with opened(path) as folder:
+            try:
+                return _read(path, folder, must_run)
+            except CompileErrors:
+                # A build may have put a new artifact here while we were reading the earlier one.
+                if not was_replaced(path, folder):
+                    raise
+    raise bad_artifact(path, "The artifact is being replaced all the time")
+
+
+def _read(path: Path, folder: int, must_run: bool) -> Artifact:
+    sizes = file_sizes(path, folder)
+    value = _check_magic(path, folder, sizes)
+    _check_version(path, value)
+    with bad_json(path, MANIFEST):
+        manifest = Manifest.from_json(value)
+    files = _check_members(path, folder, manifest, sizes)
+    if must_run:
+        check_machine(path, manifest.target, files[LIBRARY])
+    library, weights = bytes(files.pop(LIBRARY)), files.pop(WEIGHTS)
+    texts = {name: bytes(data) for name, data in files.items()}
+    with bad_json(path, "policies.json"):
+        policies = _policies(texts["policies.json"], manifest)
+    return Artifact(path, manifest, library, np.frombuffer(weights, np.uint8), policies, texts)
+
+
+def _check_magic(path: Path, folder: int, sizes: Mapping[str, int]) -> dict[str, Any]:
+    if MANIFEST not in sizes:
+        raise bad_artifact(path, f"This folder is no artifact: it has no `{MANIFEST}`")
+    with bad_json(path, MANIFEST):
+        value = parse_json(bytes(read_file(path, folder, MANIFEST)))
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise bad_artifact(
+            path, f"This folder is no artifact: `{MANIFEST}` does not say `{FORMAT}`"
+        )
+    return value
+
+
+def _check_version(path: Path, value: Mapping[str, Any]) -> None:
+    found = value.get("format_version")
+    if type(found) is not int:
+        raise bad_artifact(
+            path, "`manifest.json` cannot be used: `format_version` must be a whole number"
+        )
+    if found != FORMAT_VERSION:
+        raise CompileErrors(
+            [
+                Diagnostic(
+                    "wrong-artifact-version",
+                    f"Artifact version mismatch: runtime supports {FORMAT_VERSION},"
+                    f" artifact has {str(found)[:20]}",
+                    path=str(path),
+                    help="build it again with this version of eecompile"
+                    if found < FORMAT_VERSION
+                    else "update eecompile, or build it again with this version",
+                )
+            ]
+        )
+
+
+def _check_members(
+    path: Path, folder: int, manifest: Manifest, sizes: Mapping[str, int]
+) -> dict[str, mmap.mmap | bytes]:
+    """Contents of every member, all hashes right. The bytes returned are the bytes hashed."""
+    problems: list[str] = []
+    files: dict[str, mmap.mmap | bytes] = {}
+    listed = manifest.members
+    for name in sorted({*MEMBERS, *listed}):
+        if name not in LIMITS:
+            problems.append(f"`{name}` is no file of this format")
+        elif name not in listed:
+            problems.append(f"`{name}` is not in the manifest")
+        elif name not in sizes:
+            problems.append(f"`{name}` is missing")
+        elif sizes[name] != listed[name].nbytes:
+            problems.append(f"`{name}` has {sizes[name]} bytes, not {listed[name].nbytes}")
+        else:
+            try:
+                files[name] = read_file(path, folder, name)
+            except CompileErrors as error:
+                problems += [diagnostic.message for diagnostic in error.diagnostics]
+                continue
+            if hashlib.sha256(files[name]).hexdigest() != listed[name].sha256:
+                problems.append(f"`{name}` has been changed: its SHA-256 is not the manifest's")
+    unlisted = sorted(set(sizes) - {MANIFEST, *listed, *MEMBERS})
+    problems += [f"`{name}` does not belong to the artifact" for name in unlisted]
+    if problems:
+        raise bad_artifact(path, *problems)
+    return files
+
+
+def _policies(text: bytes, manifest: Manifest) -> dict[str, PolicyEntry]:
+    top = ObjectReader(parse_json(text), "")
+    listed = top.mapping("policies")
+    top.done()
+    if set(listed) != set(manifest.policies):
+        raise JsonError("`policies` are not those the manifest names")
+    found = {}
+    for name in manifest.policies:
+        entry = ObjectReader(listed[name], f"policies.{name}")
+        found[name] = PolicyEntry(entry.mapping("rule"), entry.mapping("report"))
+        entry.done()
+    return found

@@ -1,0 +1,208 @@
+"""Folders that are written whole or not at all.
+
+A new folder is built beside its destination, brought to disk and then put in the destination's
+place in one step, so that whoever looks, and whenever the process or the machine stops, finds
+either the earlier folder or the new one, complete.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from eecompile.diagnostics import CompileErrors, Diagnostic
+
+__all__ = ["replaced_directory", "write_file"]
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_MARK = "eecompile-tmp"
+
+
+def write_file(path: Path, data: bytes | memoryview) -> None:
+    """Write a new file and bring it to disk."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replaced_directory(destination: Path, refusal: Callable[[Path], str]) -> Iterator[Path]:
+    """A fresh folder to write into, which takes the place of `destination` at the end.
+
+    Every `OSError` of the body is taken for a failed write. On any exception, Ctrl-C included, the
+    fresh folder is removed and `destination` is as it was. What a killed process left behind is
+    removed when the same destination is written again.
+
+    Args:
+        destination: a folder, or a path where there is nothing yet; links are followed. Parents
+            are created.
+        refusal: says of a folder that is not empty why it may not be replaced ("is no artifact"),
+            empty where it may.
+
+    Raises:
+        CompileErrors: `destination` may not be replaced, the disk is full or not writable.
+    """
+    wanted, destination = destination, Path(os.path.realpath(destination))
+    with _write_errors(wanted):
+        _refuse_foreign(wanted, destination, refusal)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(destination)
+        fresh = destination.with_name(
+            f".{destination.name}.{_MARK}-{os.getpid()}-{secrets.token_hex(4)}"
+        )
+        lock = None
+        try:
+            fresh.mkdir()
+            lock = os.open(fresh, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield fresh
+            _refuse_foreign(wanted, destination, refusal)
+            _sync_directory(fresh)
+            _swap(fresh, destination)
+        finally:
+            # After a swap `fresh` holds what was there before.
+            if lock is not None:
+                os.close(lock)
+            _remove(fresh)
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise CompileErrors(
+            [
+                Diagnostic(
+                    "cannot-write",
+                    f"Cannot write `{path.name}`: {reason[:1].lower()}{reason[1:]}",
+                    path=str(path),
+                    notes=("what was there before is untouched",),
+                    help="free some space, or write to another disk" if full else "",
+                )
+            ]
+        ) from error
+
+
+def _refuse_foreign(wanted: Path, destination: Path, refusal: Callable[[Path], str]) -> None:
+    if not os.path.lexists(destination):
+        return
+    if not destination.is_dir():
+        found = "is a file, not a folder"
+    else:
+        found = refusal(destination) if any(destination.iterdir()) else ""
+    if not found:
+        return
+    raise CompileErrors(
+        [
+            Diagnostic(
+                "cannot-write",
+                f"`{wanted.name or wanted}` {found}",
+                path=str(wanted),
+                help="only an empty folder or an earlier artifact is replaced; name another one",
+            )
+        ]
+    )
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _swap(fresh: Path, destination: Path) -> None:
+    if destination.exists() and not _exchange(fresh, destination):
+        # File systems without an exchange: between the two renames nothing stands at
+        # `destination`; `_remove_stale` puts the earlier folder back if we are killed there.
+        earlier = fresh.with_name(fresh.name + ".old")
+        destination.rename(earlier)
+        try:
+            fresh.rename(destination)
+        except BaseException:
+            earlier.rename(destination)
+            raise
+        earlier.rename(fresh)
+    elif not destination.exists():
+        fresh.rename(destination)
+    _sync_directory(destination.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two paths in one step; False where system or file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    done = renameat2(
+        _AT_FDCWD,
+        os.fsencode(first),
+        _AT_FDCWD,
+        os.fsencode(second),
+        ctypes.c_uint(_RENAME_EXCHANGE),
+    )
+    if done == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+def _remove_stale(destination: Path) -> None:
+    """Clean up after processes that were killed while writing `destination`."""
+    pattern = re.compile(rf"\.{re.escape(destination.name)}\.{_MARK}-(\d+)-[^.]*(\.old)?")
+    for path in sorted(destination.parent.iterdir()):
+        match = pattern.fullmatch(path.name)
+        if not match or path.is_symlink() or not path.is_dir() or _in_use(path, int(match[1])):
+            continue
+        if match[2] and not destination.exists():
+            path.rename(destination)
+        else:
+            _remove(path)
+
+
+def _in_use(path: Path, process: int) -> bool:
+    """Whether the process that made a temporary folder may still be at work in it.
+
+    Its lock says so even from another container; before it has taken the lock, its being alive.
+    (A number may belong to another process by now: hence the limit of a minute.)
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return time.time() - path.stat().st_ctime < 60
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder of ours; a second Ctrl-C while doing so does not stop it half-way."""
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(path, ignore_errors=True)
+        raise

@@ -1,0 +1,168 @@
+"""Many samples with decisions: those that leave are written down, those that stay close ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eecompile.compiled import CompiledExit, CompiledGraph, Function, batch_shape
+from eecompile.diagnostics import InternalError
+from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
+from eecompile.runtime.lane import Lane
+
+__all__ = ["Results", "run_chunk", "values_needed_after"]
+
+
+class Results:
+    """Room for the answers of n samples; chunks write their own rows."""
+
+    def __init__(self, network: CompiledGraph, count: int) -> None:
+        """Rows of `outputs` are filled in for samples that reach the last segment."""
+        self.outputs = {
+            name: np.empty(batch_shape(type_, count), type_.dtype)
+            for name, type_ in network.segments[-1].outputs
+        }
+        output = self.outputs[network.output]
+        # The same memory: an exit's answer stands where the network's own would.
+        classes = network.classes
+        self.logits = output if classes is None else output.reshape(count, classes)
+        self.exits = np.empty(count, np.int64)
+        self.segments_run = np.zeros(count, np.int64)
+        self.heads_run = np.zeros(count, np.int64)
+        self.macs = np.zeros(count, np.int64)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Samples that wait for the same exit: their rows in the lane, and the policy's state."""
+
+    rows: np.ndarray
+    due: int
+    state: Any
+
+
+def values_needed_after(network: CompiledGraph) -> tuple[tuple[str, ...], ...]:
+    """For each segment, the values there when its exit has decided that something later reads."""
+    known: list[str] = [name for name, _ in network.inputs]
+    found = []
+    for index, segment in enumerate(network.segments):
+        known += [name for name, _ in segment.outputs]
+        later: Sequence[Function] = [
+            *network.segments[index + 1 :],
+            *(f for exit_ in network.exits[index + 1 :] for f in exit_.functions),
+        ]
+        read = {name for function in later for name, _ in function.inputs}
+        found.append(tuple(name for name in known if name in read))
+    return tuple(found)
+
+
+def run_chunk(
+    network: CompiledGraph,
+    lane: Lane,
+    policy: ExitPolicy | None,
+    needed: Sequence[Sequence[str]],
+    results: Results,
+    rows: slice,
+) -> None:
+    """Take the samples in the lane through the network; their answers go to `rows` of `results`.
+
+    A segment is called once for all samples that have not left; a head for those whose policy
+    asked for it. Samples that want to be seen next at different exits are told apart.
+    """
+    ids = np.arange(rows.start, rows.stop)
+    last = len(network.exits)
+    groups = [_Group(np.arange(len(ids)), last, None)]
+    if policy is not None and len(ids):
+        groups = [_Group(groups[0].rows, policy.first(), policy.start(len(ids)))]
+    for index, segment in enumerate(network.segments):
+        lane.calls[segment.symbol].many(len(ids))
+        results.segments_run[ids] += 1
+        results.macs[ids] += segment.macs
+        if index == last:
+            break
+        waiting: list[_Group] = []
+        staying = np.ones(len(ids), bool)
+        for group in groups:
+            if group.due == index and policy is not None:
+                waiting += _decide(network, lane, policy, index, group, results, ids, staying)
+            else:
+                waiting.append(group)
+        groups = _joined(waiting)
+        if not staying.all():
+            kept = np.flatnonzero(staying)
+            if not len(kept):
+                return
+            lane.keep(needed[index], kept)
+            ids = ids[kept]
+            moved = np.cumsum(staying) - 1
+            for group in groups:
+                group.rows = moved[group.rows]
+    for name, output in results.outputs.items():
+        output[ids] = lane.values[name][: len(ids)]
+    results.exits[ids] = last
+
+
+def _decide(
+    network: CompiledGraph,
+    lane: Lane,
+    policy: ExitPolicy,
+    index: int,
+    group: _Group,
+    results: Results,
+    ids: np.ndarray,
+    staying: np.ndarray,
+) -> list[_Group]:
+    """Evaluate exit `index` for a group: writes down who leaves, returns who waits for what."""
+    exit_ = network.exits[index]
+    outputs = _evaluate(exit_, lane, group.rows, len(ids))
+    mine = ids[group.rows]
+    results.heads_run[mine] += len(exit_.functions)
+    results.macs[mine] += exit_.macs
+    decisions = policy.decide(index, outputs, group.state)
+    leaving = decisions == EXIT
+    if leaving.any():
+        results.logits[mine[leaving]] = policy.answer(index, outputs)[leaving]
+        results.exits[mine[leaving]] = index
+        staying[group.rows[leaving]] = False
+    waiting = []
+    for due in np.unique(decisions[~leaving]).tolist():
+        if not index < due <= len(network.exits):
+            raise InternalError(f"policy {policy.kind} asked for exit {due} after exit {index}")
+        kept = np.flatnonzero(decisions == due)
+        state = group.state if len(kept) == len(decisions) else policy.select(group.state, kept)
+        waiting.append(_Group(group.rows[kept], due, state))
+    return waiting
+
+
+def _joined(groups: list[_Group]) -> list[_Group]:
+    """Groups that wait for one exit as one, where there is no state to tell them apart."""
+    if len(groups) < 2 or any(group.state is not None for group in groups):
+        return groups
+    found: dict[int, list[np.ndarray]] = {}
+    for group in groups:
+        found.setdefault(group.due, []).append(group.rows)
+    return [_Group(np.sort(np.concatenate(rows)), due, None) for due, rows in found.items()]
+
+
+def _evaluate(exit_: CompiledExit, lane: Lane, rows: np.ndarray, alive: int) -> ExitOutputs:
+    """What an exit computes for some of the samples in the lane."""
+    found: list[np.ndarray | None] = []
+    for function in (exit_.head, exit_.comparator):
+        if function is None:
+            found.append(None)
+            continue
+        call, inputs = lane.calls[function.symbol], []
+        if len(rows) < alive:
+            inputs = [lane.copied(name, rows) for name, _ in function.inputs]
+            call = lane.bound(function, inputs, [lane.values[function.outputs[0][0]]])
+        call.many(len(rows))
+        scores = lane.values[function.outputs[0][0]][: len(rows)]
+        found.append(scores.reshape(len(rows), -1).copy())
+    head, comparator = found
+    logits = comparator if head is None else head
+    if logits is None:
+        raise InternalError(f"exit {exit_.name} computes nothing")
+    return ExitOutputs(logits, comparator)

@@ -1,0 +1,337 @@
+"""A compiled network ready to answer: segments, exits and a policy that decides between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from time import perf_counter
+
+import numpy as np
+
+from eecompile.artifact import Artifact, PolicyEntry, read_artifact
+from eecompile.artifact_files import LIBRARY, bad_artifact
+from eecompile.compiled import CompiledExit
+from eecompile.diagnostics import InternalError, did_you_mean_help
+from eecompile.manifest import Manifest
+from eecompile.policies import from_json
+from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
+from eecompile.runtime.answers import Answer, BatchAnswer
+from eecompile.runtime.batch import Results, run_chunk, values_needed_after
+from eecompile.runtime.inputs import Inputs, as_batch, as_mapping, bad_argument, normalized
+from eecompile.runtime.lane import Call, Lane
+from eecompile.runtime.library import Library
+from eecompile.runtime.runner import batch_inputs, chunk_size, for_each
+
+__all__ = ["Session", "load"]
+
+
+def load(path: str | Path, policy: str | None = None, threads: int = 1) -> Session:
+    """The network in an artifact's folder, ready to run.
+
+    Every check of `eecompile.artifact` is made before any of its code is loaded. They show that
+    the artifact is whole, not who made it: load only what comes from people you trust.
+
+    Args:
+        path: the folder.
+        policy: name of an exit policy in it; its default one if not given.
+        threads: most threads `Session.run_batch` uses; a single sample is answered by one.
+
+    Raises:
+        CompileErrors: it is no artifact, damaged, for another machine or version, or has no such
+            policy.
+    """
+    return Session(read_artifact(path), policy, threads)
+
+
+class _Stop:
+    """An exit bound to the memory of single samples."""
+
+    __slots__ = ("calls", "exit", "macs", "outputs")
+
+    def __init__(self, exit_: CompiledExit, lane: Lane) -> None:
+        self.exit, self.macs = exit_, exit_.macs
+        self.calls = tuple(lane.calls[function.symbol] for function in exit_.functions)
+        scores = [
+            None if f is None else lane.values[f.outputs[0][0]].reshape(1, -1)
+            for f in (exit_.head, exit_.comparator)
+        ]
+        logits = scores[1] if scores[0] is None else scores[0]
+        if logits is None:
+            raise InternalError(f"exit {exit_.name} computes nothing")
+        # Views of the lane's memory: they show what the latest call computed.
+        self.outputs = ExitOutputs(logits, scores[1])
+
+
+class Session:
+    """A loaded network. For one thread: give each further thread a `clone`, which is cheap.
+
+    Attributes:
+        artifact: what it was loaded from.
+        library: its code and weights, shared with its clones.
+        threads: most threads `run_batch` uses.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        policy: str | ExitPolicy | None = None,
+        threads: int = 1,
+        library: Library | None = None,
+    ) -> None:
+        """Loads the artifact's code, unless `library` holds it already.
+
+        Raises:
+            CompileErrors: the code cannot be loaded, or there is no such policy.
+        """
+        if threads < 1:
+            raise bad_argument(f"Expected 1 or more threads, found {threads}")
+        self.artifact, self.threads = artifact, threads
+        network = artifact.manifest.network
+        self._network = network
+        name = str(artifact.path / LIBRARY)
+        self.library = library or Library(artifact.library, artifact.weights, name)
+        self._lane = Lane(self.library, network.inputs, network.functions(), 1)
+        self._inputs = [(name, type_, self._lane.values[name]) for name, type_ in network.inputs]
+        self._segments: list[tuple[Call, int]] = [
+            (self._lane.calls[segment.symbol], segment.macs) for segment in network.segments
+        ]
+        self._stops = [_Stop(exit_, self._lane) for exit_ in network.exits]
+        self._needed = values_needed_after(network)
+        self._batch_lanes: list[Lane] = []
+        self._counts = [0] * (len(network.exits) + 1)
+        self._policy: ExitPolicy | None = None
+        self._policy_name: str | None = None
+        self.set_policy(artifact.manifest.default_policy if policy is None else policy)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the artifact says about itself."""
+        return self.artifact.manifest
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Names of the artifact's exit policies."""
+        return self.manifest.policies
+
+    @property
+    def policy(self) -> str | None:
+        """Name of the policy in use; None where decisions are off or the policy is the caller's."""
+        return self._policy_name
+
+    @property
+    def exit_names(self) -> tuple[str, ...]:
+        """Names by exit index; the last is ``final``."""
+        return self._network.exit_names
+
+    @property
+    def exit_counts(self) -> dict[str, int]:
+        """Samples each exit has answered since the session was opened or `reset_counts` called."""
+        return dict(zip(self.exit_names, self._counts, strict=True))
+
+    def reset_counts(self) -> None:
+        """Count from zero."""
+        self._counts = [0] * len(self._counts)
+
+    def set_policy(self, policy: str | ExitPolicy | None) -> None:
+        """Decide by another policy from now on: one of the artifact's, one of your own, or None.
+
+        With None, as where an artifact has no policies, decisions are off.
+
+        Raises:
+            CompileErrors: the artifact has no policy of this name, or one that cannot be used.
+        """
+        if policy is None or isinstance(policy, ExitPolicy):
+            self._policy, self._policy_name = policy, None
+            return
+        entry = self.artifact.policies.get(policy)
+        if entry is None:
+            known = ", ".join(self.policies) or "none"
+            raise bad_argument(
+                f"The artifact has no policy `{policy}`",
+                did_you_mean_help(policy, self.policies) or f"policies: {known}",
+            )
+        self._policy, self._policy_name = self._stored_policy(policy, entry), policy
+
+    def _stored_policy(self, name: str, entry: PolicyEntry) -> ExitPolicy:
+        """The policy of an entry, tried on every exit so that it cannot fail while running."""
+        try:
+            policy = from_json(entry.rule)
+            first, last = policy.first(), len(self._stops)
+            if not 0 <= first <= last:
+                raise ValueError(f"it starts at exit {first} of {last}")
+            for index, stop in enumerate(self._stops):
+                zeros = np.zeros_like(stop.outputs.logits)
+                means = None if stop.outputs.class_means is None else np.zeros_like(zeros)
+                after = int(policy.decide(index, ExitOutputs(zeros, means), policy.start(1))[0])
+                if after != EXIT and not index < after <= last:
+                    raise ValueError(f"it goes from exit {index} to exit {after} of {last}")
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise bad_artifact(
+                self.artifact.path, f"The policy `{name}` cannot be used: {error}"
+            ) from error
+        return policy
+
+    def clone(self) -> Session:
+        """A session for another thread: same code, weights and policy, its own memory."""
+        policy = self._policy_name or self._policy
+        found = Session(self.artifact, policy, self.threads, self.library)
+        if policy is None:
+            found.set_policy(None)
+        return found
+
+    def run(self, x: Inputs, *, normalize: bool = False) -> Answer:
+        """The answer for one sample: as soon as the policy is content, no segment after that runs.
+
+        Args:
+            x: the input, of its type and shape, with or without its leading 1; a mapping by name
+                where there are several.
+            normalize: whether `x` is raw data, to be normalised as the `.ee` file says.
+
+        Raises:
+            CompileErrors: `x` is not that.
+        """
+        start = perf_counter()
+        self._take(x, normalize)
+        return self._answer(self._policy, start)
+
+    def full_depth(self, x: Inputs, *, normalize: bool = False) -> Answer:
+        """The network's own answer for one sample: decisions off, no exit head runs."""
+        start = perf_counter()
+        self._take(x, normalize)
+        return self._answer(None, start)
+
+    def run_batch(self, x: Inputs, *, normalize: bool = False) -> BatchAnswer:
+        """The answers for n samples, each leaving at its own exit; what stays goes on together.
+
+        Each answer is that of `run`, whatever other samples there are.
+
+        Args:
+            x: (n, ...) samples of the input; a mapping by name where there are several.
+            normalize: as in `run`.
+
+        Raises:
+            CompileErrors: `x` is not that.
+        """
+        return self._batch(self._policy, x, normalize)
+
+    def full_depth_batch(self, x: Inputs, *, normalize: bool = False) -> BatchAnswer:
+        """The network's own answers for n samples: decisions off, no exit head runs."""
+        return self._batch(None, x, normalize)
+
+    def _raw(self, x: Inputs) -> Inputs:
+        """Raw data, normalised; inputs without a rule are passed on as they are."""
+        rules = self.manifest.normalizations
+        if not rules:
+            raise bad_argument(
+                "The artifact does not say how to normalise its input",
+                "give normalised data, or add `normalize` to the `.ee` file's data block",
+            )
+        types = dict(self._network.inputs)
+        return {
+            name: normalized(array, types[name], rules[name]) if name in rules else array
+            for name, array in as_mapping(x, self._network.inputs).items()
+        }
+
+    def _take(self, x: Inputs, normalize: bool) -> None:
+        """Copy one sample into the lane; this also aligns it and makes it dense."""
+        given = self._raw(x) if normalize else x
+        arrays: Mapping[str, np.ndarray] = as_mapping(given, self._network.inputs)
+        for name, type_, memory in self._inputs:
+            memory[:] = as_batch(name, type_, arrays[name], single=True)
+
+    def _answer(self, policy: ExitPolicy | None, start: float) -> Answer:
+        segments_run = heads_run = macs = 0
+        last = len(self._stops)
+        due, state = last, None
+        if policy is not None:
+            due, state = policy.first(), policy.start(1)
+        for index, (call, cost) in enumerate(self._segments):
+            call.one()
+            segments_run += 1
+            macs += cost
+            if index != due or index == last or policy is None:
+                continue
+            stop = self._stops[index]
+            for head in stop.calls:
+                head.one()
+                heads_run += 1
+            macs += stop.macs
+            due = policy.decide(index, stop.outputs, state).item()
+            if due == EXIT:
+                logits = policy.answer(index, stop.outputs)[0].copy()
+                return self._made(index, logits, segments_run, heads_run, macs, start)
+            if not index < due <= last:
+                raise InternalError(f"policy {policy.kind} asked for exit {due} after {index}")
+        outputs = {
+            name: self._lane.values[name].copy() for name, _ in self._network.segments[-1].outputs
+        }
+        logits = outputs[self._network.output][0]
+        if self._network.classes is not None:
+            logits = logits.reshape(-1)
+        return self._made(last, logits, segments_run, heads_run, macs, start, outputs)
+
+    def _made(
+        self,
+        index: int,
+        logits: np.ndarray,
+        segments_run: int,
+        heads_run: int,
+        macs: int,
+        start: float,
+        outputs: Mapping[str, np.ndarray] | None = None,
+    ) -> Answer:
+        self._counts[index] += 1
+        return Answer(
+            logits,
+            self.exit_names[index],
+            segments_run,
+            heads_run,
+            macs,
+            perf_counter() - start,
+            outputs=outputs or {},
+            label_names=self.manifest.labels,
+        )
+
+    def _batch(self, policy: ExitPolicy | None, x: Inputs, normalize: bool) -> BatchAnswer:
+        start = perf_counter()
+        network = self._network
+        arrays, count = batch_inputs(self._raw(x) if normalize else x, network.inputs)
+        results = Results(network, count)
+        chunk = chunk_size(network.inputs, network.functions())
+        chunks = [slice(at, min(at + chunk, count)) for at in range(0, count, chunk)]
+        lanes: SimpleQueue[Lane] = SimpleQueue()
+        workers = min(self.threads, len(chunks))
+        for lane in self._lanes(workers, min(chunk, count)):
+            lanes.put(lane)
+
+        def work(rows: slice) -> None:
+            lane = lanes.get()
+            for name, array in arrays.items():
+                lane.values[name][: rows.stop - rows.start] = array[rows]
+            run_chunk(network, lane, policy, self._needed, results, rows)
+            lanes.put(lane)
+
+        for_each(work, chunks, workers)
+        for index, taken in enumerate(np.bincount(results.exits, minlength=len(self._counts))):
+            self._counts[index] += int(taken)
+        final = bool((results.exits == len(network.exits)).all())
+        return BatchAnswer(
+            results.logits,
+            results.exits,
+            self.exit_names,
+            results.segments_run,
+            results.heads_run,
+            results.macs,
+            perf_counter() - start,
+            results.outputs if final else {},
+        )
+
+    def _lanes(self, count: int, capacity: int) -> Sequence[Lane]:
+        """Lanes for batches, kept between calls and grown when they are too small."""
+        kept = [lane for lane in self._batch_lanes if lane.capacity >= capacity]
+        while len(kept) < count:
+            network = self._network
+            kept.append(Lane(self.library, network.inputs, network.functions(), capacity))
+        self._batch_lanes = kept
+        return kept[:count]

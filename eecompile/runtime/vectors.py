@@ -1,0 +1,195 @@
+"""Test vectors: what an artifact must answer on a few inputs, bundled with it.
+
+Arrays by name, one row a sample:
+
+    input.NAME      each network input
+    value.NAME      each output of the network and of its exits' heads and comparators, as the
+                    compiled network gave them when it was built
+    source.NAME     each output of the source network, from its own engine
+    exits.POLICY    int64: index of the exit each sample takes under a policy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eecompile.artifact import Artifact, read_artifact
+from eecompile.artifact_files import bad_artifact
+from eecompile.compiled import CompiledGraph
+from eecompile.policies import ExitOutputs, ExitPolicy, replay
+from eecompile.runtime.runner import Runner, batch_inputs
+from eecompile.runtime.session import Session
+
+__all__ = ["TOLERANCE", "Verification", "make_vectors", "shown_values", "verify_artifact"]
+
+#: How far values may be from those of the build, in units of the largest (or 1 if that is less):
+#: other machines add in another order.
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of running an artifact's test vectors.
+
+    Attributes:
+        ok: whether every value is within the tolerance and every exit is the expected one.
+        max_abs_error: largest deviation of the network's outputs from the source network's (from
+            those of the build, where the artifact has no others).
+        max_exit_error: largest deviation of heads and comparators from those of the build.
+        exits_agree: whether each policy took the expected exit for every sample, and ran exactly
+            the segments up to it.
+        samples: number of test vectors.
+        files: the files whose hashes were checked.
+    """
+
+    ok: bool
+    max_abs_error: float
+    max_exit_error: float
+    exits_agree: bool
+    samples: int
+    files: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys scripts rely on: ok, max_abs_error, exits_agree, files."""
+        return {
+            "ok": self.ok,
+            "max_abs_error": self.max_abs_error,
+            "max_exit_error": self.max_exit_error,
+            "exits_agree": self.exits_agree,
+            "samples": self.samples,
+            "files": list(self.files),
+        }
+
+
+def make_vectors(
+    network: CompiledGraph,
+    inputs: Mapping[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
+    source: Mapping[str, np.ndarray],
+    policies: Mapping[str, ExitPolicy],
+) -> dict[str, np.ndarray]:
+    """Test vectors for an artifact.
+
+    Args:
+        network: the compiled network.
+        inputs: by name (n, ...).
+        values: at least `shown_values(network)` by name, from a `Runner` on this or another
+            machine.
+        source: the source network's outputs by name.
+        policies: those of the artifact.
+    """
+    found = {f"input.{name}": inputs[name] for name, _ in network.inputs}
+    found |= {f"value.{name}": values[name] for name in shown_values(network)}
+    found |= {f"source.{name}": array for name, array in source.items()}
+    for name, policy in policies.items():
+        found[f"exits.{name}"] = _expected_exits(network, values, policy)
+    return found
+
+
+def shown_values(network: CompiledGraph) -> tuple[str, ...]:
+    """Names of the network's outputs and of what its exits compute."""
+    functions = [f for exit_ in network.exits for f in exit_.functions]
+    return tuple(name for f in (*functions, network.segments[-1]) for name, _ in f.outputs)
+
+
+def _expected_exits(
+    network: CompiledGraph, values: Mapping[str, np.ndarray], policy: ExitPolicy
+) -> np.ndarray:
+    outputs = []
+    for exit_ in network.exits:
+        head, comparator = (
+            None if f is None else _rows(values[f.outputs[0][0]])
+            for f in (exit_.head, exit_.comparator)
+        )
+        logits = comparator if head is None else head
+        outputs.append(ExitOutputs(np.asarray(logits), comparator))
+    return replay(policy, outputs, _rows(values[network.output])).exit
+
+
+def _rows(scores: np.ndarray) -> np.ndarray:
+    return scores.reshape(len(scores), -1)
+
+
+def verify_artifact(path: str | Path, threads: int = 1) -> Verification:
+    """Check an artifact's files, then run its test vectors.
+
+    Raises:
+        CompileErrors: it cannot be loaded here, or its test vectors do not fit it.
+    """
+    artifact = read_artifact(path)
+    session = Session(artifact, threads=threads)
+    vectors, network = artifact.vectors(), artifact.manifest.network
+    inputs = {name: _vector(artifact, vectors, f"input.{name}") for name, _ in network.inputs}
+    _, count = batch_inputs(inputs, network.inputs)
+    names = shown_values(network)
+    values = Runner.of(session.library, network).run_all(inputs, names, threads)
+    outputs = {name for name, _ in network.segments[-1].outputs}
+    final, exits = _Deviation(), _Deviation()
+    for name in names:
+        kind = "source" if name in outputs and f"source.{name}" in vectors else "value"
+        expected = _vector(artifact, vectors, f"{kind}.{name}", values[name].size)
+        (final if name in outputs else exits).add(values[name], expected)
+    agree = all(
+        _exits_agree(session, name, inputs, _vector(artifact, vectors, f"exits.{name}", count))
+        for name in session.policies
+    )
+    return Verification(
+        ok=agree and final.within and exits.within,
+        max_abs_error=final.largest,
+        max_exit_error=exits.largest,
+        exits_agree=agree,
+        samples=count,
+        files=tuple(sorted(artifact.manifest.members)),
+    )
+
+
+class _Deviation:
+    """The largest deviation seen, and whether every one was within the tolerance."""
+
+    def __init__(self) -> None:
+        """Nothing seen yet."""
+        self.largest, self.within = 0.0, True
+
+    def add(self, found: np.ndarray, expected: np.ndarray) -> None:
+        """Compare two arrays of one size."""
+        one = np.asarray(found, np.float64).reshape(-1)
+        other = np.asarray(expected, np.float64).reshape(-1)
+        # Equal infinities do not differ; a NaN differs from everything.
+        apart = np.abs(np.subtract(one, other, out=np.zeros_like(one), where=one != other))
+        largest = float(apart.max(initial=0.0))
+        finite = np.abs(other[np.isfinite(other)]).max(initial=1.0)
+        self.within &= bool(largest <= TOLERANCE * finite)
+        if not largest <= self.largest:
+            self.largest = largest
+
+
+def _vector(
+    artifact: Artifact, vectors: Mapping[str, np.ndarray], name: str, size: int | None = None
+) -> np.ndarray:
+    found = vectors.get(name)
+    if found is None or (size is not None and found.size != size):
+        raise bad_artifact(artifact.path, f"`vectors.npz` has no fitting `{name}`")
+    return found
+
+
+def _exits_agree(
+    session: Session, policy: str, inputs: Mapping[str, np.ndarray], expected: np.ndarray
+) -> bool:
+    """Whether single samples and the batch stop where they should."""
+    session.set_policy(policy)
+    names = session.exit_names
+    batch = session.run_batch(inputs)
+    if not np.array_equal(batch.exits, expected):
+        return False
+    if not np.array_equal(batch.segments_run, expected + 1):
+        return False
+    for row, index in enumerate(expected.tolist()):
+        one = session.run({name: array[row : row + 1] for name, array in inputs.items()})
+        if one.exit != names[index] or one.segments_run != index + 1:
+            return False
+    return True
