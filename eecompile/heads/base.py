@@ -8,14 +8,19 @@ recorded is the output of `feature_graph`, so that a head on pooled features nee
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from eecompile.ir import Graph, TensorType
 
-__all__ = ["Head"]
+__all__ = ["Array", "Head", "Progress"]
+
+Array = np.ndarray[Any, Any]
+
+#: Told what is being tried, in a few words.
+Progress = Callable[[str], None] | None
 
 
 class Head(ABC):
@@ -29,16 +34,43 @@ class Head(ABC):
     #: Output name of the head's graph: "logits", or "class_means" for a comparator.
     output: ClassVar[str] = "logits"
 
+    @property
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """The options with their defaults filled in: JSON values, part of the cache's key."""
+
     @abstractmethod
     def feature_graph(self, feature: TensorType) -> Graph:
         """Graph with input ``feature`` and output ``recorded``: what `fit` wants, per sample."""
 
     @abstractmethod
     def fit(
-        self, recorded: np.ndarray, labels: np.ndarray, classes: int, *, seed: int, progress: Any = None
-    ) -> dict[str, np.ndarray]:
-        """Parameters fitted on `recorded` (n, ...) and `labels` int64 (n,). Never sees other data."""
+        self,
+        recorded: Array,
+        labels: Array,
+        classes: int,
+        *,
+        seed: int,
+        progress: Progress = None,
+    ) -> dict[str, Array]:
+        """Parameters fitted on `recorded` (n, ...) and `labels` int64 (n,). Never sees other data.
+
+        `recorded` may be memory-mapped and is visited in blocks. Equal arguments give equal bits.
+        """
+
+    def calibrate(
+        self, parameters: Mapping[str, Array], recorded: Array, labels: Array
+    ) -> dict[str, Array]:
+        """The parameters with the scale of their logits fitted on calibration data.
+
+        Answers do not change. Most heads need none of it and are returned as they are.
+        """
+        return dict(parameters)
 
     @abstractmethod
-    def graph(self, feature: TensorType, parameters: Mapping[str, np.ndarray]) -> Graph:
-        """Graph with input ``feature`` and output ``logits`` (or ``class_means``): float32 (1, classes)."""
+    def logits(self, recorded: Array, parameters: Mapping[str, Array]) -> Array:
+        """What `graph` computes, from recorded features: float32 (n, classes)."""
+
+    @abstractmethod
+    def graph(self, feature: TensorType, parameters: Mapping[str, Array]) -> Graph:
+        """Graph from ``feature`` to `self.output`, float32 (1, classes)."""

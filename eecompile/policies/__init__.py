@@ -1,0 +1,25 @@
+"""Exit policies: who decides to leave. Each is one small file behind `ExitPolicy`."""
+
+from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
+from eecompile.policies.class_means import ClassMeansPolicy
+from eecompile.policies.either import EitherPolicy
+from eecompile.policies.json_form import from_json, to_json
+from eecompile.policies.never import NeverPolicy
+from eecompile.policies.patience import PatiencePolicy
+from eecompile.policies.replay import Replay, replay
+from eecompile.policies.threshold import ThresholdPolicy
+
+__all__ = [
+    "EXIT",
+    "ClassMeansPolicy",
+    "EitherPolicy",
+    "ExitOutputs",
+    "ExitPolicy",
+    "NeverPolicy",
+    "PatiencePolicy",
+    "Replay",
+    "ThresholdPolicy",
+    "from_json",
+    "replay",
+    "to_json",
+]

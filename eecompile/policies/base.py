@@ -42,6 +42,11 @@ class ExitPolicy(ABC):
     """
 
     kind: ClassVar[str]
+    #: kind -> class, of every policy there is.
+    kinds: ClassVar[dict[str, type[ExitPolicy]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        ExitPolicy.kinds[cls.kind] = cls
 
     def start(self, count: int) -> Any:
         """A fresh per-sample state for `count` samples (None where the rule has no memory)."""

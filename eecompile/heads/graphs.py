@@ -1,0 +1,57 @@
+"""Writing small neutral graphs, with every value's type inferred as it is added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from eecompile.ir import Attribute, Graph, Op, TensorType
+from eecompile.shapes import infer_types
+
+__all__ = ["GraphBuilder"]
+
+
+class GraphBuilder:
+    """Collects operators of a graph with one input.
+
+    >>> builder = GraphBuilder("double", "feature", TensorType("float32", (1, 4)))
+    >>> two = builder.constant("two", np.float32([2.0]))
+    >>> graph = builder.build(builder.op("Mul", "feature", two, output="doubled"))
+    >>> graph.outputs, str(graph.types["doubled"])
+    (('doubled',), 'float32[1, 4]')
+    """
+
+    def __init__(self, name: str, feature: str, type_: TensorType) -> None:
+        self.name, self.feature = name, feature
+        self._types = {feature: type_}
+        self._constants: dict[str, np.ndarray[Any, Any]] = {}
+        self._ops: list[Op] = []
+
+    def shape(self, value: str) -> tuple[int, ...]:
+        """Static shape of a value."""
+        return self._types[value].shape
+
+    def constant(self, name: str, array: np.ndarray[Any, Any]) -> str:
+        """Add a weight; returns its name."""
+        self._constants[name] = np.ascontiguousarray(array)
+        self._types[name] = TensorType.of(array)
+        return name
+
+    def op(self, kind: str, *inputs: str, output: str = "", **attributes: Attribute) -> str:
+        """Add an operator; returns the name of its result.
+
+        Raises:
+            TypeMismatch: the operator does not accept these inputs.
+        """
+        output = output or f"{kind.lower()}_{len(self._ops)}"
+        op = Op(output, kind, inputs, (output,), attributes)
+        (self._types[output],) = infer_types(op, [self._types[name] for name in inputs])
+        self._ops.append(op)
+        return output
+
+    def build(self, *outputs: str) -> Graph:
+        """The graph whose outputs are these values."""
+        return Graph(
+            self.name, (self.feature,), outputs, tuple(self._ops), self._constants, self._types
+        )

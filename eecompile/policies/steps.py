@@ -1,0 +1,53 @@
+"""One threshold per exit, and the exits that can be skipped because theirs is out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf, isinf
+from typing import Any
+
+import numpy as np
+
+from eecompile.policies.base import EXIT
+
+__all__ = ["Steps", "from_json", "to_json"]
+
+
+class Steps:
+    """Compares scores with one threshold per exit.
+
+    A threshold of infinity means that nothing ever leaves there: the exit's head does not run.
+    """
+
+    __slots__ = ("_next", "_outcomes", "first", "thresholds")
+
+    def __init__(self, thresholds: Sequence[float]) -> None:
+        self.thresholds = tuple(map(float, thresholds))
+        live = [k for k, t in enumerate(self.thresholds) if t < inf] + [len(self.thresholds)]
+        self.first = live[0]
+        self._next = [next(k for k in live if k > i) for i in range(len(self.thresholds))]
+        #: Outcomes of the comparison at each exit, indexed by it: go on, leave.
+        self._outcomes = [np.array([after, EXIT]) for after in self._next]
+
+    def decide(self, index: int, score: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """`EXIT` where the score reaches the exit's threshold, else the next exit to evaluate."""
+        passed = score >= self.thresholds[index]
+        return self._outcomes[index].take(passed.view(np.int8))
+
+    def going_on(self, index: int, count: int) -> np.ndarray[Any, Any]:
+        """The next exit to evaluate for all of `count` samples."""
+        return np.full(count, self._next[index])
+
+
+def to_json(thresholds: Sequence[float]) -> list[float | None]:
+    """Thresholds as JSON, which has no infinity: None.
+
+    >>> to_json([0.5, inf])
+    [0.5, None]
+    """
+    return [None if isinf(t) else t for t in thresholds]
+
+
+def from_json(thresholds: Sequence[float | None]) -> tuple[float, ...]:
+    """The inverse of `to_json`."""
+    return tuple(inf if t is None else float(t) for t in thresholds)
