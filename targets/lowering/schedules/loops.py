@@ -6,11 +6,13 @@ them; sums and whatever several stages read stay in the workspace between the st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
 
+import tvm
+import tvm_ffi
 from tvm import s_tir, te, tirx
 
 from eecompile.hardware import Machine
@@ -160,14 +162,19 @@ def _is_kept(tensor: te.Tensor, order: Sequence[te.Tensor]) -> bool:
 
 
 def _is_costly(body: Expr) -> bool:
-    found = False
+    return _contains(body, lambda node: isinstance(node, tirx.Call | tirx.Let | tirx.Div))
+
+
+def _contains(expression: Expr, wanted: Callable[[Any], bool]) -> bool:
+    """Whether any node of an expression is `wanted`."""
+    found: list[Any] = []
 
     def visit(node: Any) -> None:
-        nonlocal found
-        found = found or isinstance(node, tirx.Call | tirx.Let | tirx.Div)
+        if wanted(node):
+            found.append(node)
 
-    tirx.stmt_functor.post_order_visit(body, visit)
-    return found
+    tvm_ffi.structural_walk(expression, (tvm.ir.Expr, visit), order="post")
+    return bool(found)
 
 
 def _reduction(sch: Any, block: Any, machine: Machine) -> None:
@@ -192,17 +199,6 @@ def _reads_along(stmt: Any, var: Any) -> bool:
     """Whether some operand's last index moves with `var`."""
     for region in stmt.reads:
         last = region.region[-1].min if len(region.region) else None
-        if last is not None and _mentions(last, var):
+        if last is not None and _contains(last, lambda node: node.same_as(var)):
             return True
     return False
-
-
-def _mentions(expression: Expr, var: Any) -> bool:
-    found = False
-
-    def visit(node: Any) -> None:
-        nonlocal found
-        found = found or (isinstance(node, tirx.Var) and node.same_as(var))
-
-    tirx.stmt_functor.post_order_visit(expression, visit)
-    return found
