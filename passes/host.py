@@ -12,7 +12,7 @@ view, and name its values by the names used there. Two rules tie the view to the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,7 +21,7 @@ import numpy as np
 
 from eecompile.ir import Graph, TensorType
 
-__all__ = ["HostError", "HostGraph", "Point", "Problem", "collect_points", "module_values"]
+__all__ = ["HostError", "HostGraph", "Point", "Problem", "collect_points", "handed_on", "module_values"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +153,32 @@ def module_values(graph: Graph) -> dict[str, str]:
     That is the last value an operator of the module (or of a module inside it) produces that is
     an output or is read outside the module. O(#ops x depth).
     """
-    users = graph.users()
-    outputs = set(graph.outputs)
+    return handed_on(((op.scope, op.inputs, op.outputs) for op in graph.ops), graph.outputs)
+
+
+def handed_on(
+    steps: Iterable[tuple[str, Iterable[str], Iterable[str]]], outputs: Iterable[str]
+) -> dict[str, str]:
+    """`module_values` of any list of (module path, values read, values produced).
+
+    >>> steps = [("a.conv", ["x"], ["y"]), ("a.relu", ["y"], ["z"]), ("b", ["z"], ["w"])]
+    >>> handed_on(steps, ["w"])
+    {'a': 'z', 'a.conv': 'y', 'a.relu': 'z', 'b': 'w'}
+    """
+    steps = [(scope, tuple(read), tuple(made)) for scope, read, made in steps]
+    readers: dict[str, set[str]] = {}
+    for scope, read, _ in steps:
+        for value in read:
+            readers.setdefault(value, set()).add(scope)
+    shown = set(outputs)
     found: dict[str, str] = {}
-    for op in graph.ops:
-        for path in _prefixes(op.scope):
+    for scope, _, made in steps:
+        for path in _prefixes(scope):
             inside = f"{path}."
-            for value in op.outputs:
-                readers = (user.scope for user in users.get(value, ()))
-                if value in outputs or any(
-                    scope != path and not scope.startswith(inside) for scope in readers
+            for value in made:
+                if value in shown or any(
+                    reader != path and not reader.startswith(inside)
+                    for reader in readers.get(value, ())
                 ):
                     found[path] = value
     return found
@@ -183,6 +199,7 @@ def collect_points(
     host_values: Iterable[str],
     node_names: Mapping[str, str],
     modules: Mapping[str, str] | None = None,
+    leading: Set[str] | None = None,
 ) -> dict[str, Point]:
     """The points of a host, from its neutral view.
 
@@ -195,9 +212,10 @@ def collect_points(
         node_names: further name -> value: nodes by name, and names the view did away with
             (an `Identity`'s result).
         modules: module path -> value; default `module_values(graph)`.
+        leading: values that lead to an output; default: as the view's operators say.
     """
     modules = module_values(graph) if modules is None else modules
-    leading = _ancestors(graph)
+    leading = _ancestors(graph) if leading is None else leading
     order = {value: i for i, value in enumerate(graph.inputs)}
     for op in graph.ops:
         order.update((value, len(order)) for value in op.outputs)

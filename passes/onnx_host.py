@@ -100,7 +100,10 @@ class OnnxHost(HostGraph):
         own = {value for name, value in translation.values.items() if name == value}
         renamed = {n: v for n, v in translation.values.items() if n != v and v in own}
         nodes = {name: value for name, value in translation.nodes.items() if value in own}
-        return collect_points(self.graph(), own, renamed | nodes)
+        modules = {path: value for path, value in translation.modules.items() if value in own}
+        return collect_points(
+            self.graph(), own, renamed | nodes, modules, translation.leading
+        )
 
     # -- editing -------------------------------------------------------------------------------
 

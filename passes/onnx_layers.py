@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from eecompile.passes.onnx_translate import Handler, Node, Refused
+from eecompile.passes.onnx_translate import Handler, Integers, Node, Refused
 
-__all__ = ["LAYERS", "conv_of", "windows"]
+__all__ = ["LAYERS", "average_pool_of", "conv_of", "product_of", "transposed", "windows"]
 
 
 def windows(
@@ -51,14 +51,58 @@ def conv_of(node: Node, x: str, w: str, bias: str) -> str:
     if len(shape) not in (3, 4):
         raise Refused(f"input of rank {len(shape)}; 1-D and 2-D convolutions are")
     strides, dilations, pads = windows(node, shape[2:], kernel)
-    return node.add(
-        "Conv",
-        *(x, w, bias) if bias else (x, w),
-        strides=strides,
-        pads=pads,
-        dilations=dilations,
-        group=int(node.attribute("group", 1)),
-    )
+
+    def conv(x: str, w: str, bias: str) -> str:
+        return node.add(
+            "Conv",
+            *((x, w, bias) if bias else (x, w)),
+            strides=strides,
+            pads=pads,
+            dilations=dilations,
+            group=int(node.attribute("group", 1)),
+        )
+
+    whole_x, whole_w = node.integers(x), node.integers(w)
+    if whole_x is None or whole_w is None or not _scalable(whole_x, whole_w, 0):
+        return conv(x, w, bias)
+    # One scale an output channel; over N, C, H, W it is (C, 1, 1).
+    scale = whole_x.scale * whole_w.scale
+    whole_bias = node.integers(bias) if bias else None
+    inner = whole_bias is not None and np.allclose(whole_bias.scale, scale, rtol=1e-5)
+    total = conv(whole_x.value, whole_w.value, whole_bias.value if inner and whole_bias else "")
+    trailing = (1,) * (len(shape) - 2)
+    result = node.add("Mul", total, node.put(scale.reshape((-1, *trailing))))
+    if not bias or inner:
+        return node.set_integers(result, Integers(total, scale, 1, summed=True))
+    return node.add("Add", result, node.reshape(bias, (node.type_of(bias).size, *trailing)))
+
+
+def _scalable(a: Integers, b: Integers, axis: int) -> bool:
+    """Whether a sum of products can be scaled afterwards: `b` may have a scale along `axis`."""
+    whole = not a.summed and not b.summed
+    return whole and a.scale.size == 1 and (b.scale.size == 1 or b.axis == axis)
+
+
+def product_of(node: Node, a: str, b: str) -> str:
+    """The matrix product of two values."""
+    whole_a, whole_b = node.integers(a), node.integers(b)
+    columns = len(node.type_of(b).shape) - 1
+    if whole_a is None or whole_b is None or not _scalable(whole_a, whole_b, columns):
+        return node.add("MatMul", a, b)
+    total = node.add("MatMul", whole_a.value, whole_b.value)
+    scale = whole_a.scale * whole_b.scale
+    result = node.add("Mul", total, node.put(scale.squeeze()))
+    axis = len(node.type_of(result).shape) - 1
+    return node.set_integers(result, Integers(total, scale, axis, summed=True))
+
+
+def transposed(node: Node, matrix: str) -> str:
+    """The transpose of a matrix."""
+    result = node.transpose(matrix, (1, 0))
+    if (whole := node.integers(matrix)) is not None:
+        value = node.transpose(whole.value, (1, 0))
+        node.set_integers(result, Integers(value, whole.scale, 1 - whole.axis))
+    return result
 
 
 def _conv_transpose(node: Node) -> str:
@@ -96,14 +140,14 @@ def _conv_transpose(node: Node) -> str:
 
 
 def _matmul(node: Node) -> str:
-    return node.add("MatMul", *node.inputs)
+    return product_of(node, *node.inputs)
 
 
 def _gemm(node: Node) -> str:
     a, b = node.inputs[:2]
-    a = node.transpose(a, (1, 0)) if node.attribute("transA", 0) else a
-    b = node.transpose(b, (1, 0)) if node.attribute("transB", 0) else b
-    result = _scaled(node, node.add("MatMul", a, b), node.attribute("alpha", 1.0))
+    a = transposed(node, a) if node.attribute("transA", 0) else a
+    b = transposed(node, b) if node.attribute("transB", 0) else b
+    result = _scaled(node, product_of(node, a, b), node.attribute("alpha", 1.0))
     if not node.has(2):
         return result
     bias = _scaled(node, node.inputs[2], node.attribute("beta", 1.0))

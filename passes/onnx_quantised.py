@@ -6,8 +6,10 @@ operators) and operator-oriented (`QLinearConv` ...), the latter also in ONNX Ru
 
 from __future__ import annotations
 
-from eecompile.passes.onnx_layers import average_pool_of, conv_of
-from eecompile.passes.onnx_translate import Handler, Node, Refused
+import numpy as np
+
+from eecompile.passes.onnx_layers import average_pool_of, conv_of, product_of, transposed
+from eecompile.passes.onnx_translate import Handler, Integers, Node, Refused
 
 __all__ = ["MICROSOFT", "QUANTISED"]
 
@@ -18,59 +20,92 @@ def _linear(node: Node) -> str:
     rank, axis = len(node.shape()), node.attribute("axis", 1)
     # The axis counts only where there is a scale for each of its positions.
     axis = axis % rank if node.type(1).size > 1 else 0
-    return node.add(node.kind, *filter(None, node.inputs), axis=axis)
+    if node.kind == "DequantizeLinear":
+        return _real(node, 0, axis)
+    return quantised(node, node.inputs[0], 1, axis)
 
 
-def _real(node: Node, x: int, axis: int = 0) -> str:
-    """The numbers that inputs `x` (quantised), `x` + 1 (scale), `x` + 2 (zero point) stand for."""
-    inputs = [name for name in node.inputs[x : x + 3] if name]
-    return node.add("DequantizeLinear", *inputs, axis=axis)
+def _real(node: Node, index: int, axis: int = 0) -> str:
+    """The numbers that inputs `index` (quantised) to `index` + 2 (scale, zero point) stand for."""
+    inputs = [name for name in node.inputs[index : index + 3] if name]
+    scale = node.known(index + 1)
+    if scale is None:
+        return node.add("DequantizeLinear", *inputs, axis=axis)
+    one = node.put(np.ones_like(scale))
+    whole = node.add("DequantizeLinear", inputs[0], one, *inputs[2:], axis=axis)
+    if scale.size > 1:
+        trailing = (1,) * (len(node.shape(index)) - axis - 1)
+        factor = node.put(scale.reshape((-1, *trailing)))
+    else:
+        factor = node.put(scale.reshape(()))
+    integers = Integers(whole, scale.reshape(-1), axis)
+    return node.set_integers(node.add("Mul", whole, factor), integers)
 
 
-def _quantised(node: Node, value: str, scale: int) -> str:
-    """`value` quantised by inputs `scale` and `scale` + 1 (zero point)."""
-    inputs = [name for name in node.inputs[scale : scale + 2] if name]
-    return node.add("QuantizeLinear", value, *inputs, axis=0)
+def _bias(node: Node, index: int) -> str:
+    """An int32 bias, which counts in units of both operands' scales."""
+    scale = node.constant(1, "scale").reshape(-1) * node.constant(4, "scale").reshape(-1)
+    whole = node.cast(node.inputs[index], "float32")
+    real = node.add("Mul", whole, node.put(scale.squeeze()))
+    return node.set_integers(real, Integers(whole, scale, 0))
+
+
+def quantised(node: Node, value: str, index: int, axis: int = 0) -> str:
+    """`value` quantised by inputs `index` (scale) and `index` + 1 (zero point).
+
+    A sum of products is scaled once, from its whole numbers to those of the result, as integer
+    kernels do: two roundings would now and then give the neighbouring number.
+    """
+    inputs = [name for name in node.inputs[index : index + 2] if name]
+    whole, scale = node.integers(value), node.known(index)
+    if whole is None or not whole.summed or scale is None or scale.size > 1:
+        return node.add("QuantizeLinear", value, *inputs, axis=axis)
+    factor = whole.scale / scale.reshape(-1)
+    trailing = (1,) * (len(node.type_of(value).shape) - whole.axis - 1)
+    shape = (-1, *trailing) if factor.size > 1 else ()
+    scaled = node.add("Mul", whole.value, node.put(factor.reshape(shape)))
+    one = node.put(np.ones_like(scale))
+    return node.add("QuantizeLinear", scaled, one, *inputs[1:], axis=axis)
 
 
 def _qlinear_conv(node: Node) -> str:
-    bias = ""
-    if node.has(8):  # int32, in units of both scales
-        bias = node.add("Mul", node.cast(node.inputs[8], "float32"), _both_scales(node))
-    x, w = _real(node, 0), _real(node, 3)
-    return _quantised(node, conv_of(node, x, w, bias), 6)
-
-
-def _both_scales(node: Node) -> str:
-    """The scale of the accumulated products: that of input 1 times that of input 4."""
-    scales = (node.reshape(node.inputs[i], (node.type(i).size,)) for i in (1, 4))
-    return node.add("Mul", *scales)
+    bias = _bias(node, 8) if node.has(8) else ""
+    return quantised(node, conv_of(node, _real(node, 0), _real(node, 3), bias), 6)
 
 
 def _qlinear_matmul(node: Node) -> str:
     columns = len(node.shape(3)) - 1
-    product = node.add("MatMul", _real(node, 0), _real(node, 3, columns))
-    return _quantised(node, product, 6)
+    return quantised(node, product_of(node, _real(node, 0), _real(node, 3, columns)), 6)
 
 
 def _qgemm(node: Node) -> str:
-    columns = 0 if node.attribute("transB", 0) else 1
-    a, b = _real(node, 0), _real(node, 3, columns)
-    a = node.transpose(a, (1, 0)) if node.attribute("transA", 0) else a
-    b = node.transpose(b, (1, 0)) if node.attribute("transB", 0) else b
-    result = node.add("MatMul", a, b)
-    alpha = float(node.attribute("alpha", 1.0))
+    if node.attribute("alpha", 1.0) != 1:
+        raise Refused("`alpha`")
+    a, b = _real(node, 0), _real(node, 3, 0 if node.attribute("transB", 0) else 1)
+    a = transposed(node, a) if node.attribute("transA", 0) else a
+    b = transposed(node, b) if node.attribute("transB", 0) else b
+    result = product_of(node, a, b)
     if node.has(6):
-        bias = node.add("Mul", node.cast(node.inputs[6], "float32"), _both_scales(node))
-        result = node.add("Add", result, bias)
-    if alpha != 1:
-        result = node.add("Mul", result, node.like(result, alpha))
-    return _quantised(node, result, 7) if node.has(7) else result
+        result = node.add("Add", result, _bias(node, 6))
+    return quantised(node, result, 7) if node.has(7) else result
 
 
 def _qlinear_binary(node: Node) -> str:
-    kind = node.kind.removeprefix("QLinear")
-    return _quantised(node, node.add(kind, _real(node, 0), _real(node, 3)), 6)
+    a, b = _real(node, 0), _real(node, 3)
+    whole_a, whole_b, scale = node.integers(a), node.integers(b), node.known(6)
+    if whole_a is None or whole_b is None or scale is None:
+        kind = node.kind.removeprefix("QLinear")
+        return quantised(node, node.add(kind, a, b), 6)
+    # Scaled from the operands' whole numbers to the result's at once, as ONNX Runtime does.
+    if node.kind == "QLinearMul":
+        product = node.add("Mul", whole_a.value, whole_b.value)
+        ratios = [(whole_a.scale * whole_b.scale / scale.reshape(-1), product)]
+    else:
+        ratios = [(w.scale / scale.reshape(-1), w.value) for w in (whole_a, whole_b)]
+    terms = [node.add("Mul", value, node.put(r.reshape(()))) for r, value in ratios]
+    total = terms[0] if len(terms) == 1 else node.add("Add", *terms)
+    one = node.put(np.ones_like(scale))
+    return node.add("QuantizeLinear", total, one, *filter(None, node.inputs[7:8]), axis=0)
 
 
 def _qlinear_unary(node: Node) -> str:
@@ -81,7 +116,7 @@ def _qlinear_unary(node: Node) -> str:
         y = node.add("Softmax", x, axis=node.axis(-1))
     else:
         y = node.add("Sigmoid", x)
-    return _quantised(node, y, 3)
+    return quantised(node, y, 3)
 
 
 def _qlinear_pool(node: Node) -> str:
@@ -89,15 +124,15 @@ def _qlinear_pool(node: Node) -> str:
         raise Refused("`channels_last`")
     x = _real(node, 0)
     if node.kind == "QLinearAveragePool":
-        return _quantised(node, average_pool_of(node, x), 3)
+        return quantised(node, average_pool_of(node, x), 3)
     axes = tuple(range(2, len(node.shape())))
-    return _quantised(node, node.add("ReduceMean", x, axes=axes, keepdims=1), 3)
+    return quantised(node, node.add("ReduceMean", x, axes=axes, keepdims=1), 3)
 
 
 def _qlinear_concat(node: Node) -> str:
     parts = [_real(node, i) for i in range(2, len(node.inputs), 3)]
     axis = node.axis(0, len(node.shape(2)))
-    return _quantised(node, node.add("Concat", *parts, axis=axis), 0)
+    return quantised(node, node.add("Concat", *parts, axis=axis), 0)
 
 
 def _dynamic_quantize(node: Node) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ condition is known is inlined. What one ONNX operator becomes stands in `onnx_op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,13 +17,13 @@ import onnx
 from onnx import numpy_helper
 
 from eecompile.ir import Attribute, Graph, Op, TensorType
-from eecompile.passes.host import HostError, Problem
-from eecompile.passes.onnx_edit import bodies
+from eecompile.passes.host import HostError, Problem, handed_on
+from eecompile.passes.onnx_edit import bodies, reads
 from eecompile.passes.onnx_scopes import all_scopes, module_path
 from eecompile.reference import evaluate
 from eecompile.shapes import infer_types
 
-__all__ = ["Handler", "Node", "Refused", "Translation", "neutral_dtype", "to_array", "translate"]
+__all__ = ["Handler", "Integers", "Node", "Refused", "Translation", "neutral_dtype", "to_array", "translate"]
 
 #: Elements a tensor may have that is computed at translation time.
 _LARGEST_FOLDED = 1 << 28
@@ -60,6 +60,27 @@ def to_array(tensor: onnx.TensorProto) -> np.ndarray:
     """
     dtype = neutral_dtype(tensor.data_type)
     return numpy_helper.to_array(tensor).astype(dtype, copy=False)
+
+
+@dataclass(frozen=True)
+class Integers:
+    """What a dequantised value, or a product of two, was before it was scaled.
+
+    Products of these, summed in float32, are exact up to 24 bits in whatever order they are
+    summed; so they are multiplied first and scaled after, as integer kernels do. Scaled first,
+    sums that differ in the last bit would be rounded to different quantised numbers.
+
+    Attributes:
+        value: whole numbers, zero point subtracted, as float32.
+        scale: one element, or one for each position along `axis`.
+        axis: of `value`.
+        summed: these are sums of products: whole, but too large to be multiplied exactly again.
+    """
+
+    value: str
+    scale: np.ndarray
+    axis: int
+    summed: bool = False
 
 
 class Node:
@@ -163,6 +184,15 @@ class Node:
         """`value` in another element type; itself where it has that type."""
         return value if self.type_of(value).dtype == dtype else self.add("Cast", value, to=dtype)
 
+    def integers(self, value: str) -> Integers | None:
+        """The whole numbers that `value` is a multiple of, where it was dequantised."""
+        return self._translator.integers.get(value)
+
+    def set_integers(self, value: str, integers: Integers) -> str:
+        """Remember that `value` is ``integers.value * integers.scale``; returns `value`."""
+        self._translator.integers[value] = integers
+        return value
+
     def inline(self, body: onnx.GraphProto) -> tuple[str, ...]:
         """Translate a subgraph in place of the node; returns its outputs' values."""
         return self._translator.inline(body)
@@ -179,11 +209,15 @@ class Translation:
         graph: the neutral graph, dead operators of the host included.
         values: ONNX name of every value of the main graph -> neutral value.
         nodes: name of every node of the main graph with one result -> that neutral value.
+        modules: module path -> the neutral value the module hands on.
+        leading: neutral values that an output of the model depends on, in the model.
     """
 
     graph: Graph
     values: Mapping[str, str]
     nodes: Mapping[str, str]
+    modules: Mapping[str, str]
+    leading: Set[str]
 
 
 def translate(
@@ -217,7 +251,21 @@ def translate(
         walk.types,
     )
     kept = full.pruned({*outputs, *values.values()} - set(walk.constants) | set(outputs))
-    return Translation(replace(kept, outputs=outputs), values, nodes)
+    leading = {values[name] for name in _live_names(graph) if name in values}
+    modules = handed_on(
+        (
+            (module_path(node, walk.scopes), reads(node), _varying(node, walk))
+            for node in graph.node
+        ),
+        (output.name for output in graph.output),
+    )
+    modules = {path: values[name] for path, name in modules.items()}
+    return Translation(replace(kept, outputs=outputs), values, nodes, modules, leading)
+
+
+def _varying(node: onnx.NodeProto, walk: _Translator) -> list[str]:
+    """The node's results that depend on the network's input."""
+    return [name for name in node.output if name and walk.values[name] not in walk.constants]
 
 
 def _value_names(graph: onnx.GraphProto) -> Iterable[str]:
@@ -228,6 +276,16 @@ def _value_names(graph: onnx.GraphProto) -> Iterable[str]:
         yield from node.output
         for body in bodies(node):
             yield from _value_names(body)
+
+
+def _live_names(graph: onnx.GraphProto) -> set[str]:
+    """The values that some output of the model depends on."""
+    live = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        if not live.isdisjoint(node.output):
+            live.update(reads(node))
+            live.update(node.output)
+    return live
 
 
 class _Cascade(Exception):
@@ -249,6 +307,7 @@ class _Translator:
     scopes: frozenset[str] = frozenset()
     born: dict[str, int] = field(default_factory=dict)  # neutral value -> the clock at its making
     clock: int = 0
+    integers: dict[str, Integers] = field(default_factory=dict)
 
     # -- what handlers use ---------------------------------------------------------------------
 
@@ -342,6 +401,8 @@ class _Translator:
                 self._type(renamed[result], self.types.pop(result))
                 if result in self.constants:
                     self.constants[renamed[result]] = self.constants.pop(result)
+                if result in self.integers:
+                    self.integers[renamed[result]] = self.integers.pop(result)
             if output:
                 self.values[output] = renamed.get(result, result)
         mine = [_renamed(op, renamed) for op in self.ops[first_op:]]
