@@ -80,11 +80,14 @@ def _expand(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
     return compute(result.shape, lambda i: broadcast_at(x, i), "expand")
 
 
-def _nearest_valid(value: Expr, extent: int) -> Expr:
+def _nearest_valid(value: Expr, extent: int, dtype: str) -> Expr:
     """A run-time index as one that is certainly inside; negative ones count from the end."""
-    index = value.astype("int32")
-    wrapped = tirx.Select(index < 0, index + extent, index)
-    return te.max(te.min(wrapped, extent - 1), 0)
+    wide = dtype if dtype in ("int32", "int64") else "int32"
+    index = value.astype(wide)
+    # Bounded before it becomes a 32-bit index: far ones would wrap round into the array.
+    zero, length = tirx.const(0, wide), tirx.const(extent, wide)
+    wrapped = tirx.Select(index < zero, index + length, index)
+    return te.max(te.min(wrapped, length - 1), zero).astype("int32")
 
 
 def _need_index(op: Op, indices: te.Tensor) -> None:
@@ -99,7 +102,7 @@ def _gather(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
     rank, extent = len(indices.shape), shape_of(data)[axis]
 
     def body(index: Index) -> Expr:
-        place = _nearest_valid(indices(*index[axis : axis + rank]), extent)
+        place = _nearest_valid(indices(*index[axis : axis + rank]), extent, str(indices.dtype))
         return data(*index[:axis], place, *index[axis + rank :])
 
     return compute(result.shape, body, "gather")
@@ -112,7 +115,7 @@ def _gather_elements(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.
     extent = shape_of(data)[axis]
 
     def body(index: Index) -> Expr:
-        place = _nearest_valid(indices(*index), extent)
+        place = _nearest_valid(indices(*index), extent, str(indices.dtype))
         return data(*index[:axis], place, *index[axis + 1 :])
 
     return compute(result.shape, body, "gather_elements")
@@ -245,8 +248,6 @@ def _resize(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
             continue
         slope, offset = _positions(op, shape[axis], size, float(scale))
         x = _resized(op, x, axis, size, slope, offset)
-    if x is inputs[0]:
-        return compute(result.shape, lambda i: x(*i), "resize")
     return x
 
 
