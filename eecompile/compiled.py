@@ -6,14 +6,22 @@ machine code and the weights are a shared library and a blob beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from eecompile.cost import graph_macs
 from eecompile.ir import Graph, TensorType
-from eecompile.segments import Exit, SegmentGraph
+from eecompile.segments import SegmentGraph
 
-__all__ = ["CompiledExit", "CompiledGraph", "Function", "Value", "batch_shape", "sample_shape"]
+__all__ = [
+    "CompiledExit",
+    "CompiledGraph",
+    "Function",
+    "FunctionLike",
+    "Value",
+    "batch_shape",
+    "sample_shape",
+]
 
 #: A value by name, with its type.
 Value = tuple[str, TensorType]
@@ -33,6 +41,21 @@ def batch_shape(type_: TensorType, count: int) -> tuple[int, ...]:
 def sample_shape(type_: TensorType) -> tuple[int, ...]:
     """Shape of one sample inside a batch: without a leading 1."""
     return type_.shape[1:] if type_.shape[:1] == (1,) else type_.shape
+
+
+class FunctionLike(Protocol):
+    """What lowering says of a function; the meaning of each is that in `Function`."""
+
+    @property
+    def symbol(self) -> str: ...  # noqa: D102
+    @property
+    def inputs(self) -> tuple[Value, ...]: ...  # noqa: D102
+    @property
+    def outputs(self) -> tuple[Value, ...]: ...  # noqa: D102
+    @property
+    def workspace_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def macs(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +80,14 @@ class Function:
     macs: int
 
     @classmethod
-    def of(
-        cls,
-        graph: Graph,
-        symbol: str,
-        workspace_bytes: int,
-        names: Mapping[str, str] | None = None,
-    ) -> Function:
-        """The function `graph` was compiled to; `names` renames values of its interface."""
-        renamed = names or {}
-
-        def typed(values: tuple[str, ...]) -> tuple[Value, ...]:
-            return tuple((renamed.get(value, value), graph.types[value]) for value in values)
-
+    def of(cls, compiled: FunctionLike) -> Function:
+        """What the runtime has to know of a function that lowering made."""
         return cls(
-            symbol, typed(graph.inputs), typed(graph.outputs), workspace_bytes, graph_macs(graph)
+            compiled.symbol,
+            compiled.inputs,
+            compiled.outputs,
+            compiled.workspace_bytes,
+            compiled.macs,
         )
 
 
@@ -131,31 +147,20 @@ class CompiledGraph:
         return tuple(found)
 
     @classmethod
-    def of(cls, graph: SegmentGraph, compiled: Mapping[str, tuple[str, int]]) -> CompiledGraph:
-        """The network of a segment graph.
+    def of(cls, graph: SegmentGraph, compiled: Sequence[FunctionLike]) -> CompiledGraph:
+        """The compiled form of `graph`, from the functions of ``graph.graphs()``, in that order."""
+        functions = iter(compiled)
 
-        Args:
-            graph: what was compiled.
-            compiled: name of each of ``graph.graphs()`` -> (symbol, workspace bytes).
-        """
+        def next_of(part: Graph | None) -> Function | None:
+            return None if part is None else Function.of(next(functions))
 
-        def function(part: Graph, names: Mapping[str, str] | None = None) -> Function:
-            symbol, workspace_bytes = compiled[part.name]
-            return Function.of(part, symbol, workspace_bytes, names)
-
-        def exit_functions(exit_: Exit) -> CompiledExit:
-            parts = [
-                # A head's graph may call its one input anything: it reads the exit's feature.
-                None if part is None else function(part, {part.inputs[0]: exit_.feature})
-                for part in (exit_.head, exit_.comparator)
-            ]
-            return CompiledExit(exit_.name, exit_.point, exit_.segment, parts[0], parts[1])
-
+        segments, exits = [], []
+        for index, _ in enumerate(graph.segments):
+            segments.append(Function.of(next(functions)))
+            for exit_ in graph.exits[index : index + 1]:
+                head, comparator = next_of(exit_.head), next_of(exit_.comparator)
+                made = CompiledExit(exit_.name, exit_.point, exit_.segment, head, comparator)
+                exits.append(made)
         return cls(
-            graph.name,
-            graph.inputs,
-            graph.output,
-            graph.classes,
-            tuple(function(segment.graph) for segment in graph.segments),
-            tuple(exit_functions(exit_) for exit_ in graph.exits),
+            graph.name, graph.inputs, graph.output, graph.classes, tuple(segments), tuple(exits)
         )

@@ -114,7 +114,7 @@ def test_images_are_normalised_by_channel(layout: str) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 6, 4, 3), dtype=np.uint8)
     how = Normalization((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
-    mean, std = np.float32(how.mean), np.float32(how.std)
+    mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
     expected = np.moveaxis((images.astype(np.float32) / 255 - mean) / std, -1, 1)
     given = {
         "channels last": images,
