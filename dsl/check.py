@@ -161,12 +161,13 @@ def _check_model_data(model: Model, spec: Spec, found: Diagnostics) -> None:
             help=did_you_mean_help(model.data, names),
         )
         return
-    if model.data is None and len(names) > 1:
+    if model.data is None and len(set(names)) > 1:
         found.error(
             "missing-setting",
             f"Model `{model.name}` does not say which data it uses",
             model.at("name"),
-            f"needs `data {names[0]}`, say: the file describes {len(names)} data sets",
+            f"the file describes {len(names)} data sets",
+            help=f"add `data {names[0]}` to it",
         )
         return
     data = spec.data_for(model)
@@ -282,7 +283,10 @@ def _check_exists(what: str, path: str, span: Span | None, spec: Spec, found: Di
     except (OSError, ValueError):
         siblings = []
     close = did_you_mean_help(real.name, siblings)
-    label = "a folder, not a file" if _is_folder(real) else f"no such file in `{real.parent}`"
+    if _is_folder(real):
+        found.error("missing-file", f"{what} `{path}` is no file", span, "a folder")
+        return
+    label = "no such file" if str(real.parent) == "." else f"no such file in `{real.parent}`"
     found.error("missing-file", f"{what} `{path}` does not exist", span, label, help=close)
 
 
@@ -470,7 +474,7 @@ def _check_fit(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> 
         )
         return
     data = spec.data_for(model)
-    if model.data is None and len(spec.data) > 1:
+    if model.data is None and len({data.name for data in spec.data}) > 1:
         return  # which data are meant has been asked for already
     if data is None or data.calibrate is None:
         _missing_data("calibrate", f"Policy `{policy.name}`", policy.rule.span, data, found)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from eecompile.diagnostics import Diagnostics, did_you_mean_help
+from eecompile.dsl.options import DTYPES
 from eecompile.ir import Graph, TensorType
 from eecompile.spec import Exit, Input, Model, matching
 
@@ -187,7 +188,7 @@ def check_inputs(model: Model, inputs: Mapping[str, Declared], found: Diagnostic
                 f"Input `{name}` has dynamic dimensions: `{declared}`",
                 model.at("path"),
                 "nothing says their size",
-                help=f"add `input {_written(name)}: {_example(declared)}`",
+                help=f"add `input {_written(name)}: {_example(declared)}` with a number for each `?`",
             )
 
 
@@ -197,8 +198,15 @@ def _written(name: str) -> str:
 
 
 def _example(declared: Declared) -> str:
-    sizes = declared.shape or (1,)
-    return f"{declared.dtype}[{', '.join('1' if s is None else str(s) for s in sizes)}]"
+    """The declaration, for one sample a call where that is open.
+
+    >>> _example(Declared("float32", (None, 3, None)))
+    'float32[1, 3, ?]'
+    """
+    if not declared.shape:
+        return f"{declared.dtype}[?]"
+    first = 1 if declared.shape[0] is None else declared.shape[0]
+    return str(Declared(declared.dtype, (first, *declared.shape[1:])))
 
 
 def _paired(
@@ -227,32 +235,26 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _check_type(given: Input, declared: Declared, found: Diagnostics) -> None:
-    if given.type.dtype != declared.dtype:
-        found.error(
-            "wrong-dtype",
-            f"Expected `{declared.dtype}`, found `{given.type.dtype}`",
-            given.at("dtype"),
-            f"the network reads `{declared}`",
-        )
-    if declared.shape is None:
+    dtype, shape = given.type.dtype, given.type.shape
+    reads = f"the network reads `{declared}`"
+    if dtype in DTYPES and dtype != declared.dtype:
+        message = f"Expected `{declared.dtype}`, found `{dtype}`"
+        found.error("wrong-dtype", message, given.at("dtype"), reads)
+    if declared.shape is None or 0 in shape:
         return
-    shape = given.type.shape
     if len(shape) != len(declared.shape):
-        found.error(
-            "wrong-shape",
-            f"Expected {len(declared.shape)} dimensions, found {len(shape)}",
-            given.at("type"),
-            f"the network reads `{declared}`",
-        )
+        message = f"Expected {len(declared.shape)} dimensions, found {len(shape)}"
+        found.error("wrong-shape", message, given.at("type"), reads)
         return
-    for i, (size, fixed) in enumerate(zip(shape, declared.shape, strict=True)):
-        if fixed is not None and size != fixed:
-            found.error(
-                "wrong-shape",
-                f"Expected {fixed} as dimension {i + 1}, found {size}",
-                given.at(f"dim{i}"),
-                f"the network reads `{declared}`",
-            )
+    pairs = enumerate(zip(shape, declared.shape, strict=True))
+    wrong = [i for i, (size, fixed) in pairs if fixed not in (None, size)]
+    if len(wrong) == 1:
+        (i,) = wrong
+        message = f"Expected {declared.shape[i]} as dimension {i + 1}, found {shape[i]}"
+        found.error("wrong-shape", message, given.at(f"dim{i}"), reads)
+    elif wrong:
+        message = f"Expected `{declared}`, found `{given.type}`"
+        found.error("wrong-shape", message, given.at("type"), f"{len(wrong)} dimensions differ")
 
 
 def _check_output(model: Model, view: GraphView, found: Diagnostics) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, cast
 
 from eecompile.diagnostics import Diagnostics, Span, did_you_mean_help
+from eecompile.dsl.options import DTYPES
 from eecompile.dsl.syntax import Branch, Leaf
 from eecompile.dsl.values import Values
 from eecompile.ir import TensorType
@@ -38,20 +39,6 @@ from eecompile.spec import (
 
 __all__ = ["HALTS", "Converter", "convert", "split_entry"]
 
-DTYPES = (
-    "float16",
-    "float32",
-    "float64",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "bool",
-)
 LAYOUTS = ("HWC", "CHW", "HW")
 
 #: How a budget is written -> quantity, statistic, what its limit is measured in.
@@ -240,7 +227,7 @@ class Converter(Values):
         dtype, sizes = tree.leaf(0), tree.leaves("INT")
         if dtype.text not in DTYPES:
             self.unknown("unknown-dtype", "element type", dtype, DTYPES)
-        shape = tuple(self.whole(size, low=1) for size in sizes)
+        shape = tuple(self.whole(size, low=1, wrong=0) for size in sizes)  # 0: told already
         spans = {"dtype": dtype.span, "type": tree.span}
         spans |= {f"dim{i}": size.span for i, size in enumerate(sizes)}
         return TensorType(dtype.text, shape), spans
@@ -253,8 +240,8 @@ class Converter(Values):
         if not classes:
             return Output(name.value, span=tree.span, spans=spans)
         spans["classes"] = classes[0].span
-        count = self.whole(classes[0], low=2)
-        return Output(name.value, count, span=tree.span, spans=spans)
+        count = self.whole(classes[0], low=2, wrong=0)
+        return Output(name.value, count or None, span=tree.span, spans=spans)
 
     def exit(self, tree: Branch) -> Exit:
         """``exit early after "layer1.8" head linear(pool: 4)``."""

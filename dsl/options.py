@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from eecompile.spec import Name, Value
 
 __all__ = [
+    "DTYPES",
     "FREQUENCIES",
     "GATES",
     "HEADS",
@@ -125,6 +126,22 @@ RULES: Mapping[str, Mapping[str, Option]] = {
     "predicted": {"start": name(), "window": whole(1, 1000), "scale": number(0)},
     "learned_score": {},
 }
+
+#: Element types, by numpy's names.
+DTYPES = (
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+)
 
 #: Who chooses where to split between device and server.
 SPLITS: Mapping[str, Mapping[str, Option]] = {

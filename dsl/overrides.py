@@ -42,6 +42,12 @@ __all__ = ["apply_overrides"]
 _T = TypeVar("_T")
 _N = TypeVar("_N", bound=Node)
 
+_MODEL = ("source", "weights", "input", "output", "data", "exit")
+_EXIT = ("after", "head", "comparator")
+_DATA = ("fit", "calibrate", "test", "normalize", "keys", "layout", "pixels")
+_POLICY = ("exit", "budget", "halt", "deadline", "frequency", "offload", "split")
+_TARGET = ("board", "cores", "frequencies")
+
 
 def apply_overrides(spec: Spec, overrides: Iterable[str]) -> Spec:
     """The spec with values replaced, in order.
@@ -93,15 +99,15 @@ class _Override:
     # The way to the value.
 
     def spec(self, spec: Spec) -> Spec:
-        kinds: dict[str, tuple[str, Callable[[Any, int], Any]]] = {
-            "model": ("models", self.model),
-            "data": ("data", self.data),
-            "policy": ("policies", self.policy),
-            "target": ("targets", self.target),
+        kinds: dict[str, tuple[str, Callable[[Any, int], Any], Sequence[str]]] = {
+            "model": ("models", self.model, _MODEL),
+            "data": ("data", self.data, _DATA),
+            "policy": ("policies", self.policy, _POLICY),
+            "target": ("targets", self.target, _TARGET),
         }
-        field, apply = kinds[self.key(0, kinds)]
+        field, apply, below = kinds[self.key(0, kinds)]
         nodes = getattr(spec, field)
-        index, depth = self.named(1, nodes, self.keys[0].text)
+        index, depth = self.named(1, nodes, self.keys[0].text, below)
         changed: dict[str, Any] = {field: _replaced(nodes, index, apply(nodes[index], depth))}
         return replace(spec, **changed)
 
@@ -122,17 +128,15 @@ class _Override:
     def wrong(self, message: str, span: Span, label: str, help: str = "") -> CompileErrors:
         return CompileErrors([Diagnostic("unknown-setting", message, span, label, help=help)])
 
-    def named(self, depth: int, nodes: Sequence[Any], kind: str) -> tuple[int, int]:
+    def named(
+        self, depth: int, nodes: Sequence[Any], kind: str, below: Sequence[str]
+    ) -> tuple[int, int]:
         """Index of the node meant, and the next depth: a lone node may go without its name."""
         names = [node.name for node in nodes]
-        if depth < len(self.keys) and self.keys[depth].text in names:
-            return names.index(self.keys[depth].text), depth + 1
-        if len(nodes) == 1:
-            return 0, depth
         if not nodes:
             raise self.wrong(f"The file has no `{kind}`", self.keys[depth - 1].span, "none there")
-        self.key(depth, names)
-        raise AssertionError("unreachable: no name matched")
+        key = self.key(depth, [*names, *below] if len(nodes) == 1 else names)
+        return (names.index(key), depth + 1) if key in names else (0, depth)
 
     def end(self, depth: int) -> None:
         """Nothing may follow the key before `depth`."""
@@ -167,9 +171,9 @@ class _Override:
     # Nodes.
 
     def model(self, model: Model, depth: int) -> Model:
-        key = self.key(depth, ("source", "weights", "input", "output", "data", "exit"))
+        key = self.key(depth, _MODEL)
         if key == "exit":
-            index, below = self.named(depth + 1, model.exits, "exit")
+            index, below = self.named(depth + 1, model.exits, "exit", _EXIT)
             exits = _replaced(model.exits, index, self.exit(model.exits[index], below))
             return replace(model, exits=exits)
         if key == "input":
@@ -211,7 +215,7 @@ class _Override:
         return replace(model, output=output)
 
     def exit(self, exit: Exit, depth: int) -> Exit:
-        key = self.key(depth, ("after", "head", "comparator"))
+        key = self.key(depth, _EXIT)
         if key == "after":
             point, span = self.string(depth + 1)
             return _at(exit, "point", span, point=point)
@@ -235,8 +239,7 @@ class _Override:
         return _at(head, key, self.value_span, options=options)
 
     def data(self, data: DataSet, depth: int) -> DataSet:
-        keys = ("fit", "calibrate", "test", "normalize", "keys", "layout", "pixels")
-        key = self.key(depth, keys)
+        key = self.key(depth, _DATA)
         if key in ("fit", "calibrate", "test"):
             changed: dict[str, Any] = {key: self.samples(depth + 1)}
             return replace(data, **changed)
@@ -265,8 +268,7 @@ class _Override:
         return replace(self, source=Source("--set", quoted)).samples(depth)
 
     def policy(self, policy: Policy, depth: int) -> Policy:
-        keys = ("exit", "budget", "halt", "deadline", "frequency", "offload", "split")
-        key = self.key(depth, keys)
+        key = self.key(depth, _POLICY)
         at = self.value_span
         if key == "exit":
             if depth + 1 < len(self.keys):
@@ -300,7 +302,7 @@ class _Override:
         return replace(policy, offload=replace(policy.offload, cost=cost))
 
     def target(self, target: Target, depth: int) -> Target:
-        key = self.key(depth, ("board", "cores", "frequencies"))
+        key = self.key(depth, _TARGET)
         at = self.value_span
         if key == "board":
             return _at(target, "board", at, board=self.string(depth + 1)[0])

@@ -167,7 +167,7 @@ def _syntax_error(
     source: Source, error: lark.exceptions.UnexpectedInput, offset: int
 ) -> Diagnostic:
     if not isinstance(error, lark.exceptions.UnexpectedToken):
-        return _bad_character(source, offset + (error.pos_in_stream or 0))
+        return _bad_character(source, error, offset)
     token = error.token
     accepted = set(error.accepts or error.expected)
     if "FLOAT" in accepted:
@@ -195,17 +195,28 @@ def _syntax_error(
     )
 
 
-def _bad_character(source: Source, offset: int) -> Diagnostic:
-    char = source.text[offset]
+def _bad_character(
+    source: Source, error: lark.exceptions.UnexpectedInput, offset: int
+) -> Diagnostic:
+    start = offset + (error.pos_in_stream or 0)
+    char = source.text[start]
     if char == '"':
-        line_end = source.text.find("\n", offset)
-        span = Span(source, offset, len(source.text) if line_end < 0 else line_end)
-        message, label = "Unterminated string", 'no closing `"` on this line'
-    else:
-        span = Span(source, offset, offset + 1)
-        shown = char if char.isprintable() else f"U+{ord(char):04X}"
-        message, label = f"Unexpected character `{shown}`", ""
-    return Diagnostic("syntax-error", message, span, label)
+        line_end = source.text.find("\n", start)
+        span = Span(source, start, len(source.text) if line_end < 0 else line_end)
+        return Diagnostic(
+            "syntax-error", "Unterminated string", span, 'no closing `"` on this line'
+        )
+    allowed = sorted(getattr(error, "allowed", None) or ())
+    signs = [_literal(name) for name in allowed if not _literal(name).isalpha()]
+    meant = next((sign for sign in signs if sign.startswith(char)), None)
+    shown = char if char.isprintable() else f"U+{ord(char):04X}"
+    return Diagnostic(
+        "syntax-error",
+        f"Unexpected character `{shown}`",
+        Span(source, start, start + 1),
+        f"expected {_listed([_shown(name) for name in allowed])}" if 0 < len(allowed) <= 2 else "",
+        help=f"did you mean `{meant}`?" if meant else "",
+    )
 
 
 def _literal(terminal: str) -> str:

@@ -87,7 +87,7 @@ class Values:
                 "missing-unit",
                 f"Expected a unit after `{tree.leaf(0).text}`",
                 tree.leaf(0).span,
-                f"in {listed_units(measured)}",
+                f"needs {listed_units(measured)}",
             )
             return None
         assert isinstance(unit, Leaf)
@@ -121,8 +121,10 @@ class Values:
             self.bad_number(f"of at least {low:g}", leaf.span)
         return value
 
-    def whole(self, leaf: Leaf, low: int = 0, high: int = _LARGEST) -> int:
-        """A whole number in a range, which is also its value where another was written."""
+    def whole(
+        self, leaf: Leaf, low: int = 0, high: int = _LARGEST, wrong: int | None = None
+    ) -> int:
+        """A whole number in a range; where another is written, `wrong` or else the lowest."""
         value = int(leaf.text) if leaf.kind == "INT" and len(leaf.text) < 20 else None
         if value is not None and low <= value <= high:
             return value
@@ -132,7 +134,7 @@ class Values:
             f"Expected a whole number {limits}, found `{leaf.text[:40]}`",
             leaf.span,
         )
-        return low
+        return low if wrong is None else wrong
 
     def twice(self, message: str, span: Span, first: Span) -> None:
         """Something that may be given once is given again."""

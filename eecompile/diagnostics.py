@@ -260,9 +260,17 @@ class Diagnostics:
         self.add(Diagnostic(id, message, span, label, secondary, notes, help, path=path))
 
     def in_order(self) -> tuple[Diagnostic, ...]:
-        """Sorted by place in the file, those without a place last; the same one only once."""
-        unique = dict.fromkeys(self._found)
-        return tuple(sorted(unique, key=lambda d: (d.span is None, d.span.start if d.span else 0)))
+        """By text in the order met, then by place; those without a place last; each only once."""
+        texts: dict[int, int] = {}
+        for found in self._found:
+            if found.span:
+                texts.setdefault(id(found.span.source), len(texts))
+
+        def place(found: Diagnostic) -> tuple[int, int]:
+            span = found.span
+            return (texts[id(span.source)], span.start) if span else (len(texts), 0)
+
+        return tuple(sorted(dict.fromkeys(self._found), key=place))
 
     def raise_errors(self) -> None:
         """Raise what was found if any of it is an error.
