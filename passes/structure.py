@@ -32,6 +32,26 @@ class Flow:
         """What is computed from the value, itself left out."""
         return set(nx.descendants(self._edges, value))
 
+    def gates(self, inputs: Sequence[str], answer: str) -> list[str]:
+        """Values that every way from an input to `answer` goes through, in order, ends left out.
+
+        >>> from eecompile.ir import Op
+        >>> ops = (Op("n", "Neg", ("x",), ("a",)), Op("e", "Exp", ("a",), ("b",)),
+        ...     Op("s", "Add", ("a", "b"), ("c",)), Op("m", "Neg", ("c",), ("y",)))
+        >>> Flow(Graph("g", ("x",), ("y",), ops)).gates(["x"], "y")
+        ['a', 'c']
+        """
+        source = ("source",)  # no value's name is a tuple
+        edges = self._edges.copy()
+        edges.add_edges_from((source, value) for value in inputs)
+        above = nx.immediate_dominators(edges, source)
+        found: list[str] = []
+        value = above.get(answer, source)
+        while value != source:
+            found.append(value)
+            value = above[value]
+        return [value for value in reversed(found) if value not in inputs]
+
     def ordered(self, values: Sequence[str]) -> list[int]:
         """Positions in `values` such that none leads to an earlier one, else in their order.
 

@@ -1,0 +1,252 @@
+"""A picture of a segment graph: segments from top to bottom, exits beside their decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape, quoteattr
+
+from eecompile.cost import graph_macs
+from eecompile.inspect import borders, exit_table, readable
+from eecompile.ir import Graph, TensorType
+from eecompile.segments import Exit, Segment, SegmentGraph
+
+__all__ = ["draw"]
+
+# Lengths in pixels.
+_WIDTH = 920
+_AXIS = 64  # the line with the share of work done
+_LEFT, _SEGMENT = 112, 340  # segment boxes
+_RIGHT, _BRANCH = 560, 328  # exit boxes
+_TOP = 132  # of the first segment
+_LOWEST, _SCALED = 50, 190  # height of a box without work; what is added for all of it
+_LINE = 17
+_SHOWN = 4  # tensors named at a border
+
+_STYLE = """
+  text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: #1f2937 }
+  .title { font-size: 21px; font-weight: 650 } .name { font-size: 14px; font-weight: 650 }
+  .quiet { fill: #64748b } .share { font-size: 17px; font-weight: 650; fill: #1d4ed8 }
+  .type { font: 11.5px ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
+          fill: #475569 }
+  .segment { fill: #eff6ff; stroke: #3b82f6 } .work { fill: #bfdbfe }
+  .branch { fill: #fffbeb; stroke: #d97706 } .end { fill: #f1f5f9; stroke: #64748b }
+  .decision { fill: #ffffff; stroke: #d97706; stroke-width: 1.6 }
+  .flow { stroke: #3b82f6; stroke-width: 2; fill: none } .leave { stroke: #d97706 }
+  .axis { stroke: #cbd5e1; stroke-width: 2 } .tick { fill: #d97706 }
+  .last { fill: #1d4ed8 } .ahead { fill: #3b82f6 } .aside { fill: #d97706 }
+"""
+
+
+def draw(segments: SegmentGraph, heads: Mapping[str, str] | None = None) -> str:
+    """The picture as an SVG document.
+
+    Boxes grow with a segment's share of the multiply-accumulates; the line on the left counts
+    them. Each arrow between segments names the tensors that cross.
+
+    Args:
+        segments: the network, cut.
+        heads: exit -> its head in words (``linear(pool: 4)``); default what the graph shows.
+    """
+    page = _Page(segments, dict(heads or {}))
+    body = list(page.body())
+    height = page.y + 40
+    name = escape(segments.name)
+    label = f"{segments.name}: {len(segments.exits)} exits, {readable(segments.macs, 'MACs')}"
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height:.0f}" '
+            f'viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label={quoteattr(label)}>',
+            f"<title>{name}</title>",
+            f"<style>{_STYLE}</style>",
+            f'<rect width="{_WIDTH}" height="{height:.0f}" fill="#ffffff"/>',
+            *body,
+            "</svg>\n",
+        ]
+    )
+
+
+@dataclass
+class _Page:
+    """Draws from top to bottom; `y` is where the next thing goes."""
+
+    segments: SegmentGraph
+    heads: dict[str, str]
+    y: float = _TOP
+
+    @property
+    def middle(self) -> float:
+        return _LEFT + _SEGMENT / 2
+
+    def body(self) -> Iterator[str]:
+        cut = self.segments
+        yield from self.header()
+        rows = exit_table(cut)
+        crossing = borders(cut)
+        axis: list[str] = []
+        start = self.y
+        for index, segment in enumerate(cut.segments):
+            yield from self.segment(segment)
+            if index < len(cut.exits):
+                axis += self.tick(rows[index].backbone_fraction)
+                yield from self.decision(cut.exits[index], rows[index].macs_fraction)
+                yield from self.border(crossing[index], cut.exits[index])
+        axis += self.tick(1.0, last=True)
+        yield _line(_AXIS, start, _AXIS, self.y, "axis")
+        yield from axis
+        yield from self.answer(rows[-1].macs_fraction)
+
+    def header(self) -> Iterator[str]:
+        cut = self.segments
+        yield _text(32, 42, cut.name, "title")
+        exits = f"{len(cut.exits)} exit{'s' * (len(cut.exits) != 1)}"
+        classes = f" · {cut.classes} classes" if cut.classes else ""
+        yield _text(
+            32, 64, f"{exits} · {readable(cut.macs, 'MACs')} at full depth{classes}", "quiet"
+        )
+        inputs = "   ".join(f"{name}: {type_}" for name, type_ in cut.inputs)
+        yield _text(self.middle, 100, _short(inputs, 60), "type", "middle", inputs)
+        yield from _arrow(self.middle, 106, self.middle, _TOP)
+        yield _text(_AXIS, 100, "MACs", "quiet", "middle")
+        yield _text(_AXIS, _TOP - 12, "0 %", "quiet", "middle")
+
+    def segment(self, segment: Segment) -> Iterator[str]:
+        share = segment.macs / max(self.segments.macs, 1)
+        height = _LOWEST + _SCALED * share
+        yield _box(_LEFT, self.y, _SEGMENT, height, "segment")
+        if share > 0:
+            yield f'<rect class="work" x="{_LEFT + 7}" y="{self.y + 7:.1f}" rx="3" width="6" ' + (
+                f'height="{max((height - 14) * share, 3):.1f}"/>'
+            )
+        center = self.y + height / 2
+        yield _text(_LEFT + 26, center - 3, segment.name, "name")
+        count = len(segment.graph.ops)
+        facts = f"{count} operator{'s' * (count != 1)} · {readable(segment.macs, 'MACs')}"
+        yield _text(_LEFT + 26, center + 15, facts, "quiet")
+        yield _text(_LEFT + _SEGMENT - 16, center + 6, _percent(share), "share", "end")
+        self.y += height
+
+    def tick(self, fraction: float, last: bool = False) -> list[str]:
+        mark = (
+            f'<circle class="{"last" if last else "tick"}" cx="{_AXIS}" cy="{self.y:.1f}" r="4"/>'
+        )
+        return [mark, _text(_AXIS - 10, self.y + 4, _percent(fraction), "quiet", "end")]
+
+    def decision(self, exit_: Exit, fraction: float) -> Iterator[str]:
+        """The diamond under a segment, and the exit's box to its right."""
+        center, size = self.y + 26, 10
+        middle = self.middle
+        yield from _arrow(middle, self.y, middle, center - size, head=False)
+        corners = (middle, center - size), (middle + size, center), (middle, center + size)
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in (*corners, (middle - size, center)))
+        lines = list(self.branch_lines(exit_))
+        height = 40 + _LINE * len(lines)
+        top = center - 26
+        yield from _arrow(middle + size, center, _RIGHT, center, aside=True)
+        yield f'<polygon class="decision" points="{points}"/>'
+        yield _box(_RIGHT, top, _BRANCH, height, "branch")
+        yield _text(_RIGHT + 16, top + 24, _short(exit_.name, 26), "name", title=exit_.name)
+        yield _text(_RIGHT + _BRANCH - 14, top + 24, f"{_percent(fraction)} spent", "quiet", "end")
+        for index, (line, kind) in enumerate(lines):
+            at = top + 43 + _LINE * index
+            yield _text(_RIGHT + 16, at, _short(line, 46), kind, title=line)
+        self.y = center + size
+        self._branch_end = top + height
+
+    def branch_lines(self, exit_: Exit) -> Iterator[tuple[str, str]]:
+        yield f"after {exit_.point}", "quiet"
+        if exit_.head is not None:
+            yield _described(self.heads.get(exit_.name, "head"), exit_.head), ""
+        if exit_.comparator is not None:
+            kind = "class means" if exit_.head or exit_.name not in self.heads else ""
+            yield _described(kind or self.heads[exit_.name], exit_.comparator), ""
+
+    def border(self, crossing: Mapping[str, TensorType], exit_: Exit) -> Iterator[str]:
+        """The arrow to the next segment with what crosses; the tapped tensor first."""
+        ordered = sorted(crossing, key=lambda value: value != exit_.feature)
+        named: Sequence[str] = ordered[:_SHOWN]
+        more = len(ordered) - len(named)
+        lines = [f"{value}: {crossing[value]}" for value in named]
+        lines += [f"and {more} more"] if more else []
+        start = self.y
+        end = max(start + 24 + _LINE * len(lines), self._branch_end + 16)
+        yield from _arrow(self.middle, start, self.middle, end)
+        first = start + (end - start - _LINE * len(lines)) / 2 + 10
+        for index, line in enumerate(lines):
+            at = first + _LINE * index
+            yield _text(self.middle + 16, at, _short(line, 38), "type", title=line)
+        self.y = end
+
+    def answer(self, fraction: float) -> Iterator[str]:
+        cut = self.segments
+        yield from _arrow(self.middle, self.y, self.middle, self.y + 34)
+        self.y += 34
+        yield _box(_LEFT, self.y, _SEGMENT, 46, "end")
+        yield _text(_LEFT + 26, self.y + 28, _short(cut.output, 20), "name", title=cut.output)
+        type_ = cut.segments[-1].graph.types[cut.output]
+        yield _text(_LEFT + _SEGMENT - 16, self.y + 28, str(type_), "type", "end")
+        note = f"full depth · {_percent(fraction)} spent where every head was asked"
+        yield _text(_LEFT + _SEGMENT + 16, self.y + 28, note, "quiet")
+        self.y += 46
+
+
+def _described(kind: str, graph: Graph) -> str:
+    return f"{kind} · {readable(graph_macs(graph), 'MACs')}"
+
+
+def _percent(fraction: float) -> str:
+    """Whole percent, one decimal under ten.
+
+    >>> _percent(0.256), _percent(0.0123), _percent(0.0)
+    ('26 %', '1.2 %', '0 %')
+    """
+    precise = 0 < fraction < 0.0995
+    return f"{100 * fraction:.{int(precise)}f} %"
+
+
+def _short(text: str, length: int) -> str:
+    """The text, its middle left out where it is too long.
+
+    >>> _short("layer1.0.conv1.weight", 12)
+    'layer1…eight'
+    """
+    if len(text) <= length:
+        return text
+    head = length // 2
+    return f"{text[:head]}…{text[head - length + 1 :]}"
+
+
+def _text(x: float, y: float, text: str, kind: str, anchor: str = "start", title: str = "") -> str:
+    """A text; one that was shortened shows its `title` under the pointer."""
+    tip = f"<title>{escape(title)}</title>" if title and title != text else ""
+    attributes = f' class="{kind}"' if kind else ""
+    attributes += f' text-anchor="{anchor}"' if anchor != "start" else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}"{attributes}>{tip}{escape(text)}</text>'
+
+
+def _box(x: float, y: float, width: float, height: float, kind: str) -> str:
+    return (
+        f'<rect class="{kind}" x="{x}" y="{y:.1f}" width="{width}" height="{height:.1f}" rx="8"/>'
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _arrow(
+    x1: float, y1: float, x2: float, y2: float, *, aside: bool = False, head: bool = True
+) -> Iterator[str]:
+    """A straight arrow down, or to the right where `aside`."""
+    back = 9 if head else 0
+    end = (x2 - back, y2) if aside else (x2, y2 - back)
+    yield _line(x1, y1, *end, "flow leave" if aside else "flow")
+    if not head:
+        return
+    tip = (
+        ((x2, y2), (x2 - 10, y2 - 5), (x2 - 10, y2 + 5))
+        if aside
+        else ((x2, y2), (x2 - 5, y2 - 10), (x2 + 5, y2 - 10))
+    )
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in tip)
+    yield f'<polygon class="{"aside" if aside else "ahead"}" points="{points}"/>'
