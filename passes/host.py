@@ -12,7 +12,7 @@ view, and name its values by the names used there. Two rules tie the view to the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,7 +21,15 @@ import numpy as np
 
 from eecompile.ir import Graph, TensorType
 
-__all__ = ["HostError", "HostGraph", "Point", "Problem", "collect_points", "handed_on", "module_values"]
+__all__ = [
+    "HostError",
+    "HostGraph",
+    "Point",
+    "Problem",
+    "collect_points",
+    "handed_on",
+    "module_values",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +207,6 @@ def collect_points(
     host_values: Iterable[str],
     node_names: Mapping[str, str],
     modules: Mapping[str, str] | None = None,
-    leading: Set[str] | None = None,
 ) -> dict[str, Point]:
     """The points of a host, from its neutral view.
 
@@ -212,10 +219,9 @@ def collect_points(
         node_names: further name -> value: nodes by name, and names the view did away with
             (an `Identity`'s result).
         modules: module path -> value; default `module_values(graph)`.
-        leading: values that lead to an output; default: as the view's operators say.
     """
     modules = module_values(graph) if modules is None else modules
-    leading = _ancestors(graph) if leading is None else leading
+    leading = _ancestors(graph)
     order = {value: i for i, value in enumerate(graph.inputs)}
     for op in graph.ops:
         order.update((value, len(order)) for value in op.outputs)

@@ -73,13 +73,15 @@ class _Writer:
         return name
 
     def node(self, op: Op, extra: Sequence[str] = (), **attributes: Any) -> None:
-        """A node with the operator's inputs and `extra` ones. Defaults the schema lacks are dropped.
+        """A node with the operator's inputs and `extra` ones.
+
+        Attributes the schema lacks are dropped where they hold what it means without them.
 
         Raises:
             Unexpressible: an attribute that matters does not exist in the operator set.
         """
         schema = onnx.defs.get_schema(op.kind, self.opset, "")
-        kept = {}
+        kept: dict[str, Any] = {}
         for name, value in attributes.items():
             if name in schema.attributes:
                 kept[name] = list(value) if isinstance(value, tuple) else value
@@ -101,7 +103,7 @@ _NEUTRAL: dict[str, Any] = {"dilations": 1, "select_last_index": 0, "fmod": 0, "
 
 
 def _plain(writer: _Writer, op: Op) -> None:
-    attributes = dict(op.attributes)
+    attributes: dict[str, Any] = dict(op.attributes)
     if op.kind == "Cast":
         attributes["to"] = helper.np_dtype_to_tensor_dtype(np.dtype(str(attributes["to"])))
     elif op.kind == "Mod":
@@ -113,9 +115,10 @@ def _plain(writer: _Writer, op: Op) -> None:
             raise Unexpressible(
                 f"Operator `{op.kind}` of `{op.name}` along an inner axis needs operator set 13"
             )
-    elif op.kind in ("QuantizeLinear", "DequantizeLinear") and writer.opset < 13:
-        if writer.graph.types[op.inputs[1]].size == 1:
-            attributes.pop("axis")
+    elif op.kind in ("QuantizeLinear", "DequantizeLinear") and (
+        writer.graph.types[op.inputs[1]].size == 1
+    ):
+        attributes.pop("axis")
     writer.node(op, **attributes)
 
 
@@ -129,7 +132,8 @@ def _reduce(writer: _Writer, op: Op) -> None:
 
 
 def _clip(writer: _Writer, op: Op) -> None:
-    bounds: dict[str, Any] = {k: v for k, v in op.attributes.items() if np.isfinite(v)}  # type: ignore[arg-type]
+    limits: dict[str, Any] = dict(op.attributes)
+    bounds = {name: limit for name, limit in limits.items() if np.isfinite(limit)}
     if writer.opset < 11:
         writer.node(op, **bounds)
         return

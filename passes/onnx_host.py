@@ -10,15 +10,16 @@ import contextlib
 import hashlib
 import importlib.util
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
+from eecompile.atomic import write_file
 from eecompile.diagnostics import ToolError, did_you_mean_help
 from eecompile.ir import Graph, TensorType
 from eecompile.passes.host import HostError, HostGraph, Point, Problem, collect_points
@@ -55,8 +56,13 @@ def load_onnx(path: Path | str, inputs: Mapping[str, TensorType] | None = None) 
             operators that are not supported (each is named).
     """
     path = Path(path)
-    host = OnnxHost(read_model(path, inputs), path.stem)
-    host.graph()  # what cannot be translated is told now, not in the middle of the passes
+    model = read_model(path, inputs)
+    host = OnnxHost(model, path.stem)
+    types, values = host.graph().types, host.outputs()
+    for output in model.graph.output:  # known now, also where they were dynamic
+        tensor = output.type.tensor_type
+        shape = types[values[output.name]].shape
+        output.type.CopyFrom(helper.make_tensor_type_proto(tensor.elem_type, shape))
     return host
 
 
@@ -101,9 +107,7 @@ class OnnxHost(HostGraph):
         renamed = {n: v for n, v in translation.values.items() if n != v and v in own}
         nodes = {name: value for name, value in translation.nodes.items() if value in own}
         modules = {path: value for path, value in translation.modules.items() if value in own}
-        return collect_points(
-            self.graph(), own, renamed | nodes, modules, translation.leading
-        )
+        return collect_points(self.graph(), own, renamed | nodes, modules)
 
     # -- editing -------------------------------------------------------------------------------
 
@@ -121,17 +125,17 @@ class OnnxHost(HostGraph):
         type_, (entry,) = self._type(feature), graph.inputs
         if graph.types[entry] != type_:
             raise _wrong(
-                "type-mismatch", f"Expected `{feature}` to be {graph.types[entry]}, found {type_}"
+                "cannot-edit", f"Expected `{feature}` to be {graph.types[entry]}, found {type_}"
             )
         if prefix in all_scopes(self._model.graph.node) or self._uses(f"{prefix}/"):
-            raise _wrong("duplicate-name", f"The name `{prefix}` is taken")
+            raise _wrong("cannot-edit", f"The name `{prefix}` is taken")
         names = {name: f"{prefix}/{name}" for name in graph.types} | {entry: feature}
         opset = next(entry.version for entry in self._model.opset_import if not entry.domain)
         try:
             nodes, weights = emit(graph, names, prefix, opset)
         except Unexpressible as why:
             raise _wrong(
-                "unsupported-operator", str(why), "export the network with a later operator set"
+                "bad-head", str(why), "export the network with a later operator set"
             ) from why
         with self._edited() as edited:
             edited.initializer.extend(weights)
@@ -142,9 +146,9 @@ class OnnxHost(HostGraph):
         """See `HostGraph.add_output`; an `Identity` gives the value its name as an output."""
         type_ = self._type(value)
         if name in self.outputs():
-            raise _wrong("duplicate-name", f"There is an output `{name}` already")
+            raise _wrong("cannot-edit", f"There is an output `{name}` already")
         if name != value and (name in self._translation.values or self._uses(f"output/{name}")):
-            raise _wrong("duplicate-name", f"The name `{name}` is taken")
+            raise _wrong("cannot-edit", f"The name `{name}` is taken")
         with self._edited() as edited:
             if name != value:
                 node = helper.make_node("Identity", [value], [name], f"output/{name}")
@@ -158,7 +162,7 @@ class OnnxHost(HostGraph):
         """See `HostGraph.replace_uses`; an output keeps its name and shows `new`."""
         if self._type(old) != self._type(new):
             raise _wrong(
-                "type-mismatch",
+                "cannot-edit",
                 f"Expected `{new}` to be {self._type(old)}, found {self._type(new)}",
             )
         with self._edited() as edited:
@@ -174,7 +178,7 @@ class OnnxHost(HostGraph):
         values = self._translation.values
         if values.get(value) != value:
             raise _wrong(
-                "unknown-node", f"Unknown value `{value}`", did_you_mean_help(value, values)
+                "cannot-edit", f"Unknown value `{value}`", did_you_mean_help(value, values)
             )
         return self.graph().types[value]
 
@@ -209,39 +213,23 @@ class OnnxHost(HostGraph):
 
     def save(self, path: Path) -> None:
         """See `HostGraph.save`: one file, checked by `onnx.checker`."""
-        path = Path(path)
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
-        types = self.graph().types
-        values = self._translation.values
-        for output in model.graph.output:  # shapes are known now where they were dynamic
-            shape = types[values[output.name]].shape
-            output.type.tensor_type.shape.CopyFrom(
-                helper.make_tensor_type_proto(TensorProto.FLOAT, shape).tensor_type.shape
-            )
-        onnx.checker.check_model(model)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(model.SerializeToString(deterministic=True))
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        onnx.checker.check_model(self._model)
+        _write_atomically(Path(path), self._model.SerializeToString(deterministic=True))
 
     def fingerprint(self) -> str:
         """See `HostGraph.fingerprint`."""
         return hashlib.sha256(self._model.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Put a file where another may be, so that at any time one of the two is there whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        write_file(temporary, content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _wrong(kind: str, message: str, help: str = "") -> HostError:
@@ -250,7 +238,7 @@ def _wrong(kind: str, message: str, help: str = "") -> HostError:
 
 def _session(model: onnx.ModelProto) -> Any:
     if importlib.util.find_spec("onnxruntime"):
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped]
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -25,15 +25,9 @@ def windows(
         return strides, dilations, node.attribute("pads", (0,) * 2 * n)
     if mode == "VALID":
         return strides, dilations, (0,) * 2 * n
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     totals = [
-        max(
-            (-(-size[i] // strides[i]) - 1) * strides[i]
-            + (kernel[i] - 1) * dilations[i]
-            + 1
-            - size[i],
-            0,
-        )
-        for i in range(n)
+        max((-(-size[i] // strides[i]) - 1) * strides[i] + reach[i] - size[i], 0) for i in range(n)
     ]
     less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
     first, last = (less, more) if mode == "SAME_UPPER" else (more, less)

@@ -68,10 +68,12 @@ def _clip(node: Node) -> str:
     if node.version < 11:
         numbers = {name: float(node.attribute(name, d)) for name, d in bounds.items()}
         return node.add("Clip", x, **numbers)
-    known = [node.known(i) if node.has(i) else np.array(d) for i, d in ((1, -np.inf), (2, np.inf))]
-    if known[0] is not None and known[1] is not None:
-        low, high = (float(bound.reshape(-1)[0]) for bound in known)
-        return node.add("Clip", x, min=low, max=high)
+    low, high = (
+        node.known(i) if node.has(i) else np.array(bounds[name])
+        for i, name in ((1, "min"), (2, "max"))
+    )
+    if low is not None and high is not None:
+        return node.add("Clip", x, min=float(low.reshape(())), max=float(high.reshape(())))
     if node.has(1):
         x = node.add("Max", x, node.inputs[1])
     return node.add("Min", x, node.inputs[2]) if node.has(2) else x
@@ -223,11 +225,11 @@ def _limited(elements: int) -> None:
 
 
 def _range(node: Node) -> str:
-    start, limit, step = (node.constant(i, "range").reshape(()) for i in range(3))
+    start, limit, step = (node.constant(i, "range").reshape(()).item() for i in range(3))
     if step == 0:
         raise Refused("its step is 0")
     _limited(max(0, int(np.ceil((limit - start) / step))))
-    return node.put(np.arange(start, limit, step, dtype=start.dtype))
+    return node.put(np.arange(start, limit, step, dtype=node.type(0).dtype))
 
 
 def _eye_like(node: Node) -> str:
@@ -359,10 +361,10 @@ def _split(node: Node) -> list[str]:
     axis, x = node.axis(0), node.inputs[0]
     dim, parts = node.shape()[axis], len(node.outputs)
     if node.version >= 13:
-        sizes = node.ints(1, "split") if node.has(1) else None
+        sizes = list(node.ints(1, "split")) if node.has(1) else []
     else:
-        sizes = node.attribute("split")
-    if sizes is None:
+        sizes = list(node.attribute("split", ()))
+    if not sizes:
         each = -(-dim // parts)
         sizes = [min(each, dim - i * each) for i in range(parts)]
     if sum(sizes) != dim or len(sizes) != parts:

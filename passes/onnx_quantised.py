@@ -22,7 +22,7 @@ def _linear(node: Node) -> str:
     axis = axis % rank if node.type(1).size > 1 else 0
     if node.kind == "DequantizeLinear":
         return _real(node, 0, axis)
-    return quantised(node, node.inputs[0], 1, axis)
+    return node.add("QuantizeLinear", *filter(None, node.inputs), axis=axis)
 
 
 def _real(node: Node, index: int, axis: int = 0) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError, Message
-from onnx import external_data_helper
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
+from onnx import external_data_helper, inliner
 
 from eecompile.ir import TensorType
 from eecompile.passes.host import HostError, Problem
@@ -47,7 +47,7 @@ def read_model(path: Path, inputs: Mapping[str, TensorType] | None) -> onnx.Mode
     _check_domains(model)
     _check(model, path)
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = inliner.inline_local_functions(model)
     _drop_stale_types(model)
     _fix_inputs(model.graph, inputs)
     _name_nodes(model.graph)
@@ -69,6 +69,8 @@ def _parse(path: Path) -> onnx.ModelProto:
             )
         content = path.read_bytes()
     except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise _wrong("missing-file", f"There is no file `{path}`") from error
         reason = (error.strerror or str(error)).lower()
         raise _wrong("unreadable-model", f"Cannot read `{path}`: {reason}") from error
     model = onnx.ModelProto()
@@ -177,7 +179,7 @@ def _check_domains(model: onnx.ModelProto) -> None:
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise _wrong(
-            "unsupported-opset",
+            "unreadable-model",
             f"Operator set {opset} is not supported; {OLDEST_OPSET} to {newest} are",
             "convert it with `onnx.version_converter.convert_version`",
         )
@@ -188,7 +190,7 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
         first = next(filter(None, map(str.strip, str(error).splitlines())), "no reason given")
-        raise _wrong("invalid-model", f"`{path}` is no valid ONNX model: {first}") from error
+        raise _wrong("unreadable-model", f"`{path}` is no valid ONNX model: {first}") from error
 
 
 def _drop_stale_types(model: onnx.ModelProto) -> None:
@@ -221,8 +223,8 @@ def _by_name(
     values: list[onnx.ValueInfoProto], wanted: Mapping[str, TensorType]
 ) -> Mapping[str, TensorType]:
     names = [value.name for value in values]
-    if len(wanted) == len(names) and not set(names) & set(wanted):
-        return dict(zip(names, wanted.values(), strict=True))
+    if len(wanted) <= len(names) and set(names).isdisjoint(wanted):
+        return dict(zip(names, wanted.values(), strict=False))
     if unknown := [name for name in wanted if name not in names]:
         have = ", ".join(f"`{name}`" for name in names)
         raise HostError(
@@ -239,33 +241,36 @@ def _by_name(
 def _fix_input(value: onnx.ValueInfoProto, wanted: TensorType | None) -> Iterator[Problem]:
     name, tensor = value.name, value.type.tensor_type
     if not value.type.HasField("tensor_type"):
-        yield Problem("unsupported-input", f"Input `{name}` is no tensor")
+        yield Problem("unsupported-operator", f"Input `{name}` is no tensor")
         return
     found = _listed(tensor)
     if wanted is not None:
         try:
             dtype = neutral_dtype(tensor.elem_type)
         except Refused as why:
-            yield Problem("unsupported-input", f"Input `{name}`: {why}")
+            yield Problem("unsupported-operator", f"Input `{name}`: {why}")
             return
         if not tensor.HasField("shape"):
             tensor.shape.Clear()
             tensor.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in wanted.shape)
-        fits = len(tensor.shape.dim) == len(wanted.shape) and dtype == wanted.dtype
+        fits = len(tensor.shape.dim) == len(wanted.shape)
         pairs = list(zip(tensor.shape.dim, wanted.shape, strict=False))
-        if not fits or any(d.HasField("dim_value") and d.dim_value != w for d, w in pairs):
+        if any(dim.dim_value > 0 and dim.dim_value != size for dim, size in pairs):
+            fits = False
+        if dtype != wanted.dtype or not fits or any(size <= 0 for size in wanted.shape):
+            kind = "wrong-shape" if dtype == wanted.dtype else "wrong-dtype"
             message = f"Expected input `{name}` to be {found}, found {wanted}"
-            yield Problem("input-mismatch", message)
+            yield Problem(kind, message)
             return
         for dim, size in pairs:
             dim.dim_value = size
     if not tensor.HasField("shape"):
-        yield Problem("dynamic-dimension", f"Input `{name}` has no shape", help="state its shape")
+        yield Problem("missing-input", f"Input `{name}` has no shape", help="state its shape")
     for i, dim in enumerate(tensor.shape.dim):
         if dim.dim_value <= 0:
             label = f" (`{dim.dim_param}`)" if dim.dim_param else ""
             yield Problem(
-                "dynamic-dimension",
+                "missing-input",
                 f"Dimension {i}{label} of input `{name}` is not fixed: {found}",
                 help=f"state the shape of `{name}`",
             )

@@ -8,7 +8,7 @@ condition is known is inlined. What one ONNX operator becomes stands in `onnx_op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,16 @@ from eecompile.passes.onnx_scopes import all_scopes, module_path
 from eecompile.reference import evaluate
 from eecompile.shapes import infer_types
 
-__all__ = ["Handler", "Integers", "Node", "Refused", "Translation", "neutral_dtype", "to_array", "translate"]
+__all__ = [
+    "Handler",
+    "Integers",
+    "Node",
+    "Refused",
+    "Translation",
+    "neutral_dtype",
+    "to_array",
+    "translate",
+]
 
 #: Elements a tensor may have that is computed at translation time.
 _LARGEST_FOLDED = 1 << 28
@@ -210,14 +219,12 @@ class Translation:
         values: ONNX name of every value of the main graph -> neutral value.
         nodes: name of every node of the main graph with one result -> that neutral value.
         modules: module path -> the neutral value the module hands on.
-        leading: neutral values that an output of the model depends on, in the model.
     """
 
     graph: Graph
     values: Mapping[str, str]
     nodes: Mapping[str, str]
     modules: Mapping[str, str]
-    leading: Set[str]
 
 
 def translate(
@@ -250,8 +257,11 @@ def translate(
         walk.constants,
         walk.types,
     )
-    kept = full.pruned({*outputs, *values.values()} - set(walk.constants) | set(outputs))
-    leading = {values[name] for name in _live_names(graph) if name in values}
+    # What the host itself computes in vain stays, to be seen as such; what only the translation
+    # made needless (a scaled copy that nothing reads) goes.
+    live = _live_names(graph)
+    idle = {value for name, value in values.items() if name not in live}
+    kept = full.pruned({*outputs, *idle} - set(walk.constants) | set(outputs))
     modules = handed_on(
         (
             (module_path(node, walk.scopes), reads(node), _varying(node, walk))
@@ -260,7 +270,7 @@ def translate(
         (output.name for output in graph.output),
     )
     modules = {path: values[name] for path, name in modules.items()}
-    return Translation(replace(kept, outputs=outputs), values, nodes, modules, leading)
+    return Translation(replace(kept, outputs=outputs), values, nodes, modules)
 
 
 def _varying(node: onnx.NodeProto, walk: _Translator) -> list[str]:
