@@ -179,9 +179,7 @@ def conv_bn_relu6(
     channels_in: int, channels: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
     """A "same" convolution, batch normalisation and ReLU6."""
-    conv = nn.Conv2d(
-        channels_in, channels, kernel, stride, kernel // 2, groups=groups, bias=False
-    )
+    conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU6(inplace=True))
 
 

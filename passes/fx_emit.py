@@ -30,7 +30,8 @@ def training_flag(graph: fx.Graph) -> fx.Node:
         if node.op == "get_attr" and node.target == "training":
             return node
     with graph.inserting_before(next(iter(graph.nodes))):
-        return graph.create_node("get_attr", "training", name="training")
+        flag: fx.Node = graph.create_node("get_attr", "training", name="training")
+        return flag
 
 
 def add_state(module: nn.Module, path: str, array: np.ndarray, trainable: bool) -> None:

@@ -216,7 +216,8 @@ def _make_functional(graph: fx.Graph) -> bool:
             clean = False
             continue
         node.target = functional
-        changed.replace_all_uses_with(node, lambda user, at=place[node]: place[user] > at)
+        later = {user for user in changed.users if place[user] > place[node]}
+        changed.replace_all_uses_with(node, later.__contains__)
     return clean
 
 

@@ -19,7 +19,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -202,7 +202,7 @@ class FxHost(HostGraph):
             array, start = inputs[name], 1 if self.batched else 0
             if array.dtype.name != type_.dtype or array.shape[start:] != type_.shape[start:]:
                 raise _refusal(f"Input `{name}` is {type_}, found {TensorType.of(array)}", name)
-            tensors.append(torch.from_numpy(np.ascontiguousarray(array)))
+            tensors.append(torch.from_numpy(np.array(array, order="C")))
         training = self.module.training
         self.module.eval()
         try:
@@ -232,7 +232,7 @@ class FxHost(HostGraph):
         types = (getattr(torch, t.dtype) for t in self.inputs.values())
         return tuple(torch.zeros(s, dtype=d) for s, d in zip(shapes, types, strict=True))
 
-    def _dims(self) -> object:
+    def _dims(self) -> tuple[Any, ...] | None:
         if not self.batched:
             return None
         batch = torch.export.Dim("batch", min=1)

@@ -22,7 +22,6 @@ on = DATA_RULES.on
     "clone.default",
     "contiguous.default",
     "detach.default",
-    "detach_.default",
     "lift_fresh_copy.default",
 )
 def identity(b: Builder, x: Value, *_: Any) -> Value:
@@ -260,6 +259,45 @@ def roll(b: Builder, x: Value, shifts: Sequence[int], dims: Sequence[int]) -> Va
         if cut:
             x = b.op("Concat", b.slice(x, axis, cut, size), b.slice(x, axis, 0, cut), axis=axis)
     return x
+
+
+# --- writing a part: what a write to a view becomes -----------------------------------------------
+
+
+@on("copy.default")
+def copy(b: Builder, x: Value, source: Value, _: bool) -> Value:
+    """The source in the shape and element type of x."""
+    return b.expand(b.cast(source, b.out.dtype), b.out.shape)
+
+
+@on("fill.Tensor")
+def fill(b: Builder, x: Value, value: Value) -> Value:
+    """A number in the shape and element type of x."""
+    return copy(b, x, value, False)
+
+
+@on("slice_scatter.default")
+def slice_scatter(
+    b: Builder, x: Value, part: Value, dim: int, start: int | None, end: int | None, step: int
+) -> Value:
+    """X with x[start:end] replaced."""
+    axis = dim % x.ndim
+    first, last, step = slice(start, end, step).indices(x.shape[axis])
+    if step != 1:
+        raise Untranslatable("a write with steps")
+    last = max(first, last)
+    pieces = [b.slice(x, axis, 0, first), part, b.slice(x, axis, last, x.shape[axis])]
+    pieces = [piece for piece in pieces if piece.shape[axis]]
+    return pieces[0] if len(pieces) == 1 else b.op("Concat", *pieces, axis=axis)
+
+
+@on("select_scatter.default")
+def select_scatter(b: Builder, x: Value, part: Value, dim: int, index: int) -> Value:
+    """X with x[index] replaced."""
+    axis = dim % x.ndim
+    index %= x.shape[axis]
+    part = b.reshape(part, [1 if i == axis else d for i, d in enumerate(x.shape)])
+    return slice_scatter(b, x, part, axis, index, index + 1, 1)
 
 
 # --- looking up -----------------------------------------------------------------------------------

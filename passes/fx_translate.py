@@ -37,6 +37,7 @@ SHAPE_ONLY = frozenset(
         "aten.zeros_like.default",
         "aten.ones_like.default",
         "aten.full_like.default",
+        "aten.fill.Scalar",
         "aten.new_zeros.default",
         "aten.new_ones.default",
         "aten.new_full.default",
@@ -100,20 +101,26 @@ class _Translator:
         if node.op == "placeholder":
             name, type_ = next(self.unread)
             self.values[node] = self.builder.input(name, type_)
+        elif any(source not in self.values for source in node.all_input_nodes):
+            self._skip(node)
         elif node.op == "output":
-            for name, value in node.args[0].items():  # type: ignore[union-attr]
-                self.outputs[name] = self._output(name, self.values[value])
+            shown: Any = node.args[0]
+            for name, source in shown.items():
+                self.outputs[name] = self.builder.register(self.values[source])
         elif node in self.known.constants:
             self.values[node] = self._constant(node, self.known.constants[node])
         elif isinstance(self.known.types.get(node), TensorType):
             self._translate(node)
-        elif any(user.target is not operator.getitem for user in node.users) or not node.users:
-            self._refuse(node, "its result is no tensor")
+        elif any(user.target is not operator.getitem for user in node.users):
+            self._refuse(node, "its result is no tensor of a supported element type")
+        else:
+            self.values[node] = None  # several results; its getitems are translated
 
-    def _output(self, name: str, value: Value) -> str:
-        if value.array is not None:
-            self.builder.register(value)
-        return value.name
+    def _skip(self, node: fx.Node) -> None:
+        """Passes over what reads a refused node, so that one fault is told once."""
+        type_ = self.known.types.get(node)
+        if isinstance(type_, TensorType):
+            self.values[node] = self.builder.input(node.name, type_)
 
     def _constant(self, node: fx.Node, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -196,10 +203,16 @@ class _Evaluation(fx.Interpreter):
     def evaluate(self, inputs: Mapping[str, TensorType]) -> _Evaluation:
         training = self.module.training
         self.module.eval()
-        zeros = [torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in inputs.values()]
+        types = [(t.shape, getattr(torch, t.dtype)) for t in inputs.values()]
         try:
             with torch.no_grad():
-                self.run(*zeros)
+                try:
+                    self.run(*(torch.zeros(shape, dtype=dtype) for shape, dtype in types))
+                except RuntimeError:  # a division by an input of whole numbers
+                    self.run(*(torch.ones(shape, dtype=dtype) for shape, dtype in types))
+        except Exception as error:
+            message = f"torch cannot run the network: {str(error).strip().splitlines()[0]}"
+            raise HostError(Problem("unreadable-model", message)) from error
         finally:
             self.module.train(training)
         return self
