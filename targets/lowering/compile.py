@@ -135,9 +135,12 @@ def compile_functions(
         tell("lower", index, len(kernels.found))
         code[name] = plain_kernel(scheduled.function, name, target)
     tell("generate code", 0, 1)
-    compiled = emit_object({**code, **entries}, target)
+    # Two objects, so that no kernel is inlined into an entry function: TVM gives every buffer of a
+    # kernel an alias class of its own, and one kernel's output is the next one's input. Inlined,
+    # the load would be free to move before the store.
+    objects = [emit_object(part, target) for part in (code, entries) if part]
     tell("link", 0, 1)
-    library = link(compiled, symbols, machine)
+    library = link(objects, symbols, machine)
     return CompiledLibrary(library, weights.blob(), tuple(functions))
 
 

@@ -1,4 +1,4 @@
-"""Step 7: from an object file to a shared library, with whatever linker there is."""
+"""Step 7: from object files to a shared library, with whatever linker there is."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def find_linkers(machine: Machine) -> list[Linker]:
     return found
 
 
-def link(code: bytes, symbols: Sequence[str], machine: Machine) -> bytes:
+def link(objects: Sequence[bytes], symbols: Sequence[str], machine: Machine) -> bytes:
     """A shared library that exports `symbols` and nothing else; equal input gives equal bytes.
 
     Raises:
@@ -58,12 +58,14 @@ def link(code: bytes, symbols: Sequence[str], machine: Machine) -> bytes:
         raise ToolError(f"No linker for `{machine.name}` ({machine.triple})", _remedy(machine))
     with tempfile.TemporaryDirectory(prefix="eecompile-") as name:
         folder = Path(name)
-        (folder / "kernels.o").write_bytes(code)
+        files = [f"part{index}.o" for index in range(len(objects))]
+        for file, code in zip(files, objects, strict=True):
+            (folder / file).write_bytes(code)
         exported = "".join(f" {symbol};" for symbol in symbols)
         (folder / "exports").write_text(f"{{ global:{exported} local: *; }};\n", encoding="ascii")
         command = [
             *linkers[0].command,
-            *("-shared", "-nostartfiles", "-o", "kernels.so", "kernels.o", "-lm"),
+            *("-shared", "-nostartfiles", "-o", "kernels.so", *files, "-lm"),
             *("-Wl,--build-id=none", "-Wl,--version-script=exports", "-s"),
         ]
         # Paths are relative to the folder, so that its random name can reach no byte of the result.

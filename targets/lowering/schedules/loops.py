@@ -162,7 +162,7 @@ def _is_kept(tensor: te.Tensor, order: Sequence[te.Tensor]) -> bool:
 
 
 def _is_costly(body: Expr) -> bool:
-    return _contains(body, lambda node: isinstance(node, tirx.Call | tirx.Let | tirx.Div))
+    return _contains(body, lambda node: isinstance(node, tvm.ir.Call | tirx.Let | tirx.Div))
 
 
 def _contains(expression: Expr, wanted: Callable[[Any], bool]) -> bool:
