@@ -105,7 +105,8 @@ OPERATORS: dict[str, Operator] = {
     # MaxPool: that goes to pads; padding never wins.
     # AveragePool: pads are those of the source; the missing goes to `extra`, one number per spatial
     # dimension, appended at its end. The sum is divided by the number of the window's positions
-    # that lie in x, or with count_include_pad in x or pads; `extra` positions never count.
+    # that lie in x, or with count_include_pad in x or pads; `extra` positions never count. Where
+    # none counts the result is 0.
     "MaxPool": Operator(("x",), ("kernel_shape", "strides", "pads", "dilations")),
     "AveragePool": Operator(
         ("x",),

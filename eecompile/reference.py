@@ -287,10 +287,11 @@ def _gather_elements(k: Attributes, data: Array, indices: Array) -> Array:
 
 def _one_hot(k: Attributes, indices: Array) -> Array:
     depth, rank = k["depth"], indices.ndim + 1
-    wrapped = np.where(indices < 0, indices + depth, indices)
+    wrapped: Array = np.where(indices < 0, indices + depth, indices)
     positions = np.arange(depth).reshape(-1, *(1,) * (rank - 1 - k["axis"]))
     hot = np.expand_dims(wrapped, k["axis"]) == positions
-    return np.where(hot, k["on_value"], k["off_value"]).astype(k.get("to", "float32"))
+    values: Array = np.where(hot, k["on_value"], k["off_value"])
+    return values.astype(k.get("to", "float32"))
 
 
 def _pad(k: Attributes, x: Array) -> Array:

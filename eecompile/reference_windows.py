@@ -104,4 +104,5 @@ def average_pool(k: Attributes, x: Array) -> Array:
         windows = _windows(padded(source, extra, 0), k["kernel_shape"], k["strides"], dilations)
         return windows.sum(axis=tuple(range(x.ndim, windows.ndim)), dtype=np.float64)
 
-    return (sums(padded(x, pads, 0)) / sums(counted)).astype(x.dtype)
+    # A window of nothing but padding gives 0.
+    return (sums(padded(x, pads, 0)) / np.maximum(sums(counted), 1)).astype(x.dtype)

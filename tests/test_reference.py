@@ -191,7 +191,7 @@ def test_division_by_integer_zero_does_not_raise() -> None:
 
 def _conv(name: str, x: str, channels: Sequence[int], stride: int) -> tuple[Op, np.ndarray]:
     weight = draw((channels[1], channels[0], 3, 3)) / np.float32(10 * channels[0])
-    attributes = {
+    attributes: dict[str, Any] = {
         "strides": (stride, stride),
         "pads": (1, 1, 1, 1),
         "dilations": (1, 1),

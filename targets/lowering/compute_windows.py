@@ -218,7 +218,8 @@ def _average_pool(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Ten
             count = count * (positions(i) if callable(positions) else positions)
         if isinstance(count, int):
             return total(*index) * constant(1 / count, "float32")
-        return total(*index) / count.astype("float32")
+        # A window of nothing but padding gives 0.
+        return total(*index) / te.max(count, 1).astype("float32")
 
     return compute(result.shape, body, "average_pool")
 
