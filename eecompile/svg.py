@@ -19,7 +19,7 @@ _AXIS = 64  # the line with the share of work done
 _LEFT, _SEGMENT = 112, 340  # segment boxes
 _RIGHT, _BRANCH = 560, 328  # exit boxes
 _TOP = 132  # of the first segment
-_LOWEST, _SCALED = 50, 190  # height of a box without work; what is added for all of it
+_LOWEST, _SCALED = 58, 190  # height of a box without work; what is added for all of it
 _LINE = 17
 _SHOWN = 4  # tensors named at a border
 
@@ -29,7 +29,7 @@ _STYLE = """
   .quiet { fill: #64748b } .share { font-size: 17px; font-weight: 650; fill: #1d4ed8 }
   .type { font: 11.5px ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
           fill: #475569 }
-  .segment { fill: #eff6ff; stroke: #3b82f6 } .work { fill: #bfdbfe }
+  .segment { fill: #eff6ff; stroke: #3b82f6 } .track { fill: #dbeafe } .work { fill: #3b82f6 }
   .branch { fill: #fffbeb; stroke: #d97706 } .end { fill: #f1f5f9; stroke: #64748b }
   .decision { fill: #ffffff; stroke: #d97706; stroke-width: 1.6 }
   .flow { stroke: #3b82f6; stroke-width: 2; fill: none } .leave { stroke: #d97706 }
@@ -68,11 +68,19 @@ def draw(segments: SegmentGraph, heads: Mapping[str, str] | None = None) -> str:
 
 @dataclass
 class _Page:
-    """Draws from top to bottom; `y` is where the next thing goes."""
+    """Draws from top to bottom.
+
+    Attributes:
+        y: where the next thing goes.
+        done: multiply-accumulates of the segments drawn.
+        branch_end: where the last exit's box ends.
+    """
 
     segments: SegmentGraph
     heads: dict[str, str]
     y: float = _TOP
+    done: int = 0
+    branch_end: float = 0.0
 
     @property
     def middle(self) -> float:
@@ -104,7 +112,7 @@ class _Page:
         yield _text(
             32, 64, f"{exits} · {readable(cut.macs, 'MACs')} at full depth{classes}", "quiet"
         )
-        inputs = "   ".join(f"{name}: {type_}" for name, type_ in cut.inputs)
+        inputs = " · ".join(f"{name}: {type_}" for name, type_ in cut.inputs)
         yield _text(self.middle, 100, _short(inputs, 60), "type", "middle", inputs)
         yield from _arrow(self.middle, 106, self.middle, _TOP)
         yield _text(_AXIS, 100, "MACs", "quiet", "middle")
@@ -114,17 +122,26 @@ class _Page:
         share = segment.macs / max(self.segments.macs, 1)
         height = _LOWEST + _SCALED * share
         yield _box(_LEFT, self.y, _SEGMENT, height, "segment")
-        if share > 0:
-            yield f'<rect class="work" x="{_LEFT + 7}" y="{self.y + 7:.1f}" rx="3" width="6" ' + (
-                f'height="{max((height - 14) * share, 3):.1f}"/>'
-            )
-        center = self.y + height / 2
-        yield _text(_LEFT + 26, center - 3, segment.name, "name")
+        yield from self.progress(segment, self.y + height - 13)
+        center = self.y + height / 2 - 3
+        yield _text(_LEFT + 16, center - 3, segment.name, "name")
         count = len(segment.graph.ops)
         facts = f"{count} operator{'s' * (count != 1)} · {readable(segment.macs, 'MACs')}"
-        yield _text(_LEFT + 26, center + 15, facts, "quiet")
+        yield _text(_LEFT + 16, center + 15, facts, "quiet")
         yield _text(_LEFT + _SEGMENT - 16, center + 6, _percent(share), "share", "end")
         self.y += height
+        self.done += segment.macs
+
+    def progress(self, segment: Segment, y: float) -> Iterator[str]:
+        """A bar over the whole network's work with this segment's part of it filled."""
+        total, whole = max(self.segments.macs, 1), _SEGMENT - 32
+        for kind, start, macs in (("track", 0, total), ("work", self.done, segment.macs)):
+            width = whole * macs / total
+            if width > 0:
+                x = _LEFT + 16 + whole * start / total
+                yield f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" rx="2" height="4" ' + (
+                    f'width="{max(width, 2):.1f}"/>'
+                )
 
     def tick(self, fraction: float, last: bool = False) -> list[str]:
         mark = (
@@ -145,13 +162,15 @@ class _Page:
         yield from _arrow(middle + size, center, _RIGHT, center, aside=True)
         yield f'<polygon class="decision" points="{points}"/>'
         yield _box(_RIGHT, top, _BRANCH, height, "branch")
-        yield _text(_RIGHT + 16, top + 24, _short(exit_.name, 26), "name", title=exit_.name)
-        yield _text(_RIGHT + _BRANCH - 14, top + 24, f"{_percent(fraction)} spent", "quiet", "end")
+        yield _text(_RIGHT + 16, top + 24, _short(exit_.name, 20), "name", title=exit_.name)
+        yield _text(
+            _RIGHT + _BRANCH - 14, top + 24, f"{_percent(fraction)} of MACs", "quiet", "end"
+        )
         for index, (line, kind) in enumerate(lines):
             at = top + 43 + _LINE * index
-            yield _text(_RIGHT + 16, at, _short(line, 46), kind, title=line)
+            yield _text(_RIGHT + 16, at, _short(line, 40), kind, title=line)
         self.y = center + size
-        self._branch_end = top + height
+        self.branch_end = top + height
 
     def branch_lines(self, exit_: Exit) -> Iterator[tuple[str, str]]:
         yield f"after {exit_.point}", "quiet"
@@ -166,15 +185,16 @@ class _Page:
         ordered = sorted(crossing, key=lambda value: value != exit_.feature)
         named: Sequence[str] = ordered[:_SHOWN]
         more = len(ordered) - len(named)
-        lines = [f"{value}: {crossing[value]}" for value in named]
-        lines += [f"and {more} more"] if more else []
+        lines = [(value, f": {crossing[value]}") for value in named]
+        lines += [(f"and {more} more", "")] if more else []
         start = self.y
-        end = max(start + 24 + _LINE * len(lines), self._branch_end + 16)
+        end = max(start + 24 + _LINE * len(lines), self.branch_end + 16)
         yield from _arrow(self.middle, start, self.middle, end)
         first = start + (end - start - _LINE * len(lines)) / 2 + 10
-        for index, line in enumerate(lines):
+        for index, (value, type_) in enumerate(lines):
             at = first + _LINE * index
-            yield _text(self.middle + 16, at, _short(line, 38), "type", title=line)
+            line = f"{_short(value, max(38 - len(type_), 8))}{type_}"
+            yield _text(self.middle + 16, at, line, "type", title=f"{value}{type_}")
         self.y = end
 
     def answer(self, fraction: float) -> Iterator[str]:
@@ -182,10 +202,11 @@ class _Page:
         yield from _arrow(self.middle, self.y, self.middle, self.y + 34)
         self.y += 34
         yield _box(_LEFT, self.y, _SEGMENT, 46, "end")
-        yield _text(_LEFT + 26, self.y + 28, _short(cut.output, 20), "name", title=cut.output)
+        yield _text(_LEFT + 16, self.y + 28, _short(cut.output, 20), "name", title=cut.output)
         type_ = cut.segments[-1].graph.types[cut.output]
         yield _text(_LEFT + _SEGMENT - 16, self.y + 28, str(type_), "type", "end")
-        note = f"full depth · {_percent(fraction)} spent where every head was asked"
+        heads = " and every head" if cut.exits else ""
+        note = f"full depth{heads}: {_percent(fraction)} of MACs"
         yield _text(_LEFT + _SEGMENT + 16, self.y + 28, note, "quiet")
         self.y += 46
 

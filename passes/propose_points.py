@@ -18,9 +18,9 @@ _ENOUGH_BLOCKS = 3
 _FIRST, _LAST = 0.02, 0.98
 #: Operators that belong to the layer before them: an average of what they read says little.
 _FINISHING = frozenset(
-    ("BatchNormalization", "Celu", "Clip", "Elu", "Gelu", "GroupNormalization", "HardSigmoid")
-    + ("HardSwish", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Mish", "PRelu")
-    + ("Relu", "Selu", "Sigmoid", "Softplus", "Tanh", "ThresholdedRelu")
+    """BatchNormalization Celu Clip Elu Gelu GroupNormalization HardSigmoid HardSwish
+    InstanceNormalization LayerNormalization LeakyRelu Mish PRelu Relu Selu Sigmoid Softplus Tanh
+    ThresholdedRelu""".split()  # noqa: SIM905
 )
 
 
@@ -49,8 +49,9 @@ def propose_points(
     Only values that everything after them goes through are proposed, so that one tensor crosses
     the border. Of those between which nothing is multiplied, the output of a block of modules is
     chosen, then what no activation or normalisation follows, then a module's output, then the
-    smallest tensor. Points before 2 % and after 98 % of the work are left out. Where a network has no such value
-    (every layer reads a mask), module outputs with the fewest tensors beside them are taken.
+    smallest tensor. Points before 2 % and after 98 % of the work are left out. Where a network
+    has no such value (every layer reads a mask), values with the fewest tensors beside them are
+    taken.
 
     Args:
         graph: the network's neutral view.
@@ -65,8 +66,9 @@ def propose_points(
     usable = [v for v in gates if _fits(graph.types[v])]
     work = _work_above(graph, flow, usable)
     if not any(_FIRST < done < _LAST for done in work.values()):
-        usable = _fewest_beside(graph, flow, [v for v in names if _fits(graph.types.get(v))])
+        usable = [v for v in names if _fits(graph.types.get(v)) and v != answer]
         work = _work_above(graph, flow, usable)
+        usable = _fewest_beside(graph, flow, [v for v in usable if _FIRST < work[v] < _LAST])
     composite = _composite(points)
     best: dict[float, Candidate] = {}
     ranks: dict[float, tuple[bool, bool, bool, int]] = {}
@@ -142,7 +144,7 @@ def _fewest_beside(graph: Graph, flow: Flow, values: Sequence[str]) -> list[str]
     """Those of the values at which the fewest tensors would cross a border."""
     crossing: dict[str, int] = {}
     for value in values:
-        done = {*flow.above(value), value} - graph.constants.keys()
+        done = {*flow.above(value), value, *graph.inputs} - graph.constants.keys()
         later = (op for op in graph.ops if done.isdisjoint(op.outputs))
         crossing[value] = len({v for op in later for v in op.inputs} & done)
     fewest = min(crossing.values(), default=0)
