@@ -14,10 +14,11 @@ from torch import fx, nn
 from eecompile.ir import Graph, Op, TensorType
 from eecompile.passes.host import HostError, Problem
 
-__all__ = ["Emitter", "add_state", "has_attribute", "remove_module", "training_flag"]
+__all__ = ["EMITTED", "Emitter", "add_state", "has_attribute", "remove_module", "training_flag"]
 
 Rule = Callable[["Emitter", Op], fx.Node]
-_RULES: dict[str, Rule] = {}
+#: Neutral operator -> what writes it.
+EMITTED: dict[str, Rule] = {}
 
 
 class _Inexpressible(Exception):
@@ -31,7 +32,7 @@ def training_flag(graph: fx.Graph) -> fx.Node:
             return node
     with graph.inserting_before(next(iter(graph.nodes))):
         flag: fx.Node = graph.create_node("get_attr", "training", name="training")
-        return flag
+    return flag
 
 
 def add_state(module: nn.Module, path: str, array: np.ndarray, trainable: bool) -> None:
@@ -73,7 +74,7 @@ class Emitter:
             HostError: an operator has no rule, or not with its attributes; one problem for each.
                 The module is as it was.
         """
-        before = set(self.module.graph.nodes)
+        self._before = set(self.module.graph.nodes)
         problems = []
         self._statistics = {
             name
@@ -86,19 +87,23 @@ class Emitter:
             self._constant(name)
         for op in self.source.ops:
             try:
-                if op.kind not in _RULES:
+                if op.kind not in EMITTED:
                     raise _Inexpressible("")
-                node = _RULES[op.kind](self, op)
+                node = EMITTED[op.kind](self, op)
             except _Inexpressible as error:
                 problems.append(_problem(op, str(error)))
                 node = after
             self.nodes[op.outputs[0]] = node
         if problems:
-            for node in reversed([n for n in self.module.graph.nodes if n not in before]):
-                self.module.graph.erase_node(node)
-            remove_module(self.module, self.prefix)
+            self.undo()
             raise HostError(*problems)
         return tuple(self.nodes[name] for name in self.source.outputs)
+
+    def undo(self) -> None:
+        """Takes back everything `emit` added."""
+        for node in reversed([n for n in self.module.graph.nodes if n not in self._before]):
+            self.module.graph.erase_node(node)
+        remove_module(self.module, self.prefix)
 
     # --- what rules use ---------------------------------------------------------------------------
 
@@ -183,7 +188,7 @@ def _problem(op: Op, reason: str) -> Problem:
 
 def _on(*kinds: str) -> Callable[[Rule], Rule]:
     def register(rule: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(kinds, rule))
+        EMITTED.update(dict.fromkeys(kinds, rule))
         return rule
 
     return register
@@ -231,14 +236,14 @@ _DIRECT = {
     "Where": "where.self",
     "Xor": "logical_xor.default",
 }
-_RULES.update({kind: _direct(overload) for kind, overload in _DIRECT.items()})
+EMITTED.update({kind: _direct(overload) for kind, overload in _DIRECT.items()})
 
 
 def _with(overload: str, *names: str) -> Rule:
     return lambda e, op: e.call(overload, *e.args(op), *(op.attributes[name] for name in names))
 
 
-_RULES.update(
+EMITTED.update(
     {
         "Celu": _with("celu.default", "alpha"),
         "Elu": _with("elu.default", "alpha"),
@@ -257,10 +262,10 @@ def _reduction(overload: str) -> Rule:
     return rule
 
 
-_RULES["ReduceMax"] = _reduction("amax.default")
-_RULES["ReduceMean"] = _reduction("mean.dim")
-_RULES["ReduceMin"] = _reduction("amin.default")
-_RULES["ReduceSum"] = _reduction("sum.dim_IntList")
+EMITTED["ReduceMax"] = _reduction("amax.default")
+EMITTED["ReduceMean"] = _reduction("mean.dim")
+EMITTED["ReduceMin"] = _reduction("amin.default")
+EMITTED["ReduceSum"] = _reduction("sum.dim_IntList")
 
 
 @_on("Div")
@@ -291,7 +296,8 @@ def _softsign(e: Emitter, op: Op) -> fx.Node:
 @_on("Clip")
 def _clip(e: Emitter, op: Op) -> fx.Node:
     low, high = op.attributes["min"], op.attributes["max"]
-    bounds = (None if low == -inf else low, None if high == inf else high)
+    kind = float if e.type(op.inputs[0]).dtype == "float32" else int
+    bounds = (None if low == -inf else kind(low), None if high == inf else kind(high))  # type: ignore[arg-type]
     if bounds == (None, None):
         raise _Inexpressible("it has no bounds")
     return e.call("clamp.default", *e.args(op), *bounds)
@@ -405,8 +411,8 @@ def _max_pool(e: Emitter, op: Op) -> fx.Node:
     (x,) = e.args(op)
     a: Any = op.attributes
     rank = len(a["kernel_shape"])
-    if rank > 2:
-        raise _Inexpressible(f"it is {rank}-dimensional")
+    if rank > 2 or e.type(op.inputs[0]).dtype != "float32":
+        raise _Inexpressible(f"torch has none in {rank} dimensions of {e.type(op.inputs[0])}")
     pads = _symmetric(op, rank)
     # torch takes at most half of the window as padding.
     if pads is None or any(2 * p > k for p, k in zip(pads, a["kernel_shape"], strict=True)):
@@ -421,7 +427,7 @@ def _average_pool(e: Emitter, op: Op) -> fx.Node:
     a: Any = op.attributes
     rank = len(a["kernel_shape"])
     pads = _symmetric(op, rank)
-    if rank > 2 or any(a.get("extra", ())) or set(a.get("dilations", ())) > {1}:
+    if rank > 2 or any(a.get("extra", ())) or any(d != 1 for d in a.get("dilations", ())):
         raise _Inexpressible("its windows are none of torch's")
     if pads is None:
         if not a["count_include_pad"]:
@@ -441,8 +447,8 @@ def _argument(overload: str) -> Rule:
     return rule
 
 
-_RULES["ArgMax"] = _argument("argmax.default")
-_RULES["ArgMin"] = _argument("argmin.default")
+EMITTED["ArgMax"] = _argument("argmax.default")
+EMITTED["ArgMin"] = _argument("argmin.default")
 
 
 @_on("CumSum")
@@ -452,8 +458,8 @@ def _cumsum(e: Emitter, op: Op) -> fx.Node:
     return e.call("cumsum.default", *e.args(op), op.attributes["axis"])
 
 
-_RULES["Softmax"] = _with("softmax.int", "axis")
-_RULES["LogSoftmax"] = _with("log_softmax.int", "axis")
+EMITTED["Softmax"] = _with("softmax.int", "axis")
+EMITTED["LogSoftmax"] = _with("log_softmax.int", "axis")
 
 
 @_on("Concat")
@@ -480,16 +486,30 @@ def _expand(e: Emitter, op: Op) -> fx.Node:
 
 @_on("Gather")
 def _gather(e: Emitter, op: Op) -> fx.Node:
-    data, indices = e.args(op)
-    if len(e.type(op.inputs[1]).shape) != 1:
-        raise _Inexpressible("its indices are no list")
-    return e.call("index_select.default", data, op.attributes["axis"], indices)
+    data, _ = e.args(op)
+    axis: Any = op.attributes["axis"]
+    indices, shape = _indices(e, op), e.type(op.outputs[0]).shape
+    if len(e.type(op.inputs[1]).shape) == 1:
+        return e.call("index_select.default", data, axis, indices)
+    flat = e.call("reshape.default", indices, [-1])
+    chosen = e.call("index_select.default", data, axis, flat)
+    keep = e.flexible and axis > 0 and shape[:1] == (1,)
+    return e.call("reshape.default", chosen, [-1, *shape[1:]] if keep else list(shape))
 
 
 @_on("GatherElements")
 def _gather_elements(e: Emitter, op: Op) -> fx.Node:
-    data, indices = e.args(op)
-    return e.call("gather.default", data, op.attributes["axis"], indices)
+    data, _ = e.args(op)
+    return e.call("gather.default", data, op.attributes["axis"], _indices(e, op))
+
+
+def _indices(e: Emitter, op: Op) -> fx.Node | None:
+    """The operator's indices, counted from the beginning as torch wants them."""
+    node, known = e.args(op)[1], e.source.constants.get(op.inputs[1])
+    if known is not None and known.min(initial=0) >= 0:
+        return node
+    axis: Any = op.attributes["axis"]
+    return e.call("remainder.Scalar", node, e.type(op.inputs[0]).shape[axis])
 
 
 @_on("Pad")
@@ -514,7 +534,9 @@ def _slice(e: Emitter, op: Op) -> fx.Node:
     a: Any = op.attributes
     for start, end, axis, step in zip(a["starts"], a["ends"], a["axes"], a["steps"], strict=True):
         if step < 0:
-            raise _Inexpressible("it runs backwards")
+            last = e.type(op.inputs[0]).shape[axis] - 1
+            node = e.call("flip.default", node, [axis])
+            start, end, step = last - start, last - end, -step
         node = e.call("slice.Tensor", node, axis, start, end, step)
     if node is None or not a["axes"]:
         raise _Inexpressible("it has no axes")

@@ -146,7 +146,13 @@ class FxHost(HostGraph):
         emitter = Emitter(self.module, graph, prefix, self.batched, nodes)
         results = emitter.emit(node)
         self._edited()
-        return tuple(result.name for result in results)
+        try:
+            aliases = self._translated()[0].aliases
+        except HostError:
+            emitter.undo()
+            self._edited()
+            raise
+        return tuple(aliases.get(result.name, result.name) for result in results)
 
     def add_output(self, name: str, value: str) -> None:
         """A further entry of the dictionary that the module returns."""

@@ -167,7 +167,7 @@ def _normalisation() -> None:
 
 def _activations() -> None:
     x = _f(2, 6, 4)
-    for name in "hardsigmoid hardswish log_sigmoid mish relu relu6 selu sigmoid silu tanh".split():
+    for name in ["hardsigmoid", "hardswish", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "tanh"]:
         _case(f"{name}.default", getattr(A, name), x)
     _case("hardtanh.default", lambda x: A.hardtanh(x, -1.5, 0.5), x)
     for approximate in ("none", "tanh"):
@@ -213,13 +213,13 @@ def _arithmetic() -> None:
     names = "abs ceil cos erf exp expm1 floor neg reciprocal round sign sin square special_erf"
     for name in names.split():
         _case(f"{name}.default", getattr(A, name), x)
-    for name in "log log1p log2 rsqrt sqrt".split():
+    for name in ["log", "log1p", "log2", "rsqrt", "sqrt"]:
         _case(f"{name}.default", getattr(A, name), _positive(3, 5))
-    for name in "abs neg sign sqrt".split():
+    for name in ["abs", "neg", "sign", "sqrt"]:
         _case(f"{name}.default", getattr(A, name), _i(3, 5, low=0))
-    for name in "logical_not bitwise_not".split():
+    for name in ["logical_not", "bitwise_not"]:
         _case(f"{name}.default", getattr(A, name), _b(3, 5))
-    for name in "add sub mul div".split():
+    for name in ["add", "sub", "mul", "div"]:
         op = getattr(A, name)
         for a, b in [(x, y), (x, j), (i, j), (i, y)]:
             _case(f"{name}.Tensor", op.Tensor, a, b)
@@ -258,7 +258,7 @@ def _arithmetic() -> None:
 
 def _choosing() -> None:
     x, y, i, mask = _f(2, 3, 4), _f(3, 1), _i(2, 3, 4, low=-1, high=2), _b(2, 3, 4)
-    for name in "eq ne lt le gt ge".split():
+    for name in ["eq", "ne", "lt", "le", "gt", "ge"]:
         op = getattr(A, name)
         _case(f"{name}.Tensor", op.Tensor, i, _i(3, 1, low=-1, high=2))
         _case(f"{name}.Tensor", op.Tensor, i, y)
@@ -301,7 +301,7 @@ def _reductions() -> None:
         _case("amin.default", lambda x, d=dims, k=keep: A.amin(x, d, k), x)
     _case("sum.dim_IntList", lambda x: A.sum.dim_IntList(x, [1]), _b(2, 3))
     _case("prod.dim_int", lambda x: A.prod.dim_int(x, -2, True), x)
-    for name in "mean sum prod max min".split():
+    for name in ["mean", "sum", "prod", "max", "min"]:
         _case(f"{name}.default", getattr(A, name).default, x)
     for name in ("argmax", "argmin"):
         op = getattr(A, name)
@@ -331,9 +331,9 @@ def _reductions() -> None:
 
 def _moving() -> None:
     x = _f(2, 3, 4)
-    for name in "alias contiguous clone detach lift_fresh_copy".split():
+    for name in ["alias", "contiguous", "clone", "detach", "lift_fresh_copy"]:
         _case(f"{name}.default", lambda x, n=name: getattr(A, n)(x) + 1, x)
-    for name in "alpha_dropout dropout feature_alpha_dropout feature_dropout".split():
+    for name in ["alpha_dropout", "dropout", "feature_alpha_dropout", "feature_dropout"]:
         _case(f"{name}.default", lambda x, n=name: getattr(A, n)(x, 0.5, False) + 1, x)
     _case("to.dtype", lambda x: A.to.dtype(x, torch.int64), x)
     _case("to.dtype", lambda x: A.to.dtype(x, torch.float64) * 2, x)
