@@ -56,7 +56,7 @@ def load_onnx(path: Path | str, inputs: Mapping[str, TensorType] | None = None) 
             operators that are not supported (each is named).
     """
     path = Path(path)
-    model = read_model(path, inputs)
+    model = read_model(path, inputs, _HANDLERS)
     host = OnnxHost(model, path.stem)
     types, values = host.graph().types, host.outputs()
     for output in model.graph.output:  # known now, also where they were dynamic

@@ -216,12 +216,18 @@ def _batch_normalization(node: Node) -> str:
     return node.add("BatchNormalization", *node.inputs[:5], epsilon=epsilon)
 
 
-def _layer_normalization(node: Node) -> str:
-    if node.uses_output(1) or node.uses_output(2):
-        raise Refused("only without its mean and deviation is")
-    inputs = [name for name in node.inputs if name]
-    epsilon = float(node.attribute("epsilon", 1e-5))
-    return node.add("LayerNormalization", *inputs, axis=node.axis(-1), epsilon=epsilon)
+def _layer_normalization(node: Node) -> list[str]:
+    x, *parameters = (name for name in node.inputs if name)
+    epsilon, axis = float(node.attribute("epsilon", 1e-5)), node.axis(-1)
+    result = node.add("LayerNormalization", x, *parameters, axis=axis, epsilon=epsilon)
+    if not node.uses_output(1) and not node.uses_output(2):
+        return [result]
+    axes = tuple(range(axis, len(node.shape())))
+    mean = node.add("ReduceMean", x, axes=axes, keepdims=1)
+    centred = node.add("Sub", x, mean)
+    variance = node.add("ReduceMean", node.add("Mul", centred, centred), axes=axes, keepdims=1)
+    shifted = node.add("Add", variance, node.like(x, epsilon))
+    return [result, mean, node.add("Reciprocal", node.add("Sqrt", shifted))]
 
 
 def _instance_normalization(node: Node) -> str:
@@ -255,7 +261,9 @@ def _lp_normalization(node: Node) -> str:
         raise Refused(f"`p` of {p}")
     powers = node.add("Mul", x, x) if p == 2 else node.add("Abs", x)
     norm = node.add("ReduceSum", powers, axes=(axis,), keepdims=1)
-    return node.add("Div", x, node.add("Sqrt", norm) if p == 2 else norm)
+    norm = node.add("Sqrt", norm) if p == 2 else norm
+    # Nothing but zeros stays nothing but zeros.
+    return node.add("Div", x, node.add("Max", norm, node.like(x, float(np.finfo(np.float32).tiny))))
 
 
 def _mean_variance_normalization(node: Node) -> str:

@@ -31,9 +31,22 @@ def _binary(node: Node) -> str:
     a, b = node.inputs
     if node.kind == "Pow":  # the one whose operands may differ in type
         b = node.cast(b, node.type(0).dtype)
-    if node.kind == "Mod" and node.type(0).dtype != "float32" and node.attribute("fmod", 0):
-        raise Refused("`fmod` of integers")
+    if node.kind == "Mod":
+        return _mod(node)
     return node.add(node.kind, a, b)
+
+
+def _mod(node: Node) -> str:
+    """The remainder has the sign of the divisor, or with `fmod` that of the dividend."""
+    a, b = node.inputs
+    whole, fmod = node.type(0).dtype != "float32", bool(node.attribute("fmod", 0))
+    if whole and fmod:
+        quotient = node.add("Div", a, b)
+    elif whole or fmod:
+        return node.add("Mod", a, b)
+    else:
+        quotient = node.add("Floor", node.add("Div", a, b))
+    return node.add("Sub", a, node.add("Mul", quotient, b))
 
 
 def _variadic(node: Node) -> str:
@@ -85,6 +98,12 @@ def _gelu(node: Node) -> str:
 
 def _where(node: Node) -> str:
     return node.add("Where", *node.inputs)
+
+
+def _swish(node: Node) -> str:
+    x, alpha = node.inputs[0], float(node.attribute("alpha", 1.0))
+    scaled = x if alpha == 1 else node.add("Mul", x, node.like(x, alpha))
+    return node.add("Mul", x, node.add("Sigmoid", scaled))
 
 
 def _trilu(node: Node) -> str:
@@ -459,6 +478,8 @@ def _pad(node: Node) -> str:
 
 def _depth_to_space(node: Node) -> str:
     if node.kind == "SpaceToDepth":
+        if node.attribute("mode", "DCR") != "DCR":
+            raise Refused("`mode` of `CRD`")
         return node.add("SpaceToDepth", node.inputs[0], blocksize=node.attribute("blocksize"))
     mode = node.attribute("mode", "DCR")
     return node.add(
@@ -519,6 +540,7 @@ OPERATORS: dict[str, Handler] = {
     "SpaceToDepth": _depth_to_space,
     "Split": _split,
     "Squeeze": _squeeze,
+    "Swish": _swish,
     "ThresholdedRelu": _with_numbers("ThresholdedRelu", alpha=1.0),
     "Tile": _tile,
     "Transpose": _transpose,

@@ -6,8 +6,9 @@ anything is allocated, and what comes out has static input shapes and a unique n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
@@ -30,13 +31,17 @@ _LARGEST_EXTERNAL = 16 << 30
 _KNOWN_DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 
-def read_model(path: Path, inputs: Mapping[str, TensorType] | None) -> onnx.ModelProto:
+def read_model(
+    path: Path, inputs: Mapping[str, TensorType] | None, known: Collection[tuple[str, str]]
+) -> onnx.ModelProto:
     """The checked model, weights loaded, local functions inlined, input shapes static.
 
     Args:
         path: an ONNX file.
         inputs: types of the network's inputs, by name. One that is named differently is taken by
-            its place, where the numbers of inputs agree and no name does.
+            its place where no name in `inputs` is one of the network's.
+        known: (domain, operator) that need not be expanded into the functions ONNX defines for
+            them.
 
     Raises:
         HostError: unreadable, damaged or invalid file, external data out of reach, operators of an
@@ -50,8 +55,32 @@ def read_model(path: Path, inputs: Mapping[str, TensorType] | None) -> onnx.Mode
         model = inliner.inline_local_functions(model)
     _drop_stale_types(model)
     _fix_inputs(model.graph, inputs)
+    model = _expand_functions(model, known)
     _name_nodes(model.graph)
     return model
+
+
+def _expand_functions(
+    model: onnx.ModelProto, known: Collection[tuple[str, str]]
+) -> onnx.ModelProto:
+    """The model with operators that nobody knows written out, where ONNX says how."""
+    opset = next(entry.version for entry in model.opset_import if not entry.domain)
+    used = {("", node.op_type) for node in _nodes(model.graph) if not node.domain}
+    functions = sorted(pair for pair in used.difference(known) if _has_function(pair[1], opset))
+    if not functions:
+        return model
+    try:
+        return inliner.inline_selected_functions(model, functions, inline_schema_functions=True)
+    except RuntimeError:  # types that ONNX cannot infer; the operator will be refused by name
+        return model
+
+
+def _has_function(operator: str, opset: int) -> bool:
+    try:
+        schema: Any = onnx.defs.get_schema(operator, opset, "")
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def _wrong(kind: str, message: str, help: str = "", **where: str) -> HostError:

@@ -359,8 +359,7 @@ class _Translator:
         try:
             dtype = neutral_dtype(tensor.elem_type)
         except Refused as why:
-            self._refuse(value.name, "input", str(why))
-            self.poisoned.add(value.name)
+            self._refuse_value("Input", value.name, str(why))
             return
         self._type(value.name, TensorType(dtype, tuple(d.dim_value for d in tensor.shape.dim)))
         self.values[value.name] = value.name
@@ -371,8 +370,7 @@ class _Translator:
             try:
                 self.values[tensor.name] = self.put(tensor.name, to_array(tensor), own=True)
             except Refused as why:
-                self._refuse(tensor.name, "initializer", str(why))
-                self.poisoned.add(tensor.name)
+                self._refuse_value("Weight", tensor.name, str(why))
         return {node.name: value for node in graph.node if (value := self._node(node))}
 
     def _node(self, proto: onnx.NodeProto) -> str | None:
@@ -448,6 +446,11 @@ class _Translator:
         message = f"Operator `{operator}` of node `{node}` is not supported"
         message += f": {why}" if why else ""
         self.problems.append(Problem("unsupported-operator", message, node, operator))
+
+    def _refuse_value(self, what: str, name: str, why: str) -> None:
+        problem = Problem("unsupported-operator", f"{what} `{name}` cannot be used: {why}")
+        self.problems.append(problem)
+        self.poisoned.add(name)
 
 
 def _renamed(op: Op, names: Mapping[str, str]) -> Op:
