@@ -282,7 +282,7 @@ def _resize() -> None:
         "align_corners",
         "asymmetric",
     ]:
-        for sizes in ((1, 2, 8, 12), (1, 2, 2, 9), (1, 2, 7, 1), (1, 2, 4, 4)):
+        for sizes in ((1, 2, 8, 9), (1, 2, 1, 4)):
             scales = tuple(a / b for a, b in zip(sizes, image.shape, strict=True))
             shared = {
                 "scales": scales,
