@@ -56,8 +56,14 @@ def load_onnx(path: Path | str, inputs: Mapping[str, TensorType] | None = None) 
             operators that are not supported (each is named).
     """
     path = Path(path)
-    model = read_model(path, inputs, _HANDLERS)
-    host = OnnxHost(model, path.stem)
+    try:
+        model = read_model(path, inputs, _HANDLERS)
+        host = OnnxHost(model, path.stem)
+        host.graph()
+    except UnicodeDecodeError as error:  # protobuf decodes a name when it is looked at
+        raise _wrong(
+            "unreadable-model", f"`{path}` is damaged: it holds names that are no text"
+        ) from error
     types, values = host.graph().types, host.outputs()
     for output in model.graph.output:  # known now, also where they were dynamic
         tensor = output.type.tensor_type

@@ -17,7 +17,7 @@ from onnx import external_data_helper, inliner
 from eecompile.ir import TensorType
 from eecompile.passes.host import HostError, Problem
 from eecompile.passes.onnx_edit import bodies
-from eecompile.passes.onnx_translate import Refused, neutral_dtype
+from eecompile.passes.onnx_translate import Refused, element_name, neutral_dtype
 
 __all__ = ["OLDEST_OPSET", "read_model"]
 
@@ -307,9 +307,8 @@ def _fix_input(value: onnx.ValueInfoProto, wanted: TensorType | None) -> Iterato
 
 def _listed(tensor: onnx.TypeProto.Tensor) -> str:
     """A type as the model declares it: ``float32[batch, 3, ?]``."""
-    name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     dims = (str(d.dim_value) if d.dim_value else d.dim_param or "?" for d in tensor.shape.dim)
-    return f"{ {'float': 'float32', 'double': 'float64'}.get(name, name) }[{', '.join(dims)}]"
+    return f"{element_name(tensor.elem_type)}[{', '.join(dims)}]"
 
 
 # -- names -------------------------------------------------------------------------------------

@@ -29,13 +29,14 @@ __all__ = [
     "Node",
     "Refused",
     "Translation",
+    "element_name",
     "neutral_dtype",
     "to_array",
     "translate",
 ]
 
 #: Elements a tensor may have that is computed at translation time.
-_LARGEST_FOLDED = 1 << 28
+_LARGEST_FOLDED = 1 << 26
 
 _DTYPES = {
     **{name: name for name in ("float32", "int64", "int32", "bool", "uint8", "int8")},
@@ -48,14 +49,20 @@ class Refused(Exception):
     """A handler cannot translate its node; the message says why."""
 
 
+def element_name(element_type: int) -> str:
+    """numpy's name for an ONNX element type, ONNX's own where numpy has none."""
+    known = onnx.TensorProto.DataType.DESCRIPTOR.values_by_number.get(element_type)
+    name = known.name.lower() if known else f"type {element_type}"
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
 def neutral_dtype(element_type: int) -> str:
     """The neutral dtype for an ONNX element type.
 
     Raises:
         Refused: strings, complex numbers, and floats or integers under 8 bits.
     """
-    name = onnx.TensorProto.DataType.Name(element_type).lower()
-    name = {"float": "float32", "double": "float64"}.get(name, name)
+    name = element_name(element_type)
     if name not in _DTYPES:
         raise Refused(f"element type `{name}` is not supported")
     return _DTYPES[name]
@@ -369,7 +376,10 @@ class _Translator:
         for tensor in graph.initializer:
             try:
                 self.values[tensor.name] = self.put(tensor.name, to_array(tensor), own=True)
-            except Refused as why:
+            except (
+                Refused,
+                ValueError,
+            ) as why:  # ValueError: not as many numbers as its shape says
                 self._refuse_value("Weight", tensor.name, str(why))
         return {node.name: value for node in graph.node if (value := self._node(node))}
 
@@ -386,6 +396,8 @@ class _Translator:
         self.clock = clock = self.clock + 1
         try:
             found = handler(Node(self, proto, inputs))
+        except UnicodeDecodeError:
+            raise
         except (_Cascade, Refused, ValueError, IndexError, OverflowError, ZeroDivisionError) as why:
             # TypeMismatch is a ValueError; the others come from attributes that make no sense.
             if not isinstance(why, _Cascade):
