@@ -5,15 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from eecompile.heads.base import Head
+from eecompile.heads.bag_of_features import BagOfFeaturesHead
+from eecompile.heads.base import Head, HeadMismatch
 from eecompile.heads.class_means import ClassMeansHead
+from eecompile.heads.convolution import ConvHead
+from eecompile.heads.fitting import HeadJob, fit_heads
+from eecompile.heads.given import GivenHead
 from eecompile.heads.linear import LinearHead
 
-__all__ = ["HEADS", "ClassMeansHead", "Head", "LinearHead", "make_head"]
+__all__ = [
+    "HEADS",
+    "BagOfFeaturesHead",
+    "ClassMeansHead",
+    "ConvHead",
+    "GivenHead",
+    "Head",
+    "HeadJob",
+    "HeadMismatch",
+    "LinearHead",
+    "fit_heads",
+    "make_head",
+]
 
 #: Name in the language -> head whose constructor takes the options by name.
 HEADS: Mapping[str, type[Head]] = {
+    "bag_of_features": BagOfFeaturesHead,
     "class_means": ClassMeansHead,
+    "conv": ConvHead,
     "linear": LinearHead,
 }
 

@@ -14,13 +14,21 @@ from typing import Any, ClassVar
 import numpy as np
 
 from eecompile.ir import Graph, TensorType
+from eecompile.reference import run_graph
 
-__all__ = ["Array", "Head", "Progress"]
+__all__ = ["Array", "Head", "HeadMismatch", "Progress"]
 
 Array = np.ndarray[Any, Any]
 
 #: Told what is being tried, in a few words.
 Progress = Callable[[str], None] | None
+
+#: Samples at a time in `Head.logits`.
+_BATCH = 128
+
+
+class HeadMismatch(ValueError):
+    """A head does not fit the tensor it is to stand behind; the text says why."""
 
 
 class Head(ABC):
@@ -41,7 +49,11 @@ class Head(ABC):
 
     @abstractmethod
     def feature_graph(self, feature: TensorType) -> Graph:
-        """Graph with input ``feature`` and output ``recorded``: what `fit` wants, per sample."""
+        """Graph with input ``feature`` and output ``recorded``: what `fit` wants, per sample.
+
+        Raises:
+            HeadMismatch: this head cannot stand behind such a tensor.
+        """
 
     @abstractmethod
     def fit(
@@ -67,10 +79,19 @@ class Head(ABC):
         """
         return dict(parameters)
 
-    @abstractmethod
     def logits(self, recorded: Array, parameters: Mapping[str, Array]) -> Array:
         """What `graph` computes, from recorded features: float32 (n, classes)."""
+        out = []
+        for at in range(0, len(recorded), _BATCH):
+            block = np.asarray(recorded[at : at + _BATCH], np.float32)
+            graph = self.graph(TensorType.of(block), parameters)
+            (result,) = run_graph(graph, {graph.inputs[0]: block}).values()
+            out.append(result)
+        return np.concatenate(out)
 
     @abstractmethod
     def graph(self, feature: TensorType, parameters: Mapping[str, Array]) -> Graph:
-        """Graph from ``feature`` to `self.output`, float32 (1, classes)."""
+        """Graph from ``feature`` to `self.output`, float32 (1, classes).
+
+        A leading dimension of n samples is carried through.
+        """

@@ -50,6 +50,11 @@ class GraphBuilder:
         self._ops.append(op)
         return output
 
+    def conv(self, x: str, weight: str, bias: str, *, pads: tuple[int, ...] = (0, 0, 0, 0)) -> str:
+        """Add a 2-D convolution of stride 1; returns the name of its result."""
+        one = (1, 1)
+        return self.op("Conv", x, weight, bias, pads=pads, strides=one, dilations=one, group=1)
+
     def build(self, *outputs: str) -> Graph:
         """The graph whose outputs are these values."""
         return Graph(

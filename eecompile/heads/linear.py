@@ -17,14 +17,14 @@ __all__ = ["LinearHead"]
 
 @dataclass(frozen=True)
 class LinearHead(Head):
-    """Average pooling to ``pool x pool`` cells, then multinomial logistic regression.
+    """Average pooling to ``pool x pool`` cells (default 4), then multinomial logistic regression.
 
     The regression's L2 penalty is chosen on a fifth of the fit data; standardisation of the
     features is folded into the weights, so that the head is one matrix product.
     """
 
     kind: ClassVar[str] = "linear"
-    pool: Pool = 4
+    pool: Pool = None
 
     @property
     def options(self) -> dict[str, Any]:

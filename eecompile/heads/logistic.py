@@ -107,8 +107,10 @@ def fit_logistic(
     mean, deviation = standardisation(x)
     problem = _Problem(x, labels, classes, mean, deviation)
     start = np.zeros((len(mean) + 1, classes))
+    kept, held_out = stratified_split(labels, 0.2, seed)
+    if not len(held_out):
+        penalties = penalties[len(penalties) // 2 :][:1]  # Too few samples to choose by.
     if len(penalties) > 1:
-        kept, held_out = stratified_split(labels, 0.2, seed)
         inner = _Problem(x, labels, classes, mean, deviation, kept)
         inner.basis = problem.basis
         best = np.inf
