@@ -267,7 +267,7 @@ def _check_options(
 
 
 def _listed(names: Iterable[str]) -> str:
-    *rest, last = [f"`{name}`" for name in names]
+    *rest, last = [f"`{name}`" for name in names] or ["nothing"]
     return f"{', '.join(rest)} or {last}" if rest else last
 
 

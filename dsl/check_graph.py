@@ -188,7 +188,7 @@ def check_inputs(model: Model, inputs: Mapping[str, Declared], found: Diagnostic
                 f"Input `{name}` has dynamic dimensions: `{declared}`",
                 model.at("path"),
                 "nothing says their size",
-                help=f"add `input {_written(name)}: {_example(declared)}` with a number for each `?`",
+                help=f"add `input {_written(name)}: {_example(declared)}` with numbers for `?`",
             )
 
 

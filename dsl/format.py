@@ -71,11 +71,11 @@ def _block_lines(block: Branch, comments: list[re.Match[str]]) -> list[_Line]:
     head = f"{block.leaf(0).text} {block.leaf(1).text}"
     inside = _STATEMENT_GAP.join(_spaced(statement) for statement in statements)
     body = f"{{ {inside} }}" if statements else "{}"
-    commented = any(span.start < comment.start() < span.end for comment in comments)
+    brace = block.leaf(2).span
+    commented = any(brace.end <= comment.start() < span.end for comment in comments)
     fits = len(head) + 1 + len(body) <= _WIDTH
     if not commented and (not statements or (fits and block.rule in _SHORT_BLOCKS)):
         return [_Line(span.start, span.end, [head, body], [1], f"one-line {block.rule}")]
-    brace = block.leaf(2).span
     opening = _Line(span.start, brace.end, [f"{head} {{"], run=f"block {block.rule}")
     closing = _Line(span.end - 1, span.end, ["}"], run="end")
     return [opening, *map(_statement_line, statements), closing]
@@ -154,14 +154,15 @@ def _with_comments(lines: list[_Line], comments: list[re.Match[str]], text: str)
         start = comment.start()
         following = next((i for i, line in enumerate(lines) if line.end > start), len(lines))
         previous = lines[following - 1] if following else None
-        if previous and "\n" not in text[previous.end : start]:
+        next_line = lines[following] if following < len(lines) else None
+        within = next_line is not None and start > next_line.start
+        if previous and not within and "\n" not in text[previous.end : start]:
             previous.comment = comment[0].rstrip()
             continue
-        next_line = lines[following] if following < len(lines) else None
         inside = next_line is not None and (next_line.indent or next_line.run == "end")
         line = _Line(start, comment.end(), indent=_INDENT if inside else "", run="comment")
         line.comment = comment[0].rstrip()
-        if next_line is not None and start > next_line.start:
+        if next_line is not None and within:
             line.start = next_line.start  # within a statement: moved before it, as one with it
         before[following].append(line)
     result = []

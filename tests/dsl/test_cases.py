@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from eecompile.diagnostic_ids import LANGUAGE_IDS
 from eecompile.diagnostics import CompileErrors, Diagnostic, Source
 from eecompile.dsl.check import Declared, GraphFacts, check, unsupported
@@ -18,6 +19,7 @@ from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse
 from eecompile.ir import TensorType
 
+FEATURE = TensorType("float32", (1, 16, 32, 32))
 HERE = Path(__file__).parent
 FILES = ("net.onnx", "train.npz", "calib.npz", "zoo.py", "heads.py", "w.pth", "x.npy")
 #: Ids that no text can bring about; tested in test_parser.py.
@@ -27,7 +29,7 @@ OTHERWISE_TESTED = {"unreadable-file"}
 @dataclass(frozen=True)
 class Point:
     value: str
-    type: TensorType = TensorType("float32", (1, 16, 32, 32))
+    type: TensorType = FEATURE
     leads_to_output: bool = True
 
 
