@@ -115,6 +115,25 @@ class Graph:
                 users.setdefault(name, []).append(op)
         return users
 
+    def renamed(self, names: Mapping[str, str], name: str | None = None) -> Graph:
+        """The same graph with values called otherwise, and itself called `name` where given."""
+
+        def new(value: str) -> str:
+            return names.get(value, value)
+
+        ops = tuple(
+            replace(op, inputs=tuple(map(new, op.inputs)), outputs=tuple(map(new, op.outputs)))
+            for op in self.ops
+        )
+        return Graph(
+            name or self.name,
+            tuple(map(new, self.inputs)),
+            tuple(map(new, self.outputs)),
+            ops,
+            {new(value): array for value, array in self.constants.items()},
+            {new(value): type_ for value, type_ in self.types.items()},
+        )
+
     def pruned(self, outputs: Iterable[str] | None = None) -> Graph:
         """The same graph with only what `outputs` (default: its own) need. Inputs are kept."""
         wanted = tuple(self.outputs if outputs is None else outputs)

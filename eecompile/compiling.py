@@ -1,0 +1,113 @@
+"""Compiling graphs with a cache in front of the compiler, for the driver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eecompile.cache import Cache, digest, source_digest
+from eecompile.compiled import Function
+from eecompile.diagnostics import CompileErrors, Diagnostic, Span
+from eecompile.hardware import Machine
+from eecompile.ir import Graph, TensorType
+from eecompile.runtime.library import Library
+
+__all__ = ["Compiled", "compile_graphs"]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A shared library, the weights it reads, and a function for each graph, in order."""
+
+    library: bytes
+    weights: np.ndarray
+    functions: tuple[Function, ...]
+
+    def load(self) -> Library:
+        """The library in this process; the machine it was compiled for must be this one."""
+        return Library(self.library, self.weights)
+
+
+def compile_graphs(
+    graphs: Sequence[Graph],
+    machine: Machine,
+    plain: Collection[str],
+    cache: Cache,
+    place: Span | None = None,
+) -> Compiled:
+    """Machine code for `graphs`, from the cache where the same were compiled before.
+
+    Args:
+        graphs: with different names; a value of one name is one tensor in all of them.
+        machine: what to compile for.
+        plain: values that have the source's layout where they cross a border.
+        cache: of results.
+        place: what the user wrote that asked for it, for messages.
+
+    Raises:
+        CompileErrors: an operator has no compiled form; node and operator are named.
+        ToolError: no linker.
+    """
+    key = digest("library", source_digest(), tuple(graphs), machine, sorted(plain))
+
+    def compute() -> dict[str, np.ndarray]:
+        from eecompile.targets.lowering import UnsupportedOperator, compile_functions
+
+        try:
+            made = compile_functions(graphs, machine, plain=plain)
+        except UnsupportedOperator as error:
+            raise CompileErrors([_refusal(error, place)]) from error
+        described = [_described(Function.of(function)) for function in made.functions]
+        return {
+            "library": np.frombuffer(made.library, np.uint8),
+            "weights": np.asarray(made.weights).view(np.uint8).reshape(-1),
+            "functions": np.frombuffer(json.dumps(described).encode(), np.uint8),
+        }
+
+    stored = cache.arrays(key, compute)
+    functions = json.loads(stored["functions"].tobytes())
+    return Compiled(
+        stored["library"].tobytes(),
+        stored["weights"],
+        tuple(_function(value) for value in functions),
+    )
+
+
+def _refusal(error: Exception, place: Span | None) -> Diagnostic:
+    op = error.op  # type: ignore[attr-defined]
+    return Diagnostic(
+        "unsupported-operator",
+        f"Operator `{op.kind}` cannot be compiled",
+        place,
+        notes=(f"node `{op.name}`, operator `{op.kind}`: {error.reason}",),  # type: ignore[attr-defined]
+    )
+
+
+def _described(function: Function) -> dict[str, object]:
+    def values(given: tuple[tuple[str, TensorType], ...]) -> list[list[object]]:
+        return [[name, type_.dtype, list(type_.shape)] for name, type_ in given]
+
+    return {
+        "symbol": function.symbol,
+        "inputs": values(function.inputs),
+        "outputs": values(function.outputs),
+        "workspace_bytes": function.workspace_bytes,
+        "macs": function.macs,
+    }
+
+
+def _function(value: dict[str, object]) -> Function:
+    def values(given: object) -> tuple[tuple[str, TensorType], ...]:
+        assert isinstance(given, list), "written by us"
+        return tuple((name, TensorType(dtype, tuple(shape))) for name, dtype, shape in given)
+
+    return Function(
+        str(value["symbol"]),
+        values(value["inputs"]),
+        values(value["outputs"]),
+        int(str(value["workspace_bytes"])),
+        int(str(value["macs"])),
+    )

@@ -1,0 +1,133 @@
+"""Whether an artifact is still what its `.ee` file, its network, its data and this tool would give."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from eecompile import __version__
+from eecompile.cache import Cache, digest, source_digest
+from eecompile.diagnostics import CompileErrors
+from eecompile.hardware import cpu_features_of_this_machine
+from eecompile.spec import DataSource, Spec
+
+__all__ = ["Freshness"]
+
+
+class _Options(Protocol):
+    """The options that decide what is built."""
+
+    target: str | None
+    emit: Path | None
+    dump_ir: Path | None
+    seed: int
+    overrides: Any
+
+
+class Freshness:
+    """Remembers what a build read, file by file, and what it wrote.
+
+    A build is repeated when any file it read has changed (user code included: every module that
+    was loaded from outside the Python installation), when the artifact is not the one written
+    then, or when data come from a callable, whose result no file tells.
+    """
+
+    def __init__(self, cache: Cache, path: Path, options: _Options, output: Path) -> None:
+        self._cache, self._path, self._output = cache, path, output
+        self._wants_files = options.emit is not None or options.dump_ir is not None
+        self._key = digest(
+            "build",
+            source_digest(),
+            __version__,
+            sorted(cpu_features_of_this_machine()),
+            str(path.resolve()),
+            options.target,
+            tuple(options.overrides),
+            options.seed,
+        )
+
+    def stored_summary(self) -> dict[str, Any] | None:
+        """The summary of the build that wrote the artifact, if nothing has changed since."""
+        raw = None if self._wants_files else self._cache.load(self._key)
+        if raw is None:
+            return None
+        stored = json.loads(raw)
+        if stored["manifest"] != _hash(self._output / "manifest.json"):
+            return None
+        if any(_hash(Path(name)) != value for name, value in stored["read"].items()):
+            return None
+        from eecompile.artifact import read_artifact
+
+        try:
+            read_artifact(self._output, must_run=False)
+        except CompileErrors:
+            return None  # edited or damaged: it is built again
+        summary: dict[str, Any] = stored["summary"]
+        return summary
+
+    def store(self, spec: Spec, summary: Mapping[str, Any]) -> None:
+        """Remember a build that has just been written."""
+        read = _files_of(spec, self._path)
+        if read is None:
+            return
+        entry = {
+            "read": {str(path): _hash(path) for path in read},
+            "manifest": _hash(self._output / "manifest.json"),
+            "summary": summary,
+        }
+        self._cache.store(self._key, json.dumps(entry).encode())
+
+
+def _hash(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _files_of(spec: Spec, path: Path) -> list[Path] | None:
+    """Every file the build read; None where that cannot be told."""
+    model = spec.model
+    found = [path, spec.resolve(model.path)]
+    found += [spec.resolve(model.weights)] if model.weights else []
+    for exit_ in model.exits:
+        for head in filter(None, (exit_.head, exit_.comparator)):
+            for option in ("path", "weights"):
+                if option in head.options:
+                    found.append(spec.resolve(str(head.options[option])))
+    sources = [s for data in spec.data for s in (data.fit, data.calibrate, data.test) if s]
+    if any(source.entry is not None for source in sources):
+        return None
+    for source in sources:
+        found += _paths(spec, source)
+    # An ONNX file may keep its weights in files beside it.
+    folder = spec.resolve(model.path).parent
+    stem = Path(model.path).name
+    found += [other for other in folder.glob(f"{stem}*") if other.is_file()]
+    found += _user_modules()
+    return sorted({file.resolve() for file in found})
+
+
+def _paths(spec: Spec, source: DataSource) -> list[Path]:
+    return [spec.resolve(name) for name in (source.path, source.labels) if name]
+
+
+def _user_modules() -> Iterable[Path]:
+    """Files of loaded modules that belong neither to Python, nor to an installed package, nor us."""
+    paths = sysconfig.get_paths()
+    known = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    known.append(Path(__file__).resolve().parent)
+    known += [link.resolve() for link in Path(__file__).parent.iterdir() if link.is_symlink()]
+    for module in list(sys.modules.values()):
+        name = getattr(module, "__file__", None)
+        if not name or not name.endswith(".py"):
+            continue
+        file = Path(name).resolve()
+        if file.is_file() and not any(file.is_relative_to(folder) for folder in known):
+            yield file

@@ -1,0 +1,130 @@
+"""What each compiled function takes on this machine, measured, and the cost table of an artifact."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from eecompile.compiled import CompiledGraph, Function
+from eecompile.fit import ExitCosts
+from eecompile.runtime.lane import Lane
+from eecompile.runtime.runner import Runner
+from eecompile.segments import SegmentGraph
+
+__all__ = ["Latencies", "cost_table", "cpu_name", "measure"]
+
+#: Rounds over the whole network, after a tenth as many to warm up; fewer for slow networks.
+_ROUNDS = 200
+_LIMIT_S = 3.0
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Median seconds of one sample, one thread, by function symbol; `provenance` is measured."""
+
+    network: CompiledGraph
+    seconds: Mapping[str, float]
+
+    @property
+    def full_depth_s(self) -> float:
+        """All segments, no exit heads."""
+        return sum(self.seconds[segment.symbol] for segment in self.network.segments)
+
+    @property
+    def exit_costs(self) -> ExitCosts:
+        """As costs that budgets are solved with."""
+        heads = (
+            sum(self.seconds[function.symbol] for function in exit_.functions)
+            for exit_ in self.network.exits
+        )
+        segments = (self.seconds[segment.symbol] for segment in self.network.segments)
+        return ExitCosts(tuple(segments), tuple(heads), self.full_depth_s)
+
+
+def measure(runner: Runner, network: CompiledGraph, inputs: Mapping[str, np.ndarray]) -> Latencies:
+    """Time every function on real inputs, in execution order, so that caches are as in use.
+
+    Functions are timed in turn, round by round, and the median of the rounds is kept: what else
+    the machine does meanwhile then hits all of them alike.
+    """
+    functions = network.functions()
+    lane = Lane(runner.library, network.inputs, functions, 1)
+    count = len(next(iter(inputs.values())))
+    times: dict[str, list[float]] = {function.symbol: [] for function in functions}
+    begun, rounds = perf_counter(), 0
+    while rounds < _ROUNDS + _ROUNDS // 10 and (rounds < 5 or perf_counter() - begun < _LIMIT_S):
+        for name, array in inputs.items():
+            lane.values[name][:1] = array[rounds % count : rounds % count + 1]
+        _round(lane, functions, times)
+        rounds += 1
+    warm = rounds // 11
+    return Latencies(
+        network, {symbol: float(np.median(found[warm:])) for symbol, found in times.items()}
+    )
+
+
+def _round(lane: Lane, functions: tuple[Function, ...], times: dict[str, list[float]]) -> None:
+    for function in functions:
+        call = lane.calls[function.symbol]
+        start = perf_counter()
+        call.one()
+        times[function.symbol].append(perf_counter() - start)
+
+
+def cost_table(
+    target: str, segments: SegmentGraph, network: CompiledGraph, latencies: Latencies | None
+) -> dict[str, Any]:
+    """The artifact's ``costs.json``: per segment and exit, multiply-accumulates, bytes, points.
+
+    A point is an operating point with its latency and where that comes from. Where nothing was
+    measured there is none: no cost is made up.
+    """
+
+    def points(latency_s: float | None) -> list[dict[str, Any]]:
+        if latency_s is None:
+            return []
+        unknown = {"frequency_hz": None, "voltage_v": None, "energy_j": None}
+        return [unknown | {"latency_s": latency_s, "provenance": "measured"}]
+
+    def row(name: str, *functions: Function) -> dict[str, Any]:
+        values = [type_ for f in functions for _, type_ in (*f.inputs, *f.outputs)]
+        taken = latencies and sum(latencies.seconds[f.symbol] for f in functions)
+        return {
+            "name": name,
+            "macs": sum(f.macs for f in functions),
+            "bytes": sum(type_.nbytes for type_ in values),
+            "points": points(taken),
+        }
+
+    return {
+        "target": target,
+        "device": cpu_name() if latencies else None,
+        "segments": [
+            row(part.name, function)
+            for part, function in zip(segments.segments, network.segments, strict=True)
+        ],
+        "exits": [row(exit_.name, *exit_.functions) for exit_ in network.exits],
+        "full_depth": {
+            "macs": segments.macs,
+            "points": points(latencies.full_depth_s if latencies else None),
+        },
+    }
+
+
+def cpu_name() -> str:
+    """The processor as the operating system names it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model"):
+            return value.strip()
+    return platform.machine()

@@ -1,0 +1,89 @@
+"""From a `.ee` file to its network: reading, opening the host, and checking one against the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span
+from eecompile.dsl.check import GraphFacts, check, unsupported
+from eecompile.dsl.overrides import apply_overrides
+from eecompile.dsl.parser import parse_file
+from eecompile.hardware import machine_names
+from eecompile.passes.host import HostError, HostGraph
+from eecompile.spec import Model, Spec
+
+__all__ = ["check_file", "load_spec", "open_host", "source_errors"]
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> tuple[Spec, Diagnostics]:
+    """What a file means with its overrides, and what is wrong with it so far.
+
+    Raises:
+        CompileErrors: the file cannot be read or parsed, or an override names nothing in it.
+    """
+    spec, found = parse_file(path)
+    return (apply_overrides(spec, list(overrides)) if overrides else spec), found
+
+
+def check_file(
+    path: Path, overrides: Sequence[str] = ()
+) -> tuple[Spec, HostGraph | None, Diagnostics]:
+    """A file checked as far as possible: names, files and units, then against the network.
+
+    The host is None where the network could not be opened; why is among the diagnostics.
+
+    Raises:
+        CompileErrors: as `load_spec`.
+    """
+    spec, found = load_spec(path, overrides)
+    names = machine_names()
+    host = None
+    if any(d.severity == "error" for d in (*found, *check(spec, None, names, names))):
+        found.add(*check(spec, None, names, names))
+        return spec, None, found
+    try:
+        host = open_host(spec)
+    except CompileErrors as errors:
+        found.add(*errors.diagnostics)
+    facts = host and GraphFacts.of(host.graph(), host.outputs(), host.points())
+    found.add(*check(spec, facts, names, names), *unsupported(spec))
+    return spec, host, found
+
+
+def open_host(spec: Spec) -> HostGraph:
+    """The file's network in its own host.
+
+    Raises:
+        CompileErrors: it cannot be read or translated; each reason, at the place that names it.
+        ToolError: torch is needed and not installed.
+    """
+    model = spec.model
+    inputs = {written.name: written.type for written in model.inputs}
+    try:
+        if model.source == "onnx":
+            from eecompile.passes.onnx_host import load_onnx
+
+            return load_onnx(spec.resolve(model.path), inputs)
+        from eecompile.passes.fx_host import load_torch
+
+        entry = f"{spec.resolve(model.path)}:{model.entry}"
+        weights = spec.resolve(model.weights) if model.weights else None
+        return load_torch(entry, weights, inputs)
+    except HostError as error:
+        raise source_errors(error, model) from error
+
+
+def source_errors(error: HostError, model: Model) -> CompileErrors:
+    """A host's problems as diagnostics that point at the line which names the network."""
+    found = []
+    for problem in error.problems:
+        place: Span | None = model.at("weights" if problem.kind == "unreadable-weights" else "path")
+        notes = ()
+        if problem.node:
+            operator = f", operator `{problem.operator}`" if problem.operator else ""
+            notes = (f"node `{problem.node}`{operator}",)
+        found.append(
+            Diagnostic(problem.kind, problem.message, place, notes=notes, help=problem.help)
+        )
+    return CompileErrors(found)

@@ -1,0 +1,80 @@
+"""What is said of a fitted policy: its budget, calibration and held-out figures, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eecompile.fit import DEFAULT_BUDGET, Interval, Report
+from eecompile.spec import Policy
+
+__all__ = ["held_out_lines", "policy_report"]
+
+
+def policy_report(
+    written: Policy, fitted: Mapping[str, Any], test: Report | None
+) -> dict[str, Any]:
+    """JSON value kept in the artifact beside a policy.
+
+    ``points`` are the operating points for other budgets. ``test`` is None without test data.
+    """
+    budget = written.budget or (DEFAULT_BUDGET if fitted["points"] else None)
+    found: dict[str, Any] = {
+        "rule": str(written.rule) if written.rule else "never",
+        "budget": str(budget) if budget else None,
+        "calibrate": {key: value for key, value in fitted["point"].items() if key != "policy"},
+        "points": fitted["points"],
+        "test": None,
+    }
+    if test is not None:
+        found["test"] = _report(test)
+        found["test"]["budget_missed_by"] = test.missed_by(budget) if budget else 0.0
+    return found
+
+
+def _interval(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def _report(report: Report) -> dict[str, Any]:
+    return {
+        "n": report.n,
+        "accuracy": _interval(report.accuracy),
+        "full_depth_accuracy": _interval(report.full_depth_accuracy),
+        "accuracy_drop": _interval(report.accuracy_drop),
+        "costs": {name: _interval(interval) for name, interval in report.costs.items()},
+        "exits": [
+            {"name": name, "fraction": fraction, "accuracy": accuracy}
+            for name, fraction, accuracy in report.exits
+        ],
+    }
+
+
+def held_out_lines(name: str, report: Mapping[str, Any]) -> list[str]:
+    """What a person reads about a policy after a build.
+
+    Accuracy and cost on data nothing was fitted on, with 95 % intervals, and whether the budget
+    held there.
+    """
+    if not report:
+        return [f"{name}: not fitted, as there are no calibration data"]
+    title = f"{name}: {report['rule']}, budget {report['budget'] or 'none'}"
+    test = report["test"]
+    if test is None:
+        return [title, "  no test data: nothing is known of data it was not fitted on"]
+
+    def spread(interval: Mapping[str, float], scale: float = 100.0) -> str:
+        value, low, high = (scale * interval[key] for key in ("value", "low", "high"))
+        return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+    lines = [
+        title,
+        f"  held out ({test['n']} samples): accuracy {spread(test['accuracy'])} %, "
+        f"full depth {100 * test['full_depth_accuracy']['value']:.2f} %",
+        f"  multiply-accumulates {spread(test['costs']['macs'])} % of full depth, heads included",
+    ]
+    if "latency" in test["costs"]:
+        lines.append(f"  latency {spread(test['costs']['latency'], 1e3)} ms, measured")
+    missed = test["budget_missed_by"]
+    lines.append(f"  budget missed by {missed:.4g}" if missed else "  budget kept")
+    return lines
