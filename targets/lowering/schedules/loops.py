@@ -63,6 +63,7 @@ def _averaged(total: te.Tensor, spec: KernelSpec) -> te.Tensor:
     kernel = spec.anchor.attribute("kernel_shape")
     n = len(kernel)
     pads, strides = spec.anchor.attribute("pads"), spec.anchor.attribute("strides")
+    dilations = spec.anchor.attribute("dilations") or (1,) * n
     counted = bool(spec.anchor.attribute("count_include_pad"))
     extent = spec.operands[x_at].type.shape[1:-1]
     padded = any(pads) or any(spec.anchor.attribute("extra") or ())
@@ -75,7 +76,14 @@ def _averaged(total: te.Tensor, spec: KernelSpec) -> te.Tensor:
             low = -pads[i] if counted else 0
             high = extent[i] + (pads[n + i] if counted else 0)
             first = place * strides[i] - pads[i]
-            count *= tirx.min(first + kernel[i], high) - tirx.max(first, low)
+            if dilations[i] == 1:
+                count *= tirx.min(first + kernel[i], high) - tirx.max(first, low)
+                continue
+            inside: Expr = tirx.const(0, "int32")
+            for tap in range(kernel[i]):
+                at = first + tap * dilations[i]
+                inside += tirx.all(at >= low, at < high).astype("int32")
+            count *= inside
         return total(*index) / count.astype("float32")
 
     return te.compute(total.shape, element, name="averaged")

@@ -1,0 +1,178 @@
+"""What a compiled library is: plain symbols, shared kernels, agreed layouts, equal bytes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("tvm")
+from eecompile.hardware import machine
+from eecompile.ir import Graph
+from eecompile.reference import run_graph
+from eecompile.targets.lowering import compile_functions, find_linkers
+from eecompile.targets.lowering.plan import Buffer, aligned, plan_workspace
+from eecompile.text import parse_graph
+from tests.lowering.calling import Loaded, inputs_of
+
+BLOCKS = 3
+
+
+def backbone(blocks: int = BLOCKS) -> Graph:
+    """A small residual network."""
+    lines = [
+        "const w0: float32[16, 3, 3, 3] = random(0)",
+        "c0: float32[1, 16, 10, 10] = Conv(x, w0; strides=(1,1), pads=(1,1,1,1),"
+        " dilations=(1,1), group=1)",
+    ]
+    last = "c0"
+    for i in range(1, blocks + 1):
+        lines += [
+            f"const w{i}: float32[16, 16, 3, 3] = random({i})",
+            f"c{i}: float32[1, 16, 10, 10] = Conv({last}, w{i}; strides=(1,1), pads=(1,1,1,1),"
+            " dilations=(1,1), group=1)",
+            f"s{i}: float32[1, 16, 10, 10] = Add(c{i}, {last})",
+            f"r{i}: float32[1, 16, 10, 10] = Relu(s{i})",
+        ]
+        last = f"r{i}"
+    lines += [
+        f"m: float32[1, 16] = ReduceMean({last}; axes=(2,3), keepdims=0)",
+        "const v: float32[16, 10] = random(99)",
+        "y: float32[1, 10] = MatMul(m, v)",
+    ]
+    body = "\n".join(lines)
+    return parse_graph(f"graph net(x: float32[1, 3, 10, 10]) -> (y: float32[1, 10]) {{\n{body}\n}}")
+
+
+def halves(graph: Graph, border: str) -> list[Graph]:
+    """The graph before and after a value."""
+    first = replace(graph.pruned([border]), name="first")
+    at = next(i for i, op in enumerate(graph.ops) if border in op.outputs)
+    second = replace(graph, name="second", inputs=(border,), ops=graph.ops[at + 1 :])
+    return [first, second.pruned()]
+
+
+def test_two_halves_agree_on_the_layout_of_what_crosses() -> None:
+    graph = backbone()
+    # The consumer comes first: the order of the graphs must not matter.
+    compiled = compile_functions(halves(graph, "r2")[::-1], machine("host"), plain=["x", "y"])
+    second, first = compiled.functions
+    assert first.layouts["r2"] == second.layouts["r2"] == "channels-last"
+    assert first.layouts["x"] == second.layouts["y"] == "source"
+    loaded, inputs = Loaded(compiled), inputs_of(graph)
+    middle = loaded(first.symbol, [inputs["x"]])
+    (found,) = loaded(second.symbol, middle)
+    np.testing.assert_allclose(found[0], run_graph(graph, inputs)["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_plain_values_have_the_sources_layout() -> None:
+    graph = backbone()
+    compiled = compile_functions(halves(graph, "r2"), machine("host"), plain=["x", "r2", "y"])
+    first, second = compiled.functions
+    assert first.layouts["r2"] == second.layouts["r2"] == "source"
+    inputs = inputs_of(graph)
+    (found,) = Loaded(compiled)(first.symbol, [inputs["x"]])
+    expected = run_graph(graph.pruned(["r2"]), inputs)["r2"]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_many_samples_in_one_call_equal_one_by_one() -> None:
+    graph = backbone()
+    compiled = compile_functions([graph], machine("host"), plain=["x", "y"])
+    loaded, symbol = Loaded(compiled), compiled.functions[0].symbol
+    x = np.random.default_rng(5).standard_normal((4, 1, 3, 10, 10)).astype("float32")
+    (together,) = loaded(symbol, [x], n=4)
+    alone = [loaded(symbol, [sample])[0][0] for sample in x]
+    np.testing.assert_array_equal(together, np.stack(alone))
+
+
+def test_no_samples_write_nothing() -> None:
+    compiled = compile_functions([backbone()], machine("host"), plain=["x", "y"])
+    x = np.zeros((0, 1, 3, 10, 10), np.float32)
+    (found,) = Loaded(compiled)(compiled.functions[0].symbol, [x], n=0)
+    assert found.shape == (0, 1, 10)
+
+
+def test_a_kernel_is_emitted_once_for_each_shape_whatever_the_depth() -> None:
+    def symbols(blocks: int) -> Counter[str]:
+        compiled = compile_functions([backbone(blocks)], machine("host"), plain=["x", "y"])
+        return Counter(use.symbol for use in compiled.functions[0].kernels)
+
+    shallow, deep = symbols(2), symbols(6)
+    assert set(shallow) == set(deep)
+    assert sum(deep.values()) == sum(shallow.values()) + 4
+    assert max(deep.values()) == 6
+
+
+def test_equal_weights_are_stored_once() -> None:
+    graph = backbone()
+    once = compile_functions([graph], machine("host"), plain=["x", "y"])
+    twice = compile_functions(
+        [graph, replace(graph, name="other")], machine("host"), plain=["x", "y"]
+    )
+    assert twice.weights.nbytes == once.weights.nbytes
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
+def test_the_library_needs_nothing_but_libc_and_exports_its_functions_only(tmp_path: Path) -> None:
+    compiled = compile_functions(halves(backbone(), "r1"), machine("host"), plain=["x", "y"])
+    path = tmp_path / "kernels.so"
+    path.write_bytes(compiled.library)
+    listed = subprocess.run(
+        ["nm", "-D", str(path)], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    defined = {line.split()[-1] for line in listed if line.split()[-2] in "TDBR"}
+    needed = {line.split()[-1].split("@")[0] for line in listed if line.split()[-2] in "Uw"}
+    assert defined == {function.symbol for function in compiled.functions}
+    assert needed <= {"memcpy", "memset", "memmove"}
+
+
+def test_compiling_twice_gives_the_same_bytes() -> None:
+    first, second = (
+        compile_functions(halves(backbone(), "r1"), machine("host"), plain=["x", "y"])
+        for _ in range(2)
+    )
+    assert first.library == second.library
+    assert first.weights.tobytes() == second.weights.tobytes()
+
+
+def test_macs_are_the_sources_and_each_kernel_tells_its_own() -> None:
+    graph = backbone()
+    (function,) = compile_functions([graph], machine("host"), plain=["x", "y"]).functions
+    expected = 100 * 16 * 9 * (3 + 16 * BLOCKS) + 160
+    assert function.macs == expected
+    assert sum(use.macs for use in function.kernels) == expected
+
+
+def test_a_linker_is_found_for_this_machine() -> None:
+    assert find_linkers(machine("host"))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 1000), st.integers(0, 20), st.integers(0, 8)), max_size=30
+    )
+)
+def test_live_buffers_never_overlap(drawn: list[tuple[int, int, int]]) -> None:
+    buffers = [Buffer(str(i), n, at, at + life) for i, (n, at, life) in enumerate(drawn)]
+    plan = plan_workspace(buffers)
+    for i, one in enumerate(buffers):
+        low = plan.offsets[one.name]
+        assert low % 64 == 0
+        assert low + one.nbytes <= plan.nbytes
+        for other in buffers[i + 1 :]:
+            start = plan.offsets[other.name]
+            apart = low + one.nbytes <= start or start + other.nbytes <= low
+            assert apart or not one.meets(other)
+    busiest = max(
+        (sum(aligned(b.nbytes) for b in buffers if b.first <= t <= b.last) for t in range(30)),
+        default=0,
+    )
+    assert busiest <= plan.nbytes <= sum(aligned(b.nbytes) for b in buffers)
