@@ -10,7 +10,6 @@ from eecompile.heads.base import Head, HeadMismatch
 from eecompile.heads.class_means import ClassMeansHead
 from eecompile.heads.convolution import ConvHead
 from eecompile.heads.fitting import HeadJob, fit_heads
-from eecompile.heads.given import GivenHead
 from eecompile.heads.linear import LinearHead
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "BagOfFeaturesHead",
     "ClassMeansHead",
     "ConvHead",
-    "GivenHead",
     "Head",
     "HeadJob",
     "HeadMismatch",

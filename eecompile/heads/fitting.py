@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
 from eecompile.heads.base import Array, Head
+from eecompile.heads.one_core import one_core
 
 __all__ = ["HeadJob", "fit_heads"]
 
@@ -32,8 +31,7 @@ def fit_heads(
 ) -> dict[str, dict[str, Array]]:
     """Parameters of each head, fitted `workers` at a time, on one core each.
 
-    The products here are small: shared among cores, each costs more in waiting than it saves, and
-    many times more on a machine that is busy otherwise. The result does not depend on `workers`.
+    The result does not depend on `workers`.
 
     Args:
         jobs: name -> what to fit.
@@ -49,5 +47,5 @@ def fit_heads(
         told = None if progress is None else lambda text: progress(name, text)
         return job.head.fit(job.recorded, labels, classes, seed=seed, progress=told)
 
-    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
+    with one_core(), ThreadPoolExecutor(workers) as pool:
         return dict(zip(jobs, pool.map(fit, jobs), strict=True))

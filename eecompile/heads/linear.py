@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from eecompile.heads.base import Array, Head, Progress
 from eecompile.heads.graphs import GraphBuilder
 from eecompile.heads.logistic import Linear, fit_logistic
+from eecompile.heads.one_core import one_core
 from eecompile.heads.pooling import Pool, flatten, pool
 from eecompile.ir import Graph, TensorType
 
@@ -46,7 +47,8 @@ class LinearHead(Head):
         progress: Progress = None,
     ) -> dict[str, Array]:
         """``weight`` float32 (F, classes) and ``bias`` (classes,)."""
-        linear = fit_logistic(recorded, labels, classes, seed=seed, progress=progress)
+        with one_core():
+            linear = fit_logistic(recorded, labels, classes, seed=seed, progress=progress)
         return {"weight": linear.weight, "bias": linear.bias}
 
     def logits(self, recorded: Array, parameters: Mapping[str, Array]) -> Array:

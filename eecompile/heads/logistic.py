@@ -117,7 +117,7 @@ def fit_logistic(
         chosen = penalties[0]
         solution = best_solution = start
         for penalty in penalties:
-            solution = inner.solve(penalty, solution)
+            solution = inner.solve(penalty, solution, tolerance=1e-4)
             loss = mean_nll(problem.folded(solution)(x[held_out]), labels[held_out])
             if progress is not None:
                 progress(f"penalty {penalty:g}: held-out loss {loss:.4f}")
@@ -160,7 +160,7 @@ class _Problem:
         bias = solution[-1] - self.mean.astype(np.float64) @ weight
         return Linear(weight.astype(np.float32), bias.astype(np.float32))
 
-    def solve(self, penalty: float, start: Array) -> Array:
+    def solve(self, penalty: float, start: Array, tolerance: float = 1e-5) -> Array:
         """The minimum for one penalty: (features + 1, classes), the last row being biases."""
         from scipy.optimize import minimize  # type: ignore[import-untyped]
 
@@ -195,7 +195,7 @@ class _Problem:
             (first / scale[:, None]).ravel(),
             jac=True,
             method="L-BFGS-B",
-            options={"maxiter": 200, "maxcor": 10, "ftol": 1e-6, "gtol": 1e-5},
+            options={"maxiter": 200, "maxcor": 10, "ftol": tolerance, "gtol": 1e-5},
         )
         return outward(found.x)
 
