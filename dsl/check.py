@@ -21,13 +21,14 @@ __all__ = [
     "GraphFacts",
     "GraphView",
     "PointView",
+    "can_open",
     "check",
     "check_graph",
     "needs_calibration",
     "unsupported",
 ]
 
-#: Heads fitted on data. A user's own module is, where it comes without weights.
+#: Heads fitted on data. A user's own module or ONNX head stays as it is.
 _FITTED = ("linear", "conv", "bag_of_features", "class_means")
 
 
@@ -57,6 +58,26 @@ def check(
     if view is not None and len(spec.models) == 1:
         check_graph(spec.models[0], view, found)
     return found.in_order()
+
+
+def can_open(spec: Spec, found: Iterable[Diagnostic]) -> bool:
+    """Whether the network can be opened whatever else is wrong, so that its names are checked too.
+
+    It cannot where an error concerns the model's source, weights or inputs.
+    """
+    if len(spec.models) != 1 or not spec.model.path:
+        return False
+    model = spec.model
+    needed = [model.spans.get(part) for part in ("path", "weights")]
+    needed += [given.span for given in model.inputs]
+    needed += [place for given in model.inputs for place in given.spans.values()]
+    wrong = [d.span for d in found if d.severity == "error" and d.span is not None]
+    return not any(
+        place.source is span.source and place.start <= span.start < place.end
+        for place in needed
+        if place is not None
+        for span in wrong
+    )
 
 
 def _check_file(spec: Spec, found: Diagnostics) -> None:
@@ -171,15 +192,11 @@ def _check_model_data(model: Model, spec: Spec, found: Diagnostics) -> None:
         )
         return
     data = spec.data_for(model)
-    wanted = [head for head in _heads(model) if _is_fitted(head)]
+    wanted = [head for head in _heads(model) if head.kind in _FITTED]
     if wanted and (data is None or data.fit is None):
         _missing_data("fit", f"Head `{wanted[0].kind}`", wanted[0].span, data, found)
     if data is not None:
         _check_channels(model, data, found)
-
-
-def _is_fitted(head: HeadSpec) -> bool:
-    return head.kind in _FITTED or (head.kind == "module" and "weights" not in head.options)
 
 
 def _missing_data(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eecompile.diagnostics import Diagnostics, Source
-from eecompile.dsl.check import GraphFacts, check, needs_calibration, unsupported
+from eecompile.dsl.check import GraphFacts, can_open, check, needs_calibration, unsupported
 from eecompile.dsl.check_graph import Declared, check_inputs
+from eecompile.dsl.options import HEADS, MEASURES
 from eecompile.dsl.parser import parse
+from eecompile.heads import HEADS as implemented_heads
 from eecompile.ir import Graph, Op, TensorType
+from eecompile.policies.scores import SCORES
 from eecompile.spec import Spec, matching
 
 #: The language's showpiece: all of it, on one page.
@@ -124,6 +128,38 @@ def test_what_can_be_built_is_not_refused() -> None:
 def test_open_thresholds_need_calibration(rule: str, expected: bool) -> None:
     (policy,) = spec_of(f"eecompile 1 policy p {{ exit when {rule} }}").policies
     assert needs_calibration(policy) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('model m { source onnx "net.onnx" }', True),
+        ('model m { source onnx "net.onnx" } policy p { deadline 4 }', True),
+        ('model m { source onnx "net.onnx" exit e after "x" head liner }', True),
+        ('model m { source onnx "other.onnx" }', False),
+        ('model m { source onnx "net.onnx" input x: float32[0] }', False),
+        ('model m { source onnx "net.onnx" input x: float[1] }', False),
+        ('model m { source torch "zoo.py:net" weights "w.pth" }', False),
+        ("model m { }", False),
+        ("", False),
+    ],
+)
+def test_the_network_is_opened_unless_its_own_lines_are_wrong(
+    text: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.onnx").touch()
+    (tmp_path / "zoo.py").touch()
+    spec, found = parse(Source("t.ee", f"eecompile 1 {text}"))
+    found.add(*check(spec))
+    assert can_open(spec, found) is expected
+
+
+def test_the_tables_name_what_there_is() -> None:
+    for kind, head in implemented_heads.items():
+        assert HEADS[kind].keys() == inspect.signature(head).parameters.keys()
+    assert HEADS.keys() - implemented_heads.keys() == {"module", "onnx"}
+    assert {*MEASURES} == {*SCORES, "class_means"}
 
 
 @pytest.mark.parametrize(
