@@ -71,6 +71,7 @@ def insert_at_exits(
         HostError: as `HostGraph.splice`.
     """
     host, modified = program.host, False
+    known = set(host.outputs())
     skips: list[Skip] = []
     for exit_ in program.exits:
         graph = graphs.get(exit_.name)
@@ -78,7 +79,7 @@ def insert_at_exits(
             skips.append(Skip("nothing to insert", exit_.name))
             continue
         names = [f"{exit_.name}.{shown(value)}" for value in graph.outputs]
-        if not host.outputs().keys().isdisjoint(names):
+        if not known.isdisjoint(names):
             skips.append(Skip("inserted already", exit_.name))
             continue
         values = host.splice(graph, exit_.value, f"{module}.{exit_.name}")
