@@ -121,8 +121,13 @@ def check_graph(model: Model, view: GraphView, found: Diagnostics) -> None:
                 _no_such("point", skip.point),
                 skip.at("point"),
                 f"none in `{model.name}`",
-                help=did_you_mean_help(skip.point, view.points),
+                help=_point_help(skip.point, view),
             )
+
+
+def _point_help(point: str, view: GraphView) -> str:
+    close = did_you_mean_help(point, view.points)
+    return close or "`eecompile init` proposes points of a network"
 
 
 def _no_such(what: str, name: str) -> str:
@@ -140,7 +145,7 @@ def _exit_point(exit: Exit, model: Model, view: GraphView, found: Diagnostics) -
             _no_such("point", exit.point),
             at,
             f"no such point in `{model.name}`",
-            help=did_you_mean_help(exit.point, view.points),
+            help=_point_help(exit.point, view),
         )
         return None
     if len(by_value) > 1:
