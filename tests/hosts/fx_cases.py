@@ -167,7 +167,18 @@ def _normalisation() -> None:
 
 def _activations() -> None:
     x = _f(2, 6, 4)
-    for name in ["hardsigmoid", "hardswish", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "tanh"]:
+    for name in [
+        "hardsigmoid",
+        "hardswish",
+        "log_sigmoid",
+        "mish",
+        "relu",
+        "relu6",
+        "selu",
+        "sigmoid",
+        "silu",
+        "tanh",
+    ]:
         _case(f"{name}.default", getattr(A, name), x)
     _case("hardtanh.default", lambda x: A.hardtanh(x, -1.5, 0.5), x)
     for approximate in ("none", "tanh"):
