@@ -1,0 +1,155 @@
+"""Policies: their rules, and whether the model and the data give what they need."""
+
+from __future__ import annotations
+
+from eecompile.diagnostics import Diagnostics, did_you_mean_help
+from eecompile.dsl.check_options import check_call, heads_of, listed_names, missing_data
+from eecompile.dsl.options import FREQUENCIES, MEASURES, RULES, SPLITS
+from eecompile.spec import HeadSpec, Model, Name, Policy, RuleTerm, Spec
+
+__all__ = ["check_policy", "needs_calibration"]
+
+
+def needs_calibration(policy: Policy) -> bool:
+    """Whether a threshold of the policy is left to be fitted."""
+    return policy.rule is not None and any(_is_open(term) for term in policy.rule.terms)
+
+
+def _is_open(term: RuleTerm) -> bool:
+    if term.kind == "patience":
+        return "count" not in term.options
+    return term.threshold is None
+
+
+def _is_given(policy: Policy, part: str) -> bool:
+    """Whether it is written, even where its value cannot be meant."""
+    return getattr(policy, part) is not None or part in policy.spans
+
+
+def check_policy(policy: Policy, spec: Spec, found: Diagnostics) -> None:
+    """Its rules and options, then what it needs of the model, its exits and its data."""
+    before = len(found)
+    for term in policy.rule.terms if policy.rule else ():
+        _check_term(term, found)
+    if policy.split is not None:
+        check_call("unknown-rule", "split rule", policy.split, SPLITS, found)
+    if isinstance(policy.frequency, Name) and policy.frequency not in FREQUENCIES:
+        found.error(
+            "unknown-rule",
+            f"Unknown frequency rule `{policy.frequency}`",
+            policy.at("frequency"),
+            f"expected {listed_names(FREQUENCIES)}, or a frequency such as `600 MHz`",
+            help=did_you_mean_help(policy.frequency, FREQUENCIES),
+        )
+    if policy.rule is None and not _is_given(policy, "halt"):
+        found.error(
+            "missing-setting",
+            f"Policy `{policy.name}` never exits",
+            policy.at("name"),
+            "needs `exit when ...` or `halt at ...`",
+        )
+    if len(found) == before and len(spec.models) == 1:
+        _check_against_model(policy, spec.models[0], spec, found)
+
+
+def _check_term(term: RuleTerm, found: Diagnostics) -> None:
+    call = HeadSpec(term.kind, term.options, span=term.span, spans=term.spans)
+    check_call("unknown-rule", "exit rule", call, RULES, found)
+    if term.kind == "confidence":
+        if term.measure is None:
+            found.error(
+                "missing-setting",
+                "`confidence` does not say what is measured",
+                term.at("kind"),
+                f"expected {listed_names(f'confidence({measure})' for measure in MEASURES)}",
+            )
+        elif term.measure not in MEASURES:
+            found.error(
+                "unknown-measure",
+                f"Unknown measure `{term.measure}`",
+                term.at("measure"),
+                f"expected {listed_names(MEASURES)}",
+                help=did_you_mean_help(term.measure, MEASURES),
+            )
+    if term.kind in ("patience", "predicted") and term.threshold is not None:
+        message = f"`{term.kind}` has no threshold"
+        found.error("bad-option", message, term.at("threshold"), "remove it")
+
+
+def _check_against_model(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> None:
+    """What a well-formed policy needs of the model, its exits and its data."""
+    if not model.exits and model.auto_exits is None:
+        found.error(
+            "no-exits",
+            f"Policy `{policy.name}` has nothing to decide",
+            policy.at("name"),
+            f"model `{model.name}` has no exits",
+            help="remove the policy, or add `exit ... after ... head ...`",
+        )
+        return
+    terms = policy.rule.terms if policy.rule else ()
+    for term in terms:
+        if term.measure == "class_means":
+            _check_class_means(term, model, found)
+        if term.kind == "predicted":
+            _check_start(term, model, found)
+    _check_fit(policy, model, spec, found)
+
+
+def _check_class_means(term: RuleTerm, model: Model, found: Diagnostics) -> None:
+    if any(head.kind == "class_means" for head in heads_of(model)) or not model.exits:
+        return
+    found.error(
+        "no-class-means",
+        "No exit has class means",
+        term.at("measure"),
+        f"no exit of `{model.name}` has them",
+        help="add `comparator class_means(pool: 4)` to an exit",
+    )
+
+
+def _check_start(term: RuleTerm, model: Model, found: Diagnostics) -> None:
+    start = term.options.get("start")
+    names = [exit.name for exit in model.exits]
+    if not isinstance(start, Name) or start in names or model.auto_exits is not None:
+        return
+    found.error(
+        "unknown-exit",
+        f"Unknown exit `{start}`",
+        term.at("start"),
+        f"no such exit in `{model.name}`",
+        help=did_you_mean_help(start, names),
+    )
+
+
+def _check_fit(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> None:
+    if policy.rule is None:
+        return
+    if not needs_calibration(policy):
+        if _is_given(policy, "budget"):
+            found.error(
+                "nothing-to-fit",
+                f"Policy `{policy.name}` has a budget, and no threshold left to choose",
+                policy.at("budget"),
+                "cannot be met by choosing",
+                secondary=((policy.rule.span, "all given"),) if policy.rule.span else (),
+                help="remove the budget, or a threshold",
+            )
+        return
+    fitted = [term for term in policy.rule.terms if _is_open(term) and term.kind != "predicted"]
+    if fitted and not _is_given(policy, "budget"):
+        found.error(
+            "missing-setting",
+            f"Nothing says how sure `{policy.name}` has to be",
+            fitted[0].span,
+            "has no threshold, and the policy no budget",
+            help="add `>= 0.9`, or `budget accuracy drop <= 0.5 %`"
+            if fitted[0].kind != "patience"
+            else "add `count: 2`, or `budget accuracy drop <= 0.5 %`",
+        )
+        return
+    data = spec.data_for(model)
+    if model.data is None and len({data.name for data in spec.data}) > 1:
+        return  # which data are meant has been asked for already
+    if data is None or data.calibrate is None:
+        missing_data("calibrate", f"Policy `{policy.name}`", policy.rule.span, data, found)

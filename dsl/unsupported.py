@@ -1,0 +1,51 @@
+"""What the language has and this version cannot build: told plainly, each with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from eecompile.diagnostics import Diagnostic, Diagnostics, Span
+from eecompile.spec import Policy, Spec
+
+__all__ = ["unsupported"]
+
+
+def unsupported(spec: Spec) -> tuple[Diagnostic, ...]:
+    """What the file asks for and this version cannot build, each with its place."""
+    found = Diagnostics()
+
+    def refuse(what: str, span: Span | None, label: str = "") -> None:
+        found.error("not-supported-yet", f"{what} not supported yet", span, label)
+
+    for model in spec.models[1:]:
+        refuse("Several models in one file are", model.at("name"), "the second")
+    for model in spec.models:
+        for skip in model.skips:
+            refuse(f"Gates that skip {skip.what} are", skip.span)
+        if model.auto_exits is not None:
+            refuse("Exits placed by the compiler are", model.auto_exits.span)
+    for policy in spec.policies:
+        _refuse_policy(policy, refuse)
+    for target in spec.targets:
+        if target.frequencies:
+            refuse("Choosing clock frequencies is", target.at("frequencies"))
+    return found.in_order()
+
+
+def _refuse_policy(policy: Policy, refuse: Callable[[str, Span | None], None]) -> None:
+    names = {"predicted": "Predicted exits are", "learned_score": "Learned scores are"}
+    for term in policy.rule.terms if policy.rule else ():
+        if term.kind in names:
+            refuse(names[term.kind], term.span)
+    if policy.budget is not None and policy.budget.quantity == "energy":
+        refuse("Energy budgets are", policy.at("budget"))
+    parts = {
+        "deadline_s": "Deadlines are",
+        "frequency": "Choosing clock frequencies is",
+        "offload": "Offloading is",
+        "split": "Choosing where to split is",
+        "halt": "Halting at a budget is",
+    }
+    for part, what in parts.items():
+        if getattr(policy, part) is not None:
+            refuse(what, policy.at(part))
