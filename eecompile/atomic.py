@@ -7,6 +7,7 @@ either the earlier folder or the new one, complete.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -14,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from pathlib import Path
 
 from eecompile.diagnostics import CompileErrors, Diagnostic
 
-__all__ = ["replaced_directory", "write_file"]
+__all__ = ["replaced_directory", "replaced_file", "write_file"]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -205,4 +207,25 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     except KeyboardInterrupt:
         shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def replaced_file(path: Path, data: bytes) -> None:
+    """Put `data` in the place of a file, which is either the old or the new one at any moment.
+
+    Raises:
+        OSError: it cannot be written; the old file is as it was.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            os.chmod(name, path.stat().st_mode & 0o777)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
         raise

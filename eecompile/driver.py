@@ -32,7 +32,7 @@ from eecompile.ir import Graph
 from eecompile.latency import Latencies, cost_table, measure
 from eecompile.loading import check_file, source_errors
 from eecompile.manifest import Normalization, TargetInfo
-from eecompile.passes.base import Instrument, PassManager, Program
+from eecompile.passes.base import Instrument, Pass, PassManager, Program
 from eecompile.passes.host import HostError, HostGraph
 from eecompile.passes.instruments import DumpText, Timing
 from eecompile.passes.pipelines import backbone_pipeline, segments_pipeline
@@ -45,7 +45,7 @@ from eecompile.segments import SegmentGraph
 from eecompile.spec import DataSet, Policy, Spec
 from eecompile.text import print_segments
 
-__all__ = ["BuildOptions", "BuildReport", "build", "choose_machine"]
+__all__ = ["BuildOptions", "BuildReport", "build", "choose_machine", "cut_file", "plan"]
 
 R = TypeVar("R", bound=Record)
 
@@ -138,6 +138,41 @@ def build(
     return BuildReport(output, False, summary)
 
 
+def cut_file(path: Path, overrides: Sequence[str] = ()) -> tuple[Spec, SegmentGraph]:
+    """A file and its backbone, cut at its exits, with no heads inserted.
+
+    Raises:
+        CompileErrors: the file or the network are wrong.
+    """
+    job = _Build(path, BuildOptions(overrides=overrides), Steps(0, True), Cache(), path)
+    host = job.checked()
+    return job.spec, job.cut(host, backbone_pipeline())
+
+
+def plan(path: Path, options: BuildOptions) -> dict[str, Any]:
+    """What `build` would do, after all checks that need no data to be run: a JSON value.
+
+    Raises:
+        CompileErrors: as `build`, for the file, the network and the headers of the data.
+    """
+    spec, backbone = cut_file(path, options.overrides)
+    found = choose_machine(spec, options.target)
+    data = spec.data_for(spec.model)
+    rows = exit_table(backbone, {e.name: str(e.head) for e in spec.model.exits})
+    steps = [f"fit {exit_.head} at `{exit_.name}`" for exit_ in spec.model.exits]
+    for split in _SPLITS:
+        source = data and getattr(data, split)
+        steps += [f"run the {split} data {source.path} through it once"] if source else []
+    steps += [f"fit policy `{p.name}` to {p.budget or 'its default'}" for p in spec.policies]
+    return {
+        "artifact": str(options.output or path.with_suffix(".artifact")),
+        "target": found.name,
+        "triple": found.triple,
+        "exits": [{name: getattr(row, name) for name in row.__slots__} for row in rows],
+        "steps": steps,
+    }
+
+
 class _Build:
     """One build; attributes are filled in the order of `run`."""
 
@@ -155,12 +190,12 @@ class _Build:
     def run(self) -> dict[str, Any]:
         """All steps, from the top to the bottom."""
         with self.steps.step("check the file against the network"):
-            host = self._checked()
+            host = self.checked()
             self.machine = choose_machine(self.spec, self.options.target)
             self.here = self.machine if self.machine.is_native else machine("host")
             splits = self._splits(host)
         with self.steps.step("find the exits and cut the backbone"):
-            backbone = self._cut(host, backbone_pipeline())
+            backbone = self.cut(host, backbone_pipeline())
             plans = self._plans(backbone)
         with self.steps.step("compile the backbone for this machine"):
             recorder = self._compile_recorder(backbone, plans)
@@ -170,7 +205,7 @@ class _Build:
             heads, comparators, records = self._fit(backbone, plans, records, progress)
         with self.steps.step("insert the exits and cut again"):
             extended = host.copy()
-            segments = self._cut(extended, segments_pipeline(heads, comparators))
+            segments = self.cut(extended, segments_pipeline(heads, comparators))
             self._emit(extended)
         with self.steps.step(f"compile for {self.machine.name}"):
             compiled = self._compile(segments, self.machine)
@@ -198,7 +233,7 @@ class _Build:
                     library=compiled.library,
                     weights=compiled.weights,
                     vectors=make_vectors(network, inputs, values, equivalence.source, policies),
-                    segments_text=print_segments(segments),
+                    segments_text=print_segments(segments, "full"),
                     source_text=self.path.read_text(encoding="utf-8"),
                     policies={
                         name: PolicyEntry(to_json(policy), reports[name])
@@ -216,14 +251,16 @@ class _Build:
 
     # -- the source ----------------------------------------------------------------------------
 
-    def _checked(self) -> HostGraph:
+    def checked(self) -> HostGraph:
+        """The network, after everything that can be checked was; sets `spec`."""
         spec, host, found = check_file(self.path, self.options.overrides)
         found.raise_errors()
         assert host is not None, "a host that cannot be opened is an error"
         self.spec = spec
         return host
 
-    def _cut(self, host: HostGraph, pipeline: Any) -> SegmentGraph:
+    def cut(self, host: HostGraph, pipeline: tuple[Pass, ...]) -> SegmentGraph:
+        """Run a pipeline that ends with cutting; the host is edited."""
         instruments: list[Instrument] = [self.timing]
         if self.options.dump_ir is not None:
             folder = "backbone" if len(pipeline) == 2 else "exits"

@@ -56,8 +56,8 @@ _TOKEN = re.compile(
 
 _T = TypeVar("_T")
 
-#: Digest -> array, for constants that the text names by content.
-ConstantLoader = Callable[[str], np.ndarray]
+#: Digest and type -> array, for constants that the text names by content.
+ConstantLoader = Callable[[str, TensorType], np.ndarray]
 
 
 class TextError(ValueError):
@@ -287,7 +287,7 @@ class _Reader:
         if form == "random":
             return _random(type_, int(argument))
         if form == "sha256" and self.load is not None:
-            stored: np.ndarray = self.load(str(argument)).astype(type_.dtype, copy=False)
+            stored: np.ndarray = self.load(str(argument), type_).astype(type_.dtype, copy=False)
             return stored.reshape(type_.shape)
         raise TextError(f"line {self.next.line}: no constant `{form}({argument})` here")
 

@@ -149,10 +149,10 @@ def test_text_parses_back(case: tuple[Graph, list[str]]) -> None:
     stored = {
         constant_digest(a): a for g in (graph, *segments.graphs()) for a in g.constants.values()
     }
-    again = parse_graph(print_graph(graph), stored.__getitem__)
+    again = parse_graph(print_graph(graph), lambda digest, _: stored[digest])
     assert again == graph
     assert print_graph(again) == print_graph(graph)
-    read = parse_segments(print_segments(segments, "full"), stored.__getitem__)
+    read = parse_segments(print_segments(segments, "full"), lambda digest, _: stored[digest])
     assert read == segments
     for ours, theirs in zip(segments.graphs(), read.graphs(), strict=True):
         assert ours.constants.keys() == theirs.constants.keys()

@@ -1,0 +1,384 @@
+"""What each verb of the command line does: call the library, then print for people or scripts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eecompile.console import Steps, count, milliseconds, percent, table
+from eecompile.diagnostics import CompileErrors, Diagnostic
+
+__all__ = [
+    "build", "check", "demo", "doctor", "eval", "format", "init", "inspect", "run", "targets",
+    "verify",
+]  # fmt: skip
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns a failure to write a file into a diagnostic."""
+    try:
+        yield
+    except OSError as error:
+        message = f"Cannot write `{path}`: {error.strerror or error}"
+        raise CompileErrors([Diagnostic("cannot-write", message, path=str(path))]) from error
+
+
+def init(options: argparse.Namespace) -> int:
+    """Write a commented `.ee` file."""
+    from eecompile.initialise import describe
+
+    output: Path | None = options.output
+    text = describe(options.model, output, options.weights, options.input, options.exits)
+    if output is None:
+        _print_json({"text": text}) if options.json else print(text, end="")
+        return 0
+    if output.exists() and not options.force:
+        message = f"`{output}` exists already"
+        raise CompileErrors(
+            [
+                Diagnostic(
+                    "cannot-write", message, help="give --force to replace it", path=str(output)
+                )
+            ]
+        )
+    with _writing(output):
+        output.write_text(text, encoding="utf-8")
+    if options.json:
+        _print_json({"file": str(output), "text": text})
+    else:
+        print(f"wrote {output}; next: eecompile check {output}")
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Every problem of a file; 1 if any is an error."""
+    from eecompile.loading import check_file
+
+    try:
+        found = check_file(options.file, options.overrides)[2].in_order()
+    except CompileErrors as errors:
+        found = errors.diagnostics
+    wrong = sum(diagnostic.severity == "error" for diagnostic in found)
+    if options.json:
+        _print_json({"diagnostics": [diagnostic.to_json() for diagnostic in found]})
+    elif found:
+        print("\n\n".join(diagnostic.full() for diagnostic in found), file=sys.stderr)
+    else:
+        print(f"{options.file}: no problems")
+    return 1 if wrong else 0
+
+
+def format(options: argparse.Namespace) -> int:
+    """Lay a file out; 1 with --check if it would change."""
+    from eecompile.atomic import replaced_file
+    from eecompile.dsl.format import format_text
+    from eecompile.dsl.parser import read_source
+
+    source = read_source(options.file)
+    text = format_text(source.text)
+    changed = text != source.text
+    if changed and not options.check:
+        with _writing(options.file):
+            replaced_file(options.file, text.encode())
+    if options.json:
+        _print_json({"file": str(options.file), "changed": changed})
+    elif options.check:
+        print(f"{options.file}: {'would change' if changed else 'canonical'}")
+    return 1 if changed and options.check else 0
+
+
+def build(options: argparse.Namespace) -> int:
+    """Build an artifact and say what it holds."""
+    from eecompile.driver import BuildOptions, plan
+    from eecompile.driver import build as build_artifact
+
+    chosen = BuildOptions(
+        options.target,
+        options.output,
+        tuple(options.overrides),
+        options.emit,
+        options.dump_ir,
+        options.jobs,
+    )
+    if options.dry_run:
+        planned = plan(options.file, chosen)
+        _print_json(planned) if options.json else _print_plan(planned)
+        return 0
+    report = build_artifact(options.file, chosen, Steps(10, options.quiet or options.json))
+    if options.json:
+        _print_json({**report.summary, "unchanged": report.unchanged})
+    else:
+        _print_build(report.summary)
+    return 0
+
+
+def _print_plan(planned: Mapping[str, Any]) -> None:
+    print(f"would build {planned['artifact']} for {planned['target']} ({planned['triple']})")
+    _print_exits(planned["exits"])
+    for line in planned["steps"]:
+        print(f"  {line}")
+
+
+def _print_exits(rows: list[Mapping[str, Any]]) -> None:
+    table(
+        "",
+        ("exit", "after", "head", "tensor", "backbone", "with heads"),
+        [
+            (
+                row["name"],
+                row["point"],
+                row["head"],
+                row["feature"],
+                percent(row["backbone_fraction"]),
+                percent(row["macs_fraction"], 2),
+            )
+            for row in rows
+        ],
+        left=4,
+    )
+
+
+def _print_build(summary: Mapping[str, Any]) -> None:
+    from eecompile.report import held_out_lines
+
+    full = summary["full_depth"]["points"]
+    taken = f", {milliseconds(full[0]['latency_s'])} measured" if full else ""
+    print(f"\n{summary['model']} for {summary['target']} ({summary['triple']})")
+    print(
+        f"full depth: {count(summary['macs'])} multiply-accumulates{taken}; decisions off, it "
+        f"differs from the source by at most {summary['max_abs_error']:.2g}"
+    )
+    if len(summary["exits"]) > 1:
+        _print_exits(summary["exits"])
+    for name, report in summary["policies"].items():
+        print("\n".join(held_out_lines(name, report)))
+    print(f"\nartifact: {summary['artifact']}")
+
+
+def eval(options: argparse.Namespace) -> int:
+    """Measure an artifact on data."""
+    from eecompile.evaluation import evaluate_artifact
+
+    steps = Steps(1, options.quiet or options.json)
+    with steps.step("evaluate") as progress:
+        found = evaluate_artifact(
+            options.artifact,
+            options.data,
+            options.policy,
+            options.budget,
+            options.samples,
+            progress,
+        ).to_json()
+    if options.json:
+        _print_json(found)
+    else:
+        print_evaluation(found)
+    return 0
+
+
+def print_evaluation(found: Mapping[str, Any]) -> None:
+    """Accuracy and cost with exits beside full depth, and the exits taken."""
+    ratio = found["mean_latency_s"] / found["full_depth_latency_s"]
+    table(
+        f"{found['n']} samples, policy {found['policy'] or 'none'}; one thread, measured, "
+        "exits and full depth in turn",
+        ("", "with exits", "full depth"),
+        [
+            ("accuracy", percent(found["accuracy"], 2), percent(found["full_depth_accuracy"], 2)),
+            ("multiply-accumulates", percent(found["mean_macs_fraction"]), "100.0 %"),
+            (
+                "mean latency",
+                f"{milliseconds(found['mean_latency_s'])} ({percent(ratio)})",
+                milliseconds(found["full_depth_latency_s"]),
+            ),
+            (
+                "median latency",
+                milliseconds(found["p50_latency_s"]),
+                milliseconds(found["full_depth_p50_latency_s"]),
+            ),
+            (
+                "99th percentile",
+                milliseconds(found["p99_latency_s"]),
+                milliseconds(found["full_depth_p99_latency_s"]),
+            ),
+        ],
+    )
+    print()
+    table(
+        "",
+        ("exit", "samples", "accuracy"),
+        [
+            (
+                row["name"],
+                percent(row["fraction"]),
+                "-" if row["accuracy"] is None else percent(row["accuracy"], 2),
+            )
+            for row in found["exits"]
+        ],
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Answer one input or a batch."""
+    from eecompile.runtime.session import load
+
+    session = load(options.artifact, options.policy)
+    x = _read_array(options.input)
+    (_, type_), *_ = session.manifest.network.inputs
+    batch = x.ndim == len(type_.shape) and x.shape[0] != 1
+    call = session.full_depth if options.full_depth else session.run
+    if batch:
+        answers = [call(row[None], normalize=options.normalize) for row in x]
+    else:
+        answers = [call(x, normalize=options.normalize)]
+    shown = [
+        {
+            "exit": answer.exit,
+            "label": answer.label,
+            "confidence": answer.confidence,
+            "segments_run": answer.segments_run,
+            "latency_s": answer.latency_s,
+            "frequency_hz": answer.frequency_hz,
+            "energy_j": answer.energy_j,
+        }
+        for answer in answers
+    ]
+    if options.json:
+        _print_json(shown if batch else shown[0])
+        return 0
+    table(
+        "",
+        ("exit", "label", "confidence", "segments run", "latency"),
+        [
+            (
+                row["exit"],
+                "-" if row["label"] is None else str(row["label"]),
+                "-" if row["confidence"] is None else f"{row['confidence']:.3f}",
+                str(row["segments_run"]),
+                milliseconds(row["latency_s"]),
+            )
+            for row in shown
+        ],
+    )
+    return 0
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CompileErrors(
+            [Diagnostic("bad-data", f"Cannot read `{path}`: {reason}", path=str(path))]
+        ) from error
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Run an artifact's test vectors; 1 if they disagree."""
+    from eecompile.runtime.vectors import verify_artifact
+
+    found = verify_artifact(options.artifact)
+    if options.json:
+        _print_json(found.to_json())
+    else:
+        verdict = "ok" if found.ok else "NOT ok"
+        print(
+            f"{verdict}: {found.samples} test vectors, largest error {found.max_abs_error:.2g}, "
+            f"exits {'agree' if found.exits_agree else 'DISAGREE'}, {len(found.files)} files whole"
+        )
+    return 0 if found.ok else 1
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """Show segments and exits of an artifact or a `.ee` file."""
+    from eecompile.inspection import inspect_path
+
+    found = inspect_path(options.what)
+    if options.svg is not None:
+        with _writing(options.svg):
+            options.svg.write_text(found.svg(), encoding="utf-8")
+    if options.json:
+        _print_json(found.to_json())
+        return 0
+    if options.ir:
+        print(found.text, end="")
+        return 0
+    print(found.title)
+    _print_exits(found.rows)
+    if options.svg is not None:
+        print(f"\npicture: {options.svg}")
+    return 0
+
+
+def targets(options: argparse.Namespace) -> int:
+    """List targets, or show one with the source of every number."""
+    from eecompile.hardware import machine, machine_names
+
+    if options.action == "show":
+        found = machine(options.name or "host")
+        if options.json:
+            _print_json(asdict(found))
+            return 0
+        rows = [
+            (
+                key,
+                ", ".join(value) if isinstance(value, tuple) else str(value),
+                found.sources.get(key, ""),
+            )
+            for key, value in asdict(found).items()
+            if key not in ("sources", "name", "description")
+        ]
+        table(f"{found.name}: {found.description}", ("", "value", "source"), rows, left=3)
+        return 0
+    machines = [machine(name) for name in machine_names()]
+    if options.json:
+        _print_json({"targets": [asdict(found) for found in machines]})
+        return 0
+    table(
+        "",
+        ("target", "triple", "processor", "description"),
+        [(m.name, m.triple, m.mcpu or "this machine's", m.description) for m in machines],
+        left=4,
+    )
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Say what works here, what does not, and how to get it; 2 if nothing can be built."""
+    from eecompile.doctor import examine
+
+    findings = examine()
+    if options.json:
+        _print_json({"findings": [asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            print(f"{'ok     ' if finding.ok else 'missing'}  {finding.what}: {finding.found}")
+            if finding.remedy:
+                print(f"         -> {finding.remedy}")
+    return 2 if any(finding.needed and not finding.ok for finding in findings) else 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Build and measure the shipped example."""
+    from eecompile.demo.run import run_demo
+
+    found = run_demo(options.output, Steps(11, options.quiet or options.json))
+    if options.json:
+        _print_json(found)
+        return 0
+    print_evaluation(found)
+    print(f"\nartifact: {found['artifact']}")
+    return 0

@@ -1,0 +1,207 @@
+"""`eecompile eval`: an artifact on labelled data, sample by sample, exits against full depth."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eecompile.artifact import read_artifact
+from eecompile.console import Reporter
+from eecompile.datasets import Dataset, open_dataset
+from eecompile.diagnostics import CompileErrors, Diagnostic, Source
+from eecompile.dsl.parser import parse, parse_file
+from eecompile.policies import ExitPolicy, from_json
+from eecompile.policies.points import OperatingPoint, cheapest, most_accurate
+from eecompile.runtime.session import Session
+from eecompile.spec import Budget, DataSet
+
+__all__ = ["Evaluation", "choose_budget", "evaluate_artifact", "open_test_data"]
+
+_SAMPLES = 64
+
+
+@dataclass
+class Evaluation:
+    """Figures of one run over the data; `to_json` has the keys scripts rely on."""
+
+    policy: str | None
+    exit_names: tuple[str, ...]
+    backbone_macs: int
+    labels: list[int] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+    full_answers: list[int] = field(default_factory=list)
+    exits: list[str] = field(default_factory=list)
+    macs: list[int] = field(default_factory=list)
+    latencies_s: list[float] = field(default_factory=list)
+    full_latencies_s: list[float] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """SI units; fractions are of the untouched backbone at full depth."""
+        labels = np.asarray(self.labels)
+        right = np.asarray(self.answers) == labels
+        taken = np.asarray(self.exits)
+        exits = []
+        for name in self.exit_names:
+            here = taken == name
+            accuracy = float(right[here].mean()) if here.any() else None
+            exits.append({"name": name, "fraction": float(here.mean()), "accuracy": accuracy})
+        latencies = np.asarray(self.latencies_s)
+        full = np.asarray(self.full_latencies_s)
+        return {
+            "n": len(labels),
+            "accuracy": float(right.mean()),
+            "full_depth_accuracy": float((np.asarray(self.full_answers) == labels).mean()),
+            "mean_macs_fraction": float(np.mean(self.macs)) / max(self.backbone_macs, 1),
+            "mean_latency_s": float(latencies.mean()),
+            "p50_latency_s": float(np.quantile(latencies, 0.5)),
+            "p99_latency_s": float(np.quantile(latencies, 0.99)),
+            "full_depth_latency_s": float(full.mean()),
+            "full_depth_p50_latency_s": float(np.quantile(full, 0.5)),
+            "full_depth_p99_latency_s": float(np.quantile(full, 0.99)),
+            "mean_energy_j": None,
+            "energy_provenance": None,
+            "latency_provenance": "measured",
+            "exits": exits,
+            "policy": self.policy,
+        }
+
+
+def evaluate_artifact(
+    path: Path,
+    data: str,
+    policy: str | None,
+    budget: str | None,
+    samples: int | None,
+    progress: Reporter,
+) -> Evaluation:
+    """Every sample through the exits and at full depth, in turn, so that noise hits both alike.
+
+    Raises:
+        CompileErrors: the artifact, the data, the policy or the budget are wrong.
+    """
+    artifact = read_artifact(path)
+    session = Session(artifact, policy)
+    name = policy or artifact.manifest.default_policy
+    if budget is not None:
+        session.set_policy(choose_budget(session, name, budget))
+    dataset = open_test_data(session, data)
+    network = artifact.manifest.network
+    found = Evaluation(name, network.exit_names, network.macs)
+    total = min(dataset.count or samples or 0, samples or dataset.count or 0)
+    _warm_up(session, dataset)
+    for images, labels in dataset.batches(_SAMPLES):
+        for image, label in zip(images, labels.tolist(), strict=True):
+            if samples is not None and len(found.labels) >= samples:
+                return found
+            _measure(session, image[None], label, found)
+        progress(len(found.labels), total)
+    return found
+
+
+def _warm_up(session: Session, dataset: Dataset) -> None:
+    images, _ = next(iter(dataset.batches(_SAMPLES)))
+    for image in images:
+        session.run(image[None])
+        session.full_depth(image[None])
+
+
+def _measure(session: Session, image: np.ndarray, label: int, found: Evaluation) -> None:
+    answer, full = session.run(image), session.full_depth(image)
+    found.labels.append(label)
+    found.answers.append(int(answer.logits.argmax()))
+    found.full_answers.append(int(full.logits.argmax()))
+    found.exits.append(answer.exit)
+    found.macs.append(answer.macs)
+    found.latencies_s.append(answer.latency_s)
+    found.full_latencies_s.append(full.latency_s)
+
+
+def choose_budget(session: Session, name: str | None, text: str) -> ExitPolicy:
+    """The policy's operating point for another budget than it was built for.
+
+    Raises:
+        CompileErrors: the budget cannot be read, the policy has no operating points, or none of
+            them keeps it; what can be reached is named.
+    """
+    budget = _read_budget(text)
+    entry = session.artifact.policies.get(name or "")
+    points = [
+        OperatingPoint.from_json(p) for p in (entry.report.get("points", ()) if entry else ())
+    ]
+    if budget.quantity == "accuracy_drop":
+        point = cheapest(points, "macs", budget.limit)
+        reached = min((p.accuracy_drop for p in points), default=None)
+    else:
+        point = most_accurate(points, budget.quantity, budget.limit)
+        known = [p.at_most[budget.quantity] for p in points if budget.quantity in p.at_most]
+        reached = min(known, default=None)
+    if point is not None:
+        return from_json(point.policy)
+    if reached is None:
+        message = f"Policy `{name}` has no operating points for a budget of {budget.quantity}"
+        raise CompileErrors([Diagnostic("infeasible-budget", message)])
+    least = str(Budget(budget.quantity, reached, budget.statistic)).split("<= ")[1]
+    raise CompileErrors(
+        [
+            Diagnostic(
+                "infeasible-budget",
+                f"No operating point of `{name}` keeps the budget `{budget}`",
+                notes=(f"the strictest that can be kept is {least}",),
+            )
+        ]
+    )
+
+
+def open_test_data(session: Session, given: str) -> Dataset:
+    """The data to report on.
+
+    Args:
+        session: of the artifact, whose normalisation and keys are used.
+        given: ``FILE.npz``, ``FILE.npz[5000..]``, ``FILE.py:FUNCTION``, or a `.ee` file, whose test
+            set is taken.
+
+    Raises:
+        CompileErrors: there are none, or they do not fit.
+    """
+    network = session.manifest.network
+    if network.classes is None or len(network.inputs) != 1:
+        message = f"`{network.name}` is no classifier of one input: its accuracy is not defined"
+        raise CompileErrors([Diagnostic("bad-argument", message)])
+    if given.endswith(".ee"):
+        spec, _ = parse_file(given)
+        data = spec.data_for(spec.model)
+    else:
+        written, _ = parse(Source("model.ee", session.artifact.source_text))
+        spec, found = parse(Source("--data", f"eecompile 1 data given {{ test {_quoted(given)} }}"))
+        found.raise_errors()
+        known = written.data_for(written.model) or DataSet("data")
+        data = replace(known, test=spec.data[0].test)
+    (_, type_) = network.inputs[0]
+    opened = data and open_dataset(spec, data, "test", type_, network.classes)
+    if not opened:
+        raise CompileErrors([Diagnostic("missing-data", f"`{given}` names no test data")])
+    opened.check()
+    return opened
+
+
+def _quoted(given: str) -> str:
+    """A path with its slice as the language writes it.
+
+    >>> _quoted("test.npz[5000..]")
+    '"test.npz"[5000..]'
+    """
+    match = re.fullmatch(r"(.*?)(\[[^\[\]]*\])?", given, re.DOTALL)
+    assert match is not None, "the pattern matches any text"
+    return f'"{match[1]}"{match[2] or ""}'
+
+
+def _read_budget(text: str) -> Budget:
+    spec, found = parse(Source("--budget", f"eecompile 1 policy given {{ budget {text} }}"))
+    found.raise_errors()
+    budget = spec.policies[0].budget
+    assert budget is not None, "it was written"
+    return budget

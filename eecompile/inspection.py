@@ -1,0 +1,105 @@
+"""`eecompile inspect`: what is in an artifact, or would be in one, without running any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eecompile.artifact import read_artifact
+from eecompile.inspect import exit_table, readable
+from eecompile.ir import TensorType
+from eecompile.segments import SegmentGraph
+from eecompile.svg import draw
+from eecompile.text import parse_segments, print_segments
+
+__all__ = ["Inspection", "inspect_path"]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A segmented network, its exits' heads in words, and what else is known of it."""
+
+    segments: SegmentGraph
+    heads: Mapping[str, str]
+    facts: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """One line about the whole."""
+        told = ", ".join(f"{key} {value}" for key, value in self.facts.items())
+        return f"{self.segments.name}: {readable(self.segments.macs, 'MACs')}" + (
+            f"; {told}" if told else ""
+        )
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The exit table; its last row is the network's own answer."""
+        table = exit_table(self.segments, self.heads)
+        return [{name: getattr(row, name) for name in row.__slots__} for row in table]
+
+    @property
+    def text(self) -> str:
+        """The segment graph as IR text, operators included."""
+        return print_segments(self.segments, "full")
+
+    def svg(self) -> str:
+        """The segment graph with its exits, drawn."""
+        return draw(self.segments, self.heads)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the picture."""
+        return {
+            "model": self.segments.name,
+            "macs": self.segments.macs,
+            "exits": self.rows,
+            "segments": [
+                {
+                    "name": segment.name,
+                    "macs": segment.macs,
+                    "inputs": list(segment.graph.inputs),
+                    "outputs": list(segment.graph.outputs),
+                    "operators": len(segment.graph.ops),
+                }
+                for segment in self.segments.segments
+            ],
+            **self.facts,
+        }
+
+
+def inspect_path(path: Path) -> Inspection:
+    """What is to be seen in an artifact folder, or in a `.ee` file and its network.
+
+    An artifact for another machine can be inspected too: nothing of it is loaded as code.
+
+    Raises:
+        CompileErrors: it is neither, or is damaged.
+    """
+    if path.suffix == ".ee" and not path.is_dir():
+        return _of_file(path)
+    artifact = read_artifact(path, must_run=False)
+    manifest = artifact.manifest
+    facts = {
+        "target": manifest.target.name,
+        "triple": manifest.target.triple,
+        "features": " ".join(manifest.target.features),
+        "policies": ", ".join(manifest.policies) or "none",
+    }
+    segments = parse_segments(artifact.segments_text, _absent)
+    return Inspection(segments, dict(manifest.fitted.get("heads", {})), facts)
+
+
+def _absent(digest: str, type_: TensorType) -> np.ndarray:
+    """Stands in for a weight that only its hash is known of: nothing here looks at values."""
+    return np.broadcast_to(np.zeros((), type_.dtype), type_.shape)
+
+
+def _of_file(path: Path) -> Inspection:
+    from eecompile.driver import cut_file
+
+    spec, segments = cut_file(path)
+    heads = {exit_.name: str(exit_.head) for exit_ in spec.model.exits}
+    return Inspection(segments, heads, {})
