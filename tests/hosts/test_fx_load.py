@@ -138,9 +138,7 @@ class Trap:
         return (Path.touch, (Path("trap-was-sprung"),))
 
 
-def test_code_in_a_weights_file_is_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_in_a_weights_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     entry = _write(tmp_path, LINEAR)
     for path in (tmp_path / "trap.pth", tmp_path / "trap.pkl"):
@@ -261,9 +259,7 @@ def test_every_unsupported_operator_is_named_at_once(tmp_path: Path) -> None:
         ("return torch.nn.functional.batch_norm(image, None, None, training=True)", "statistics"),
     ],
 )
-def test_operator_that_cannot_be_compiled_says_why(
-    tmp_path: Path, body: str, message: str
-) -> None:
+def test_operator_that_cannot_be_compiled_says_why(tmp_path: Path, body: str, message: str) -> None:
     code = f"class Net(nn.Module):\n    def forward(self, image):\n        {body}\n"
     entry = _write(tmp_path, code + "def net():\n    return Net()\n")
     problems = _problems(f"{entry}:net", None, {"image": TensorType("float32", (2, 4))})
