@@ -218,11 +218,11 @@ def fit_policy(
     """
     if rule is None or not record.exits:
         return _only(NeverPolicy(len(record.exits)), budget, record, costs, confidence)
+    families = _families(rule, record)
+    if len(families) == 1 and families[0].given is not None:
+        return _only(families[0].policy(families[0].given), budget, record, costs, confidence)
     limit = budget or DEFAULT_BUDGET
-    found = [
-        _Fitting(family, limit, record, costs, confidence).solve(seed)
-        for family in _families(rule, record)
-    ]
+    found = [_Fitting(family, limit, record, costs, confidence).solve(seed) for family in families]
     feasible = [fitted for fitted in found if isinstance(fitted, FittedPolicy)]
     if feasible:
         return max(feasible, key=lambda fitted: _rank(fitted.point, limit, costs))
@@ -310,6 +310,12 @@ class _Family:
     tests: tuple[tuple[int, int, Array, float | None], ...]
     terms: tuple[RuleTerm, ...]
     exits: int
+
+    @property
+    def given(self) -> tuple[float, ...] | None:
+        """The thresholds, where all of them are given."""
+        values = tuple(threshold for *_, threshold in self.tests if threshold is not None)
+        return values if len(values) == len(self.tests) else None
 
     def policy(self, thresholds: Sequence[float]) -> ExitPolicy:
         """The policy with one threshold per test."""
@@ -437,7 +443,7 @@ class _Fitting:
 
     def solve(self, seed: int) -> FittedPolicy | float:
         """The best setting within the budget, or the least that can be reached."""
-        if len(self.search.fixed) == len(self.family.tests):
+        if self.family.given is not None:
             point = self.point(self.search.never)
             fitted = FittedPolicy(point.make(), point, ())
             return fitted if self.keeps(point) else _reached(point, self.budget)

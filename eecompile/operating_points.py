@@ -232,6 +232,15 @@ class Search:
             trials.append(self.trial(found))
         return trials
 
+    def everyone_trials(self) -> list[Trial]:
+        """For each test, the vector with which every sample leaves there: the ends of the range."""
+        trials = []
+        for t, score in enumerate(self.scores):
+            vector = [inf] * len(self.scores)
+            vector[t] = min(0.0, float(score.min()))
+            trials.append(self.trial(vector))
+        return trials
+
     def random_trials(self, count: int, seed: int) -> list[Trial]:
         """Random vectors, each threshold a quantile of its test's scores.
 
@@ -254,7 +263,8 @@ class Search:
     def chain(self, seed: int, prices: int = 48, samples: int = 300) -> list[Trial]:
         """Operating points from the cheapest to the most accurate, on their convex hull."""
         never = self.never
-        found = hull([*self.quota_trials(), *self.random_trials(samples, seed), never])
+        sampled = self.random_trials(samples, seed)
+        found = hull([*self.everyone_trials(), *self.quota_trials(), *sampled, never])
         span = max(self.costs) or 1.0
         trial = never
         for price in np.geomspace(1e-3, 10, prices) / span:

@@ -19,10 +19,12 @@ class Steps:
     A threshold of infinity means that nothing ever leaves there: the exit's head does not run.
     """
 
-    __slots__ = ("_next", "_outcomes", "first", "thresholds")
+    __slots__ = ("_limits", "_next", "_outcomes", "first", "thresholds")
 
     def __init__(self, thresholds: Sequence[float]) -> None:
         self.thresholds = tuple(map(float, thresholds))
+        # Arrays, because comparing with a Python number first makes one of it.
+        self._limits = [np.array([t], np.float32) for t in self.thresholds]
         live = [k for k, t in enumerate(self.thresholds) if t < inf] + [len(self.thresholds)]
         self.first = live[0]
         self._next = [next(k for k in live if k > i) for i in range(len(self.thresholds))]
@@ -31,8 +33,7 @@ class Steps:
 
     def decide(self, index: int, score: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """`EXIT` where the score reaches the exit's threshold, else the next exit to evaluate."""
-        passed = score >= self.thresholds[index]
-        return self._outcomes[index].take(passed.view(np.int8))
+        return self._outcomes[index].take(score >= self._limits[index])
 
     def going_on(self, index: int, count: int) -> np.ndarray[Any, Any]:
         """The next exit to evaluate for all of `count` samples."""
