@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-import networkx as nx  # type: ignore[import-untyped]
+import networkx as nx
 
 from eecompile.ir import Graph
 from eecompile.text import constant_digest
