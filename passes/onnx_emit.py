@@ -41,6 +41,7 @@ def emit(
                 f"Operator `{op.kind}` of `{op.name}` does not exist in operator set {opset}"
             ) from error
     used = {name for node in writer.nodes for name in node.input}
+    used.update(names[name] for name in graph.outputs)
     for name, array in graph.constants.items():
         if names[name] in used:
             writer.weights.append(numpy_helper.from_array(np.asarray(array), names[name]))

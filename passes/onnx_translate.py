@@ -50,7 +50,7 @@ class Refused(Exception):
 
 
 def element_name(element_type: int) -> str:
-    """numpy's name for an ONNX element type, ONNX's own where numpy has none."""
+    """Numpy's name for an ONNX element type, ONNX's own where numpy has none."""
     known = onnx.TensorProto.DataType.DESCRIPTOR.values_by_number.get(element_type)
     name = known.name.lower() if known else f"type {element_type}"
     return {"float": "float32", "double": "float64"}.get(name, name)

@@ -1,0 +1,79 @@
+"""Networks exported by PyTorch's two exporters: module paths as in the module, same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eecompile.passes.onnx_host import load_onnx
+from eecompile.reference import run_graph
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+networks = pytest.importorskip("benchmarks.networks")
+
+EXPORTERS = ("dynamo", "torchscript")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Network and exporter -> the module and its file, exported once."""
+    folder, made = tmp_path_factory.mktemp("exported"), {}
+
+    def export(name: str, exporter: str) -> tuple[torch.nn.Module, Path]:
+        if (name, exporter) not in made:
+            torch.manual_seed(0)
+            network, path = getattr(networks, name)().eval(), folder / f"{name}_{exporter}.onnx"
+            networks.export_onnx(network, (1, 3, 32, 32), path, exporter=exporter)
+            made[name, exporter] = network, path
+        return made[name, exporter]
+
+    return export
+
+
+def handed_on(network: torch.nn.Module, x: torch.Tensor) -> dict[str, np.ndarray]:
+    """What each module gives, by its path; of a module called twice, the last."""
+    found, hooks = {}, []
+    for path, module in network.named_modules():
+        hook = lambda module, args, result, path=path: found.update({path: result.numpy()})  # noqa: E731
+        hooks.append(module.register_forward_hook(hook))
+    with torch.no_grad():
+        network(x)
+    return found
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["resnet20", "densenet_small", "mobilenet_v2_small", "vit_small"])
+def test_points_named_by_module_are_what_the_module_gives(exported, name: str, exporter: str):
+    network, path = exported(name, exporter)
+    host = load_onnx(path)
+    points = {name: point for name, point in host.points().items() if point.module}
+    x = torch.rand(1, 3, 32, 32)
+    truth = handed_on(network, x)
+    # Batch normalisation is folded into the convolution before it by both exporters; what is
+    # called after the convolution is then the normalised value.
+    folded = {p for p, m in network.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    compared = {p: point.value for p, point in points.items() if p in truth and p not in folded}
+    found = run_graph(host.graph().pruned(compared.values()), {"image": x.numpy()})
+    assert len(compared) >= 8
+    for module, value in compared.items():
+        np.testing.assert_allclose(found[value], truth[module], atol=2e-5, err_msg=module)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_every_residual_block_is_a_point(exported, exporter: str):
+    points = load_onnx(exported("resnet20", exporter)[1]).points()
+    for stage in (1, 2, 3):
+        for block in range(3):
+            assert points[f"layer{stage}.{block}"].module
+        assert points[f"layer{stage}"].value == points[f"layer{stage}.2"].value
+
+
+def test_exporters_give_the_same_points_and_types(exported):
+    dynamo, script = (load_onnx(exported("resnet20", e)[1]).points() for e in EXPORTERS)
+    blocks = {n: p.type for n, p in dynamo.items() if p.module and n.startswith("layer")}
+    common = blocks.keys() & script.keys()
+    assert len(common) >= 12
+    assert all(script[name].type == blocks[name] for name in common)
