@@ -65,7 +65,8 @@ class TargetInfo:
 class Normalization:
     """How raw data become an input: ``(raw / scale - mean) / std``, by channel.
 
-    One mean and std, or one of each channel. `scale` is 255 for 8-bit images.
+    One mean and std, or one of each channel. `scale` is 255 for 8-bit images, and applies to
+    integers only.
     """
 
     mean: tuple[float, ...]

@@ -81,6 +81,7 @@ def as_batch(name: str, type_: TensorType, given: np.ndarray, *, single: bool) -
 def normalized(given: np.ndarray, type_: TensorType, how: Normalization) -> np.ndarray:
     """Raw data as the network reads them: ``(raw / scale - mean) / std`` by channel, (n, ...).
 
+    Only integers are divided by the scale; numbers with a fraction are taken to be scaled already.
     Images with their channels last, or without any, are laid out as the input is.
 
     >>> image = np.full((2, 2, 1), 255, np.uint8)
@@ -97,7 +98,10 @@ def normalized(given: np.ndarray, type_: TensorType, how: Normalization) -> np.n
         shape[_channel_axis(raw.shape, len(how.mean))] = len(how.mean)
     mean = np.asarray(how.mean, np.float32).reshape(shape)
     std = np.asarray(how.std, np.float32).reshape(shape)
-    return ((raw.astype(np.float32) / np.float32(how.scale) - mean) / std).astype(type_.dtype)
+    values = raw.astype(np.float32)
+    if raw.dtype.kind in "iu":
+        values /= np.float32(how.scale)
+    return np.asarray((values - mean) / std, type_.dtype)
 
 
 def _laid_out(raw: np.ndarray, type_: TensorType) -> np.ndarray:

@@ -126,6 +126,13 @@ def test_images_are_normalised_by_channel(layout: str) -> None:
     assert len(found) == (1 if layout == "one image" else 5)
 
 
+def test_only_integers_are_scaled() -> None:
+    how, type_ = Normalization((0.5,), (0.25,)), TensorType("float32", (1, 2))
+    raw = np.array([[0, 255]], np.uint8)
+    np.testing.assert_array_equal(normalized(raw, type_, how), [[-2, 2]])
+    np.testing.assert_array_equal(normalized(raw / np.float32(255), type_, how), [[-2, 2]])
+
+
 def test_gray_images_get_their_channel() -> None:
     images = np.zeros((5, 28, 28), np.uint8)
     how = Normalization((0.5,), (0.5,))
