@@ -213,7 +213,7 @@ class _Build:
             network = CompiledGraph.of(segments, compiled.functions)
         with self.steps.step("compare with the source network, decisions off"):
             inputs = self._examples(segments, splits)
-            runner = Runner.of(native.load(), network)
+            runner = Runner.of(native.load(), CompiledGraph.of(segments, native.functions))
             values = runner.run_all(inputs, shown_values(network), 1)
             equivalence = compare_with_source(extended, segments, inputs, values, self.spec)
         with self.steps.step("measure, fit the policies to their budgets"):
