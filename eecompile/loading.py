@@ -1,4 +1,4 @@
-"""From a `.ee` file to its network: reading, opening the host, and checking one against the other."""
+"""From a `.ee` file to its network: reading, opening, checking one against the other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span
-from eecompile.dsl.check import GraphFacts, check, unsupported
+from eecompile.dsl.check import GraphFacts, can_open, check, unsupported
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse_file
 from eecompile.hardware import machine_names
@@ -39,13 +39,11 @@ def check_file(
     spec, found = load_spec(path, overrides)
     names = machine_names()
     host = None
-    if any(d.severity == "error" for d in (*found, *check(spec, None, names, names))):
-        found.add(*check(spec, None, names, names))
-        return spec, None, found
-    try:
-        host = open_host(spec)
-    except CompileErrors as errors:
-        found.add(*errors.diagnostics)
+    if can_open(spec, [*found, *check(spec, None, names, names)]):
+        try:
+            host = open_host(spec)
+        except CompileErrors as errors:
+            found.add(*errors.diagnostics)
     facts = host and GraphFacts.of(host.graph(), host.outputs(), host.points())
     found.add(*check(spec, facts, names, names), *unsupported(spec))
     return spec, host, found
