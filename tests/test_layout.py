@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -42,3 +43,34 @@ def test_no_bare_names() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def public_names(tree: ast.Module) -> list[str] | None:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    return None
+
+
+def test_every_module_says_what_is_public() -> None:
+    for top in ("eecompile", *LINKS):
+        for file in (ROOT / top).rglob("*.py"):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            if all(isinstance(node, ast.Expr) for node in tree.body):
+                continue  # nothing but a docstring
+            names = public_names(tree)
+            assert names is not None, f"{file} has no __all__"
+            defined = {
+                name
+                for node in ast.walk(tree)
+                for name in (
+                    [node.name]
+                    if isinstance(node, ast.FunctionDef | ast.ClassDef)
+                    else [node.id]
+                    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+                    else [alias.asname or alias.name for alias in node.names]
+                    if isinstance(node, ast.Import | ast.ImportFrom)
+                    else []
+                )
+            }
+            assert set(names) <= defined, f"{file}: {set(names) - defined} in __all__"
