@@ -91,7 +91,8 @@ class CifarResNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         x = F.avg_pool2d(x, x.shape[3])
-        return self.linear(x.flatten(1))
+        logits: Tensor = self.linear(x.flatten(1))
+        return logits
 
 
 def resnet20() -> CifarResNet:
@@ -149,7 +150,8 @@ class DenseNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """f32[N, 3, 32, 32] -> logits f32[N, 10]."""
         x = F.relu(self.norm(self.features(self.stem(x))))
-        return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
 
 
 def densenet_small() -> DenseNet:
@@ -172,7 +174,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """f32[N, C_in, H, W] -> f32[N, C, H/stride, W/stride]."""
-        return x + self.conv(x) if self.residual else self.conv(x)
+        y: Tensor = self.conv(x)
+        return x + y if self.residual else y
 
 
 def conv_bn_relu6(
@@ -219,7 +222,8 @@ class MobileNetV2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """f32[N, 3, H, W] -> logits f32[N, classes]."""
         x = F.adaptive_avg_pool2d(self.features(x), (1, 1))
-        return self.classifier(torch.flatten(x, 1))
+        logits: Tensor = self.classifier(torch.flatten(x, 1))
+        return logits
 
 
 def mobilenet_v2_small() -> MobileNetV2:
@@ -251,7 +255,8 @@ class VisionTransformer(nn.Module):
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
         for layer in self.layers:
             x = layer(x)
-        return self.head(self.norm(x)[:, 0])
+        logits: Tensor = self.head(self.norm(x)[:, 0])
+        return logits
 
 
 def vit_small() -> VisionTransformer:
@@ -322,7 +327,7 @@ def export_onnx(
         opset_version=opset or (18 if dynamo else 17),
         dynamo=dynamo,
         # Weights stay inside the file: one file to hand over.
-        **({"external_data": False} if dynamo else {}),
+        external_data=not dynamo,
     )
 
 

@@ -29,7 +29,8 @@ def training_flag(graph: fx.Graph) -> fx.Node:
     """The node that reads the module's `training` attribute, made where there is none."""
     for node in graph.nodes:
         if node.op == "get_attr" and node.target == "training":
-            return node
+            found: fx.Node = node
+            return found
     with graph.inserting_before(next(iter(graph.nodes))):
         flag: fx.Node = graph.create_node("get_attr", "training", name="training")
     return flag

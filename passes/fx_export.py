@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,14 +76,19 @@ def export(
 
 def _parameter_order(model: nn.Module, inputs: Mapping[str, TensorType]) -> list[str]:
     """Input names in the order of `forward`'s parameters."""
-    parameters = [p for p in inspect.signature(model.forward).parameters if p in inputs]
-    if not parameters:
-        return list(inputs)
-    if unknown := [name for name in inputs if name not in parameters]:
-        known = ", ".join(f"`{p}`" for p in inspect.signature(model.forward).parameters)
+    signature = inspect.signature(model.forward)
+    parameters = [p for p in signature.parameters if p in inputs]
+    known = ", ".join(f"`{p}`" for p in signature.parameters)
+    if unknown := [name for name in inputs if parameters and name not in parameters]:
         message = f"`forward` has no parameter `{unknown[0]}`; it takes {known}"
         raise HostError(Problem("unknown-input", message))
-    return parameters
+    args, kwargs = ([], dict.fromkeys(inputs)) if parameters else (list(inputs), {})
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        message = f"`forward` takes {known}, found {len(inputs)} inputs: {error}"
+        raise HostError(Problem("unknown-input", message)) from error
+    return parameters or list(inputs)
 
 
 def _by_name(model: nn.Module, inputs: Mapping[str, TensorType]) -> bool:
@@ -140,12 +146,13 @@ def _agree(module: fx.GraphModule, model: nn.Module, inputs: Mapping[str, Tensor
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export's own warnings are about its insides; its errors are raised."""
+    """Silences torch.export, which warns of and prints its insides; its errors are raised."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    printed = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(printed), redirect_stderr(printed):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import linecache
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def load_torch_module(
     outputs: Sequence[str] = (),
 ) -> Loaded:
     """The exported network; arguments and errors as in `fx_host.load_torch`."""
-    with _user_code(entry) as function:
+    # Standard output is ours, perhaps one JSON object: what the user's code prints goes beside it.
+    with redirect_stdout(sys.stderr), _user_code(entry) as function:
         try:
             model = function()
         except Exception as error:
@@ -74,6 +76,7 @@ def _user_code(entry: str) -> Iterator[Callable[[], Any]]:
     if not path.is_file():
         raise HostError(Problem("missing-file", f"There is no file `{file}`"))
     sys.path.insert(0, str(path.parent))
+    linecache.checkcache(str(path))  # it may have been edited since messages last quoted it
     try:
         module = _imported(path)
         found = getattr(module, function, None)

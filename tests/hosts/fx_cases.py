@@ -1,3 +1,4 @@
+# mypy: disable-error-code="arg-type,assignment,misc"
 """One call or more for each translation rule of the PyTorch host."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 # ruff: noqa: E402 - everything below the first import needs torch
+# mypy: disable-error-code="dict-item,misc,name-defined"
 """Neutral operators written into a PyTorch network compute what they say."""
 
 from __future__ import annotations
@@ -78,24 +79,14 @@ def test_only_what_torch_lacks_is_refused() -> None:
         except HostError:
             refused.add(case.kind)
             assert host.fingerprint() == before
-    assert refused == set(
-        [
-            "ArgMax",
-            "ArgMin",
-            "AveragePool",
-            "ConvTranspose",
-            "CumSum",
-            "DepthToSpace",
-            "MaxPool",
-            "Pad",
-        ]
-    )
+    windows = {"AveragePool", "ConvTranspose", "MaxPool", "Pad"}
+    assert refused == windows | {"ArgMax", "ArgMin", "CumSum", "DepthToSpace"}
 
 
 def test_operators_of_heads_can_be_written() -> None:
-    wanted = (
-        "Add AveragePool BatchNormalization Clip Concat Conv Div Exp LogSoftmax MatMul Max MaxPool "
-        "Min Mul Neg Pow ReduceMax ReduceMean ReduceSum Relu Reshape Sigmoid Slice Softmax Sqrt "
-        "Sub Tanh Transpose"
-    )
+    wanted = """
+        Add AveragePool BatchNormalization Clip Concat Conv Div Exp LogSoftmax MatMul Max MaxPool
+        Min Mul Neg Pow ReduceMax ReduceMean ReduceSum Relu Reshape Sigmoid Slice Softmax Sqrt Sub
+        Tanh Transpose
+    """
     assert set(wanted.split()) <= EMITTED.keys() <= OPERATORS.keys()

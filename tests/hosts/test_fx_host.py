@@ -1,4 +1,5 @@
 # ruff: noqa: E402 - everything below the first import needs torch
+# mypy: disable-error-code="arg-type,attr-defined,index,misc,name-defined,no-any-return,operator,union-attr"
 """The PyTorch host: networks read, extended, trained, run and saved."""
 
 from __future__ import annotations
@@ -117,8 +118,10 @@ def test_points_are_module_paths_and_node_names() -> None:
     assert points["linear"].value == _host().outputs()["logits"]
 
 
-@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
-@pytest.mark.parametrize("name", ["resnet20", "vit_small"])
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [("resnet20", "torchscript"), ("vit_small", "torchscript"), ("mlp", "dynamo")],
+)
 def test_both_hosts_have_the_same_points(name: str, exporter: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     from benchmarks.networks import export_onnx

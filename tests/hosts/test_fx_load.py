@@ -79,14 +79,19 @@ def test_file_may_import_its_neighbours_but_leaves_no_path_behind(tmp_path: Path
     import sys
 
     _write(tmp_path, "WIDTH = 3\n", "neighbour_of_net.py")
-    entry = _write(tmp_path, "from neighbour_of_net import WIDTH\n" + LINEAR.replace("    ", ""))
-    (tmp_path / "net.py").write_text(
-        "from torch import nn\nfrom neighbour_of_net import WIDTH\n"
-        "def net():\n    return nn.Linear(4, WIDTH)\n"
-    )
+    code = "from neighbour_of_net import WIDTH\ndef net():\n    return nn.Linear(4, WIDTH)\n"
+    entry = _write(tmp_path, code)
     before = list(sys.path)
     assert load_torch(f"{entry}:net", None, IMAGE).graph().types["linear"].shape == (1, 3)
     assert sys.path == before
+
+
+def test_what_the_users_code_prints_is_no_output_of_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "print('importing')\ndef net():\n    print('building')\n    return nn.Linear(4, 2)\n"
+    load_torch(f"{_write(tmp_path, code)}:net", None, IMAGE)
+    assert capsys.readouterr() == ("", "importing\nbuilding\n")
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -206,9 +211,12 @@ BRANCHING = """
 """
 
 
-def test_control_flow_on_data_is_told_with_its_line(tmp_path: Path) -> None:
+def test_control_flow_on_data_is_told_with_its_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     entry = _write(tmp_path, BRANCHING)
     (problem,) = _problems(f"{entry}:net", None, IMAGE)
+    assert capfd.readouterr() == ("", "")
     assert problem.message == (
         "The network's control flow depends on its data: `if image.sum() > 0:`"
     )
@@ -271,7 +279,8 @@ def test_operator_that_cannot_be_compiled_says_why(tmp_path: Path, body: str, me
     [
         ({"image": TensorType("float32", (1, 5))}, "unreadable-model"),
         ({"image": TensorType("int64", (1, 4))}, "unreadable-model"),
-        ({"image": IMAGE["image"], "mask": IMAGE["image"]}, "unreadable-model"),
+        ({"image": IMAGE["image"], "mask": IMAGE["image"]}, "unknown-input"),
+        ({}, "unknown-input"),
         ({"input": IMAGE["image"], "mask": IMAGE["image"]}, "unknown-input"),
     ],
 )
