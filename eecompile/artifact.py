@@ -46,7 +46,13 @@ from eecompile.artifact_files import (
     was_replaced,
 )
 from eecompile.atomic import replaced_directory, write_file
-from eecompile.checked_json import JsonError, ObjectReader, canonical_json, parse_json
+from eecompile.checked_json import (
+    JsonError,
+    ObjectReader,
+    canonical_json,
+    parse_json,
+    shortened,
+)
 from eecompile.compiled import CompiledGraph
 from eecompile.diagnostics import CompileErrors, Diagnostic, InternalError
 from eecompile.manifest import (
@@ -238,7 +244,8 @@ def _refusal(folder: Path) -> str:
         return "is a folder with other things in it"
     if not ours:
         return "is a folder with other things in it"
-    return f"is an artifact with other files in it: {', '.join(sorted(others))}" if others else ""
+    names = ", ".join(map(shortened, sorted(others)))
+    return f"is an artifact with other files in it: {names}" if others else ""
 
 
 def read_artifact(path: str | Path, *, must_run: bool = True) -> Artifact:
@@ -339,7 +346,7 @@ def _check_members(
             if hashlib.sha256(files[name]).hexdigest() != listed[name].sha256:
                 problems.append(f"`{name}` has been changed: its SHA-256 is not the manifest's")
     unlisted = sorted(set(sizes) - {MANIFEST, *listed, *MEMBERS})
-    problems += [f"`{name}` does not belong to the artifact" for name in unlisted]
+    problems += [f"`{shortened(name)}` does not belong to the artifact" for name in unlisted]
     if problems:
         raise bad_artifact(path, *problems)
     return files

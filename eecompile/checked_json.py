@@ -57,9 +57,13 @@ def parse_json(data: bytes) -> Any:
         return found
 
     try:
-        return json.loads(
-            data.decode(), parse_constant=constant, parse_float=number, object_pairs_hook=pairs
+        text = data.decode()
+        value = json.loads(
+            text, parse_constant=constant, parse_float=number, object_pairs_hook=pairs
         )
+        if "\\u" in text:  # half a surrogate pair: a string that cannot be written
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except JsonError:
         raise
     except RecursionError:
@@ -69,9 +73,14 @@ def parse_json(data: bytes) -> Any:
 
 
 def shortened(value: Any) -> str:
-    """A value for a message, at most 60 characters of it."""
+    """A value for a message: at most 60 characters of it, and none that a terminal would obey.
+
+    >>> shortened("a" * 100) == "a" * 57 + "..."
+    True
+    """
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 class ObjectReader:

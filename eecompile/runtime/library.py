@@ -47,7 +47,7 @@ class Library:
         Args:
             code: the bytes of a shared library whose origin is trusted: loading runs it.
             weights: the blob the functions were compiled against; copied if it is not aligned.
-            name: for messages.
+            name: path for messages.
 
         Raises:
             CompileErrors: the system cannot load it.
@@ -60,7 +60,7 @@ class Library:
         try:
             self._loaded = _load(code)
         except OSError as error:
-            raise self._bad(f"`{name}` cannot be loaded: {error}") from error
+            raise self._bad(f"`{Path(name).name}` cannot be loaded: {error}") from error
 
     def function(self, function: Function) -> Code:
         """The machine code of a function.
@@ -71,7 +71,9 @@ class Library:
         try:
             code = self._loaded[function.symbol]
         except AttributeError as error:
-            raise self._bad(f"`{self.name}` has no function `{function.symbol}`") from error
+            raise self._bad(
+                f"`{Path(self.name).name}` has no function `{function.symbol}`"
+            ) from error
         code.restype = ctypes.c_int32
         arguments = 2 + len(function.inputs) + len(function.outputs)
         code.argtypes = [ctypes.c_int64] + [ctypes.c_void_p] * arguments

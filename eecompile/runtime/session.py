@@ -26,7 +26,7 @@ from eecompile.runtime.runner import batch_inputs, chunk_size, for_each
 __all__ = ["Session", "load"]
 
 
-def load(path: str | Path, policy: str | None = None, threads: int = 1) -> Session:
+def load(path: str | Path, policy: str | ExitPolicy | None = None, threads: int = 1) -> Session:
     """The network in an artifact's folder, ready to run.
 
     Every check of `eecompile.artifact` is made before any of its code is loaded. They show that
@@ -34,7 +34,7 @@ def load(path: str | Path, policy: str | None = None, threads: int = 1) -> Sessi
 
     Args:
         path: the folder.
-        policy: name of an exit policy in it; its default one if not given.
+        policy: name of an exit policy in it, or one of your own; its default one if not given.
         threads: most threads `Session.run_batch` uses; a single sample is answered by one.
 
     Raises:
@@ -88,7 +88,7 @@ class Session:
             raise bad_argument(f"Expected 1 or more threads, found {threads}")
         self.artifact, self.threads = artifact, threads
         network = artifact.manifest.network
-        self._network = network
+        self._network, self._exit_names = network, network.exit_names
         name = str(artifact.path / LIBRARY)
         self.library = library or Library(artifact.library, artifact.weights, name)
         self._lane = Lane(self.library, network.inputs, network.functions(), 1)
@@ -122,7 +122,7 @@ class Session:
     @property
     def exit_names(self) -> tuple[str, ...]:
         """Names by exit index; the last is ``final``."""
-        return self._network.exit_names
+        return self._exit_names
 
     @property
     def exit_counts(self) -> dict[str, int]:
@@ -284,7 +284,7 @@ class Session:
         self._counts[index] += 1
         return Answer(
             logits,
-            self.exit_names[index],
+            self._exit_names[index],
             segments_run,
             heads_run,
             macs,
@@ -319,7 +319,7 @@ class Session:
         return BatchAnswer(
             results.logits,
             results.exits,
-            self.exit_names,
+            self._exit_names,
             results.segments_run,
             results.heads_run,
             results.macs,

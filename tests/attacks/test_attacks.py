@@ -357,6 +357,11 @@ def extra_file(folder: Path) -> None:
     (folder / "extra.so").write_bytes(b"")
 
 
+@attack("bad-artifact", "`a\ufffd[31mred` does not belong to the artifact")
+def terminal_codes_in_a_name(folder: Path) -> None:
+    (folder / "a\x1b[31mred").touch()
+
+
 @attack("bad-artifact", "`costs.json` is not in the manifest")
 def unlisted_member(folder: Path) -> None:
     edit(folder, lambda m: m["members"].pop("costs.json"))
@@ -423,7 +428,7 @@ def code_of_another_machine(folder: Path) -> None:
     rehash(folder, "kernels.so")
 
 
-@attack("bad-artifact", "`{folder}/kernels.so` has no function `segment_7`")
+@attack("bad-artifact", "`kernels.so` has no function `segment_7`")
 def missing_function(folder: Path) -> None:
     edit(folder, lambda m: m["segments"][0].update(symbol="segment_7"))
 
@@ -450,7 +455,6 @@ def test_attack_ends_in_its_message(folder: Path, name: str) -> None:
     names = {
         "vectors": (folder / "vectors.npz").stat().st_size,
         "machine": platform.machine(),
-        "folder": folder,
     }
     function(folder)
     if (folder / "model.ee").is_dir():

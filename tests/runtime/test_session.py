@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,17 @@ def test_clone_shares_code_and_weights_but_no_memory(folder: Path) -> None:
     assert mine.isdisjoint(array.ctypes.data for array in other._lane.values.values())
     net.set_policy(None)
     assert net.clone().policy is None and net.clone().run(tiny.inputs(1)).exit == "final"
+
+
+def test_clones_answer_in_several_threads(folder: Path) -> None:
+    x = tiny.inputs(300)
+    nets = [ee.load(folder)]
+    expected = nets[0].run_batch(x)
+    nets += [nets[0].clone() for _ in range(3)]
+    with ThreadPoolExecutor(len(nets)) as pool:
+        found = list(pool.map(lambda net: [net.run(sample).logits for sample in x], nets))
+    for logits in found:
+        np.testing.assert_array_equal(logits, expected.logits)
 
 
 @pytest.mark.parametrize(
