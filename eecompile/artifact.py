@@ -5,6 +5,7 @@
     weights.bin     what they read; mapped into memory, shared between processes
     policies.json   exit policies with their fitted parameters
     costs.json      what each piece costs
+    reports.json    how each policy was fitted, and what it achieved
     vectors.npz     test vectors: inputs, every exit's logits, the exits expected
     segments.txt    the segment graph as text
     model.ee        the description it was built from
@@ -75,6 +76,10 @@ __all__ = [
 ]
 
 
+#: Members that hold measurements where anything was measured.
+_MEASURED = ("costs.json", "reports.json")
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyEntry:
     """An exit policy as stored: the JSON of `eecompile.policies.to_json`, and how it was fitted."""
@@ -92,7 +97,7 @@ class Contents:
         weights: the blob its functions read.
         policies: in the `.ee` file's order.
         costs: JSON value.
-        measured: whether `costs` holds measurements.
+        measured: whether `costs` and the policies' reports hold measurements.
         vectors: arrays by name; see `eecompile.runtime.vectors`.
         segments_text, source_text: the segment graph's text, the `.ee` file's.
     """
@@ -169,7 +174,7 @@ def write_artifact(destination: str | Path, contents: Contents) -> Manifest:
         name: Member(
             hashlib.sha256(data).hexdigest(),
             len(data),
-            measured=name == "costs.json" and contents.measured,
+            measured=name in _MEASURED and contents.measured,
         )
         for name, data in files.items()
     }
@@ -205,16 +210,17 @@ def content_digest(manifest: Manifest) -> str:
 
 
 def _files(contents: Contents) -> dict[str, memoryview]:
-    policies = {
-        name: {"rule": dict(policy.rule), "report": dict(policy.report)}
-        for name, policy in contents.policies.items()
-    }
     weights = np.frombuffer(contents.weights, np.uint8).data
     found: dict[str, bytes | memoryview] = {
         LIBRARY: contents.library,
         WEIGHTS: weights,
-        "policies.json": canonical_json({"policies": policies}),
+        "policies.json": canonical_json(
+            {name: dict(policy.rule) for name, policy in contents.policies.items()}
+        ),
         "costs.json": canonical_json(contents.costs),
+        "reports.json": canonical_json(
+            {name: dict(policy.report) for name, policy in contents.policies.items()}
+        ),
         "vectors.npz": _npz(contents.vectors),
         "segments.txt": contents.segments_text.encode(),
         "model.ee": contents.source_text.encode(),
@@ -282,8 +288,9 @@ def _read(path: Path, folder: int, must_run: bool) -> Artifact:
         check_machine(path, manifest.target, files[LIBRARY])
     library, weights = bytes(files.pop(LIBRARY)), files.pop(WEIGHTS)
     texts = {name: bytes(data) for name, data in files.items()}
-    with bad_json(path, "policies.json"):
-        policies = _policies(texts["policies.json"], manifest)
+    rules = _by_policy(path, "policies.json", texts, manifest)
+    reports = _by_policy(path, "reports.json", texts, manifest)
+    policies = {name: PolicyEntry(rules[name], reports[name]) for name in manifest.policies}
     return Artifact(path, manifest, library, np.frombuffer(weights, np.uint8), policies, texts)
 
 
@@ -352,15 +359,12 @@ def _check_members(
     return files
 
 
-def _policies(text: bytes, manifest: Manifest) -> dict[str, PolicyEntry]:
-    top = ObjectReader(parse_json(text), "")
-    listed = top.mapping("policies")
-    top.done()
-    if set(listed) != set(manifest.policies):
-        raise JsonError("`policies` are not those the manifest names")
-    found = {}
-    for name in manifest.policies:
-        entry = ObjectReader(listed[name], f"policies.{name}")
-        found[name] = PolicyEntry(entry.mapping("rule"), entry.mapping("report"))
-        entry.done()
+def _by_policy(
+    path: Path, file: str, texts: Mapping[str, bytes], manifest: Manifest
+) -> dict[str, dict[str, Any]]:
+    """A file's objects by policy: one for each policy of the manifest."""
+    with bad_json(path, file):
+        top = ObjectReader(parse_json(texts[file]), "")
+        found = {name: top.mapping(name) for name in manifest.policies}
+        top.done()
     return found

@@ -49,6 +49,7 @@ LIMITS = {
     WEIGHTS: 64 * 1024 * _MIB,
     "policies.json": 64 * _MIB,
     "costs.json": 64 * _MIB,
+    "reports.json": 64 * _MIB,
     "vectors.npz": 1024 * _MIB,
     "segments.txt": 64 * _MIB,
     "model.ee": 16 * _MIB,

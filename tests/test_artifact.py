@@ -93,6 +93,11 @@ def test_measurements_stand_apart(tmp_path: Path) -> None:
 
     measured = [digest(costs={"latency_s": cost}, measured=True) for cost in (1, 2)]
     assert measured[0] == measured[1]
+    entries = [PolicyEntry(tiny.contents().policies["fast"].rule, {"s": s}) for s in (1, 2)]
+    reported = [
+        digest(policies={"fast": entry}, measured=True, default_policy="fast") for entry in entries
+    ]
+    assert reported[0] == reported[1]
     assert digest(costs=1) != digest(costs=2)
     assert digest(weights=OTHER) != measured[0]
 

@@ -433,18 +433,16 @@ def missing_function(folder: Path) -> None:
     edit(folder, lambda m: m["segments"][0].update(symbol="segment_7"))
 
 
-@attack(
-    "bad-artifact", "`policies.json` cannot be used: `policies` are not those the manifest names"
-)
+@attack("bad-artifact", "`policies.json` cannot be used: `fast` is missing")
 def other_policies(folder: Path) -> None:
-    (folder / "policies.json").write_text('{"policies": {}}')
+    (folder / "policies.json").write_text("{}")
     rehash(folder, "policies.json")
 
 
-@attack("bad-artifact", "`policies.json` cannot be used: `policies.fast.rule` must be an object")
+@attack("bad-artifact", "`policies.json` cannot be used: `fast` must be an object")
 def policy_of_another_type(folder: Path) -> None:
     value = json.loads((folder / "policies.json").read_text())
-    value["policies"]["fast"]["rule"] = 3
+    value["fast"] = 3
     (folder / "policies.json").write_text(json.dumps(value))
     rehash(folder, "policies.json")
 
