@@ -39,6 +39,7 @@ ELEMENTWISE = frozenset(
         "QuantizeLinear DequantizeLinear".split()
     )
 )
+_QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SPATIAL = frozenset({"Conv", "MaxPool", "AveragePool"})
 _ALONG_AXES = frozenset(
     "Concat Pad Slice Softmax LogSoftmax CumSum Tile Resize "
@@ -224,8 +225,9 @@ class _Layouts:
         attributes: dict[str, Any] = dict(op.attributes)
         inputs = []
         for index, name in enumerate(op.inputs):
-            if index > 0 and "axis" in attributes and name and self._rank(name) == 1:
-                inputs.append(name)  # Scale and zero point of a quantisation axis stay vectors.
+            if index > 0 and op.kind in _QUANTISING:
+                # Scales and zero points stay numbers, or vectors along `axis`.
+                inputs.append(self._get(name, SOURCE) if name else "")
             else:
                 inputs.append(self._get(name, CHANNELS_LAST, rank) if name else "")
         if "axis" in attributes:

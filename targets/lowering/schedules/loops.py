@@ -6,7 +6,7 @@ them; sums and whatever several stages read stay in the workspace between the st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -15,6 +15,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, te, tirx
 
+from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine
 
 from ..layout import ELEMENTWISE
@@ -113,7 +114,7 @@ def _one_dimensional(spec: KernelSpec) -> KernelSpec:
 def _stages(
     spec: KernelSpec, tensors: Sequence[te.Tensor], result: te.Tensor, machine: Machine
 ) -> Scheduled:
-    order = _topological(result)
+    order = _topological([result])
     kept = [tensor for tensor in order if tensor is not result and _is_kept(tensor, order)]
     pairs: list[tuple[te.Tensor, Any]] = [
         (tensors[i], Passed(i))
@@ -124,14 +125,15 @@ def _stages(
     pairs.append((result, Output()))
     sch = s_tir.Schedule(te.create_prim_func([tensor for tensor, _ in pairs]))
     names = [sch.get(block).name_hint for block in sch.get_child_blocks(sch.get_sblock("root"))]
-    if len(names) != len(order):
-        raise AssertionError(f"{len(names)} blocks from {len(order)} stages")
-    stays = {id(tensor) for tensor in (*kept, result)}
-    for name, tensor in zip(names, order, strict=True):
-        if id(tensor) not in stays:
+    stages = _topological(tensor for tensor, _ in pairs)
+    if [name.startswith(t.op.name) for name, t in zip(names, stages, strict=True)].count(False):
+        raise InternalError(f"blocks {names} are not the stages {[t.op.name for t in stages]}")
+    stays = {tensor.op for tensor in (*kept, result)}
+    for name, tensor in zip(names, stages, strict=True):
+        if tensor.op not in stays:
             sch.compute_inline(sch.get_sblock(name))
-    for name, tensor in zip(names, order, strict=True):
-        if id(tensor) in stays:
+    for name, tensor in zip(names, stages, strict=True):
+        if tensor.op in stays:
             block = sch.get_sblock(name)
             if isinstance(tensor.op.body[0], tirx.Reduce):
                 _reduction(sch, block, machine)
@@ -140,8 +142,8 @@ def _stages(
     return Scheduled(sch.mod["main"], tuple(argument for _, argument in pairs))
 
 
-def _topological(result: te.Tensor) -> list[te.Tensor]:
-    """Computed stages in the order `te.create_prim_func` lays them out: inputs first."""
+def _topological(roots: Iterable[te.Tensor]) -> list[te.Tensor]:
+    """Computed stages in the order `te.create_prim_func` lays them out: each behind its inputs."""
     order: list[te.Tensor] = []
     seen: set[Any] = set()
 
@@ -154,7 +156,8 @@ def _topological(result: te.Tensor) -> list[te.Tensor]:
         if isinstance(tensor.op, te.ComputeOp):
             order.append(tensor)
 
-    visit(result)
+    for root in roots:
+        visit(root)
     return order
 
 
