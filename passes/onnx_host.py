@@ -30,7 +30,7 @@ from eecompile.passes.onnx_operators import OPERATORS
 from eecompile.passes.onnx_quantised import MICROSOFT, QUANTISED
 from eecompile.passes.onnx_read import read_model
 from eecompile.passes.onnx_recurrent import RECURRENT
-from eecompile.passes.onnx_scopes import all_scopes
+from eecompile.passes.onnx_scopes import Scopes
 from eecompile.passes.onnx_translate import Handler, Translation, translate
 
 __all__ = ["OnnxHost", "load_onnx"]
@@ -56,14 +56,8 @@ def load_onnx(path: Path | str, inputs: Mapping[str, TensorType] | None = None) 
             operators that are not supported (each is named).
     """
     path = Path(path)
-    try:
-        model = read_model(path, inputs, _HANDLERS)
-        host = OnnxHost(model, path.stem)
-        host.graph()
-    except UnicodeDecodeError as error:  # protobuf decodes a name when it is looked at
-        raise _wrong(
-            "unreadable-model", f"`{path}` is damaged: it holds names that are no text"
-        ) from error
+    model = read_model(path, inputs, _HANDLERS)
+    host = OnnxHost(model, path.stem)
     types, values = host.graph().types, host.outputs()
     for output in model.graph.output:  # known now, also where they were dynamic
         tensor = output.type.tensor_type
@@ -133,7 +127,7 @@ class OnnxHost(HostGraph):
             raise _wrong(
                 "cannot-edit", f"Expected `{feature}` to be {graph.types[entry]}, found {type_}"
             )
-        if prefix in all_scopes(self._model.graph.node) or self._uses(f"{prefix}/"):
+        if prefix in Scopes(self._model.graph) or self._uses(f"{prefix}/"):
             raise _wrong("cannot-edit", f"The name `{prefix}` is taken")
         names = {name: f"{prefix}/{name}" for name in graph.types} | {entry: feature}
         opset = next(entry.version for entry in self._model.opset_import if not entry.domain)
@@ -244,7 +238,7 @@ def _wrong(kind: str, message: str, help: str = "") -> HostError:
 
 def _session(model: onnx.ModelProto) -> Any:
     if importlib.util.find_spec("onnxruntime"):
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -107,9 +107,33 @@ def _parse(path: Path) -> onnx.ModelProto:
         model.ParseFromString(content)
     except DecodeError as error:
         raise _wrong("unreadable-model", f"`{path}` is no ONNX file, or a truncated one") from error
+    if not _holds_text(model):
+        raise _wrong("unreadable-model", f"`{path}` is damaged: it holds names that are no text")
     if not model.graph.node and not model.graph.output:
         raise _wrong("unreadable-model", f"`{path}` holds no network")
     return model
+
+
+def _holds_text(message: Message) -> bool:
+    """Whether every string of the message, and of the messages in it, is UTF-8.
+
+    Protobuf does not look when it parses; it gives bytes, or fails, when a string is looked at.
+    """
+    try:
+        return all(isinstance(text, str) for text in _strings(message))
+    except UnicodeDecodeError:
+        return False
+
+
+def _strings(message: Message) -> Iterator[object]:
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_MESSAGE, field.TYPE_STRING):
+            continue
+        for item in [value] if isinstance(value, (Message, str, bytes)) else value:
+            if field.type == field.TYPE_MESSAGE:
+                yield from _strings(item)
+            else:
+                yield item
 
 
 # -- external data -----------------------------------------------------------------------------
@@ -320,13 +344,12 @@ def _stable_name(node: onnx.NodeProto) -> str:
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
     """Names nodes after their first output where they have no name or not one of their own."""
+    given = {node.name for node in _nodes(graph)}
     taken: set[str] = set()
     for node in _nodes(graph):
-        name = node.name or _stable_name(node)
-        if name in taken:
-            name = f"{name}_{next(filter(None, node.output), '')}"
-        stem, n = name, 0
-        while name in taken:
+        stem = node.name if node.name and node.name not in taken else _stable_name(node)
+        name, n = stem, 0
+        while name in taken or (name in given and name != node.name):
             n += 1
             name = f"{stem}_{n}"
         taken.add(name)

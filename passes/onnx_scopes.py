@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
 
 import onnx
 
-__all__ = ["all_scopes", "module_path", "slash_path"]
+__all__ = ["Scopes", "slash_path"]
 
 
-def module_path(node: onnx.NodeProto, known: frozenset[str] = frozenset()) -> str:
-    """The path of the module that a node belongs to, empty where the exporter recorded none.
+class Scopes:
+    """The module paths of a graph's nodes.
 
-    The torch.export-based exporter writes it into the node's metadata, the TorchScript-based one
-    into the node's name. `known` are the paths of the whole model (`all_scopes`): the TorchScript
-    exporter numbers the further calls of one module (``relu``, ``relu_1``), which get its path.
+    The torch.export-based exporter writes them into the nodes' metadata, the TorchScript-based one
+    into their names. The latter numbers the further calls of one module: ``relu``, ``relu_1``. A
+    numbered path is taken for another call of the module without the number where there is such a
+    module and the node has no weights; a convolution called ``conv_1`` more likely is a module of
+    that name.
     """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._weights = {tensor.name for tensor in graph.initializer}
+        self._recorded = {path for node in graph.node if (path := _recorded(node))}
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._recorded
+
+    def of(self, node: onnx.NodeProto) -> str:
+        """The path of the module that a node belongs to, empty where none is recorded."""
+        path = _recorded(node)
+        numbered = re.fullmatch(r"(.+)_\d+", path)
+        further = numbered and numbered[1] in self._recorded and node.name.startswith("/")
+        if numbered and further and self._weights.isdisjoint(node.input):
+            return numbered[1]
+        return path
+
+
+def _recorded(node: onnx.NodeProto) -> str:
     metadata = {entry.key: entry.value for entry in node.metadata_props}
     if (scopes := metadata.get("pkg.torch.onnx.name_scopes")) is not None:
         return _name_scope(scopes)
     if (namespace := metadata.get("namespace")) is not None:
         return _namespace(namespace)
-    path = slash_path(node.name)
-    if (first := re.fullmatch(r"(.+)_\d+", path)) and first[1] in known and "." in path:
-        return first[1]
-    return path
-
-
-def all_scopes(nodes: Iterable[onnx.NodeProto]) -> frozenset[str]:
-    """The module path of every node that has one."""
-    return frozenset(filter(None, map(module_path, nodes)))
+    return slash_path(node.name)
 
 
 def slash_path(name: str) -> str:

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from eecompile.ir import Attribute, Graph, Op, TensorType
 from eecompile.passes.host import HostError, Problem, handed_on
 from eecompile.passes.onnx_edit import bodies, reads
-from eecompile.passes.onnx_scopes import all_scopes, module_path
+from eecompile.passes.onnx_scopes import Scopes
 from eecompile.reference import evaluate
 from eecompile.shapes import infer_types
 
@@ -245,8 +245,7 @@ def translate(
     """
     graph = model.graph
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    walk = _Translator(handlers, opsets, set(_value_names(graph)))
-    walk.scopes = all_scopes(graph.node)
+    walk = _Translator(handlers, opsets, set(_value_names(graph)), Scopes(graph))
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     for value in inputs:
@@ -270,10 +269,7 @@ def translate(
     idle = {value for name, value in values.items() if name not in live}
     kept = full.pruned({*outputs, *idle} - set(walk.constants) | set(outputs))
     modules = handed_on(
-        (
-            (module_path(node, walk.scopes), reads(node), _varying(node, walk))
-            for node in graph.node
-        ),
+        ((walk.scopes.of(node), reads(node), _varying(node, walk)) for node in graph.node),
         (output.name for output in graph.output),
     )
     modules = {path: values[name] for path, name in modules.items()}
@@ -314,6 +310,7 @@ class _Translator:
     handlers: Mapping[tuple[str, str], Handler]
     opsets: Mapping[str, int]
     reserved: set[str]  # names the model uses
+    scopes: Scopes
     values: dict[str, str] = field(default_factory=dict)  # ONNX name -> neutral value
     types: dict[str, TensorType] = field(default_factory=dict)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
@@ -321,7 +318,6 @@ class _Translator:
     problems: list[Problem] = field(default_factory=list)
     poisoned: set[str] = field(default_factory=set)  # values that a refused node should have given
     node_names: set[str] = field(default_factory=set)
-    scopes: frozenset[str] = frozenset()
     born: dict[str, int] = field(default_factory=dict)  # neutral value -> the clock at its making
     clock: int = 0
     integers: dict[str, Integers] = field(default_factory=dict)
@@ -396,8 +392,6 @@ class _Translator:
         self.clock = clock = self.clock + 1
         try:
             found = handler(Node(self, proto, inputs))
-        except UnicodeDecodeError:
-            raise
         except (_Cascade, Refused, ValueError, IndexError, OverflowError, ZeroDivisionError) as why:
             # TypeMismatch is a ValueError; the others come from attributes that make no sense.
             if not isinstance(why, _Cascade):
@@ -427,7 +421,7 @@ class _Translator:
                 self.values[output] = renamed.get(result, result)
         mine = [_renamed(op, renamed) for op in self.ops[first_op:]]
         if proto.op_type != "If":  # what was inlined has names and scopes of its own
-            scope = module_path(proto, self.scopes)
+            scope = self.scopes.of(proto)
             last = len(mine) - 1
             for i, op in enumerate(mine):
                 name = self._unused_node(proto.name if i == last else f"{proto.name}.{i + 1}")

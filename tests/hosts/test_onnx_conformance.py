@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pytest
 from onnx import numpy_helper
 
 from eecompile.passes.host import HostError
