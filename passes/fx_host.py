@@ -87,7 +87,10 @@ class FxHost(HostGraph):
         return twin
 
     def graph(self) -> Graph:
-        """The neutral view; translated anew after an edit or a training step."""
+        """The neutral view; translated anew after an edit or a training step.
+
+        NOTE: writes through a parameter's `.data` are not seen; torch counts no version for them.
+        """
         return self._translated()[0].graph
 
     def outputs(self) -> dict[str, str]:
@@ -205,10 +208,10 @@ class FxHost(HostGraph):
             raise _refusal(f"Inputs are {', '.join(self.inputs)}; found {', '.join(inputs)}", "")
         tensors = []
         for name, type_ in self.inputs.items():
-            array, start = inputs[name], 1 if self.batched else 0
-            if array.dtype.name != type_.dtype or array.shape[start:] != type_.shape[start:]:
+            array, start = np.array(inputs[name], type_.dtype, order="C"), 1 if self.batched else 0
+            if array.ndim != len(type_.shape) or array.shape[start:] != type_.shape[start:]:
                 raise _refusal(f"Input `{name}` is {type_}, found {TensorType.of(array)}", name)
-            tensors.append(torch.from_numpy(np.array(array, order="C")))
+            tensors.append(torch.from_numpy(array))
         training = self.module.training
         self.module.eval()
         try:

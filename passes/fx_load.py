@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import linecache
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from eecompile.diagnostics import did_you_mean_help
 from eecompile.ir import Graph, TensorType
 from eecompile.passes.fx_export import Loaded, export, failed, said, unreadable
 from eecompile.passes.fx_translate import renamed, translate
@@ -81,8 +83,10 @@ def _user_code(entry: str) -> Iterator[Callable[[], Any]]:
         module = _imported(path)
         found = getattr(module, function, None)
         if not callable(found):
-            names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-            raise unreadable(f"No function `{function}` in `{file}`", f"it has {', '.join(names)}")
+            own = (v for v in vars(module).values() if inspect.isfunction(v) or inspect.isclass(v))
+            names = [v.__name__ for v in own if v.__module__ == module.__name__]
+            advice = did_you_mean_help(function, names) or f"it has {', '.join(names) or 'none'}"
+            raise unreadable(f"No function `{function}` in `{path.name}`", advice)
         yield found
     finally:
         sys.path.remove(str(path.parent))

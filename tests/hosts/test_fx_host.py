@@ -1,5 +1,5 @@
 # ruff: noqa: E402 - everything below the first import needs torch
-# mypy: disable-error-code="arg-type,attr-defined,index,misc,name-defined,no-any-return,operator,union-attr"
+# mypy: disable-error-code="attr-defined,operator,union-attr"
 """The PyTorch host: networks read, extended, trained, run and saved."""
 
 from __future__ import annotations

@@ -71,6 +71,8 @@ def test_entry_that_gives_no_network(tmp_path: Path, entry: str, kind: str, mess
     _write(tmp_path, "import no_such_module_at_all\n", "needy.py")
     (problem,) = _problems(f"{tmp_path}/{entry}", None, IMAGE)
     assert problem.kind == kind and message in problem.message
+    if entry == "net.py:nett":
+        assert "did you mean `net`" in problem.help
     if "fails" in entry:
         assert "net.py:13: raise ValueError" in problem.help
 
@@ -245,6 +247,65 @@ UNSUPPORTED = """
     def net():
         return Net()
 """
+
+
+STATEFUL = """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", torch.zeros(1))
+
+        def forward(self, image):
+            self.count.add_(1)
+            return image * self.count
+
+    def net():
+        return Net()
+"""
+CONDITION = """
+    class Net(nn.Module):
+        def forward(self, image):
+            return torch.cond(image.sum() > 0, lambda x: x + 1, lambda x: x - 1, (image,))
+
+    def net():
+        return Net()
+"""
+SCRIPTED = """
+    def net():
+        return torch.jit.script(nn.Linear(4, 2))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (STATEFUL, "changes its own state `count`"),
+        (CONDITION, "Operator `cond`"),
+        (SCRIPTED, "torch.export cannot capture the network"),
+    ],
+)
+def test_network_that_is_no_function_of_its_inputs(tmp_path: Path, code: str, message: str) -> None:
+    problems = _problems(f"{_write(tmp_path, code)}:net", None, IMAGE)
+    assert message in problems[0].message, problems
+
+
+NO_GRADIENT = """
+    class Net(nn.Module):
+        def forward(self, image):
+            with torch.no_grad():
+                y = image * 2
+            return y.relu_() + image
+
+    def net():
+        return Net()
+"""
+
+
+def test_block_without_gradients_is_seen_through(tmp_path: Path) -> None:
+    host = load_torch(f"{_write(tmp_path, NO_GRADIENT)}:net", None, IMAGE)
+    image = np.array([[1, -1, 2, -2]], np.float32)
+    (found,) = run_graph(host.graph(), {"image": image}).values()
+    assert found.tolist() == host.run({"image": image})["output"].tolist() == [[3, -1, 6, -2]]
 
 
 def test_every_unsupported_operator_is_named_at_once(tmp_path: Path) -> None:
