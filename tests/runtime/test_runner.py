@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,3 +144,24 @@ def test_gray_images_get_their_channel() -> None:
         assert found.shape == (5, *shape[1:]) and (found == -1).all()
     with pytest.raises(CompileErrors, match="Expected images for"):
         normalized(images, TensorType("float32", (1, 3, 28, 28)), how)
+
+
+def test_systems_without_memory_files_load_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.memfd_create")
+    runner = Runner.of(Library(tiny.machine_code(), tiny.WEIGHTS), tiny.network())
+    x = tiny.inputs(3)
+    np.testing.assert_array_equal(runner.run_all(x, ["b"])["b"], tiny.reference(x)["b"])
+
+
+def test_code_is_unloaded_and_its_handle_closed_when_nothing_needs_it() -> None:
+    def held() -> tuple[int, int]:
+        gc.collect()
+        mapped = Path("/proc/self/maps").read_text().count("eecompile-kernels")
+        return len(os.listdir("/proc/self/fd")), mapped
+
+    before = held()
+    for _ in range(5):
+        library = Library(tiny.machine_code(), tiny.WEIGHTS)
+        Runner.of(library, tiny.network()).run_all(tiny.inputs(1), ["a"])
+        del library
+    assert held() == before
