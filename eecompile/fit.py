@@ -480,7 +480,7 @@ class _Fitting:
 
 
 def _chance(score: Array, right: Array) -> Array:
-    from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
+    from scipy.optimize import isotonic_regression
 
     order = np.argsort(score, kind="stable")
     chance = np.empty(len(score))

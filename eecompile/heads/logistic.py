@@ -26,7 +26,7 @@ _MOST_CURVATURE_FEATURES = 2048
 _CURVATURE_ROWS = 8192
 
 #: Penalties tried, strongest first, on features of unit variance.
-PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4)
+PENALTIES = (1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def fit_logistic(
     """The regression whose L2 penalty is the best of `penalties` on a fifth of the samples.
 
     The loss is the mean negative log likelihood plus ``penalty / 2`` times the squared norm of
-    the weights of the standardised features; biases are not penalised. Solutions for weaker
-    penalties start from those for stronger ones. The same arguments give the same bits.
+    the weights of the standardised features; biases are not penalised. The same arguments give the
+    same bits.
 
     Args:
         x: (n, ...) float32, flattened per sample.
@@ -113,19 +113,40 @@ def fit_logistic(
     if len(penalties) > 1:
         inner = _Problem(x, labels, classes, mean, deviation, kept)
         inner.basis = problem.basis
-        best = np.inf
-        chosen = penalties[0]
-        solution = best_solution = start
-        for penalty in penalties:
-            solution = inner.solve(penalty, solution, tolerance=1e-4)
+
+        def attempt(penalty: float, start: Array) -> tuple[float, float, Array]:
+            solution = inner.solve(penalty, start, tolerance=1e-4)
             loss = mean_nll(problem.folded(solution)(x[held_out]), labels[held_out])
             if progress is not None:
                 progress(f"penalty {penalty:g}: held-out loss {loss:.4f}")
-            if loss >= best:
-                break  # Along the path the loss falls, then rises.
-            best, chosen, best_solution = loss, penalty, solution
-        penalties, start = (chosen,), best_solution
+            return loss, penalty, solution
+
+        chosen, start = _best_penalty(penalties, attempt, start)
+        penalties = (chosen,)
     return problem.folded(problem.solve(penalties[0], start))
+
+
+def _best_penalty(
+    penalties: Sequence[float],
+    attempt: Callable[[float, Array], tuple[float, float, Array]],
+    start: Array,
+) -> tuple[float, Array]:
+    """The penalty of the least held-out loss, and the solution found with it.
+
+    From the middle on to weaker ones while the loss falls, and if it never does, to stronger ones:
+    the loss falls, then rises, along the path. Each solution starts the next.
+    """
+    middle = len(penalties) // 2
+    best = first = attempt(penalties[middle], start)
+    for side in (penalties[middle + 1 :], penalties[:middle][::-1]):
+        for penalty in side:
+            found = attempt(penalty, best[2])
+            if not found[0] < best[0]:
+                break
+            best = found
+        if best is not first:
+            break
+    return best[1], best[2]
 
 
 class _Problem:
@@ -162,7 +183,7 @@ class _Problem:
 
     def solve(self, penalty: float, start: Array, tolerance: float = 1e-5) -> Array:
         """The minimum for one penalty: (features + 1, classes), the last row being biases."""
-        from scipy.optimize import minimize  # type: ignore[import-untyped]
+        from scipy.optimize import minimize
 
         # One step of Newton's method for p = 1 / classes is a step along the gradient in the
         # coordinates `scale`d here, whatever the features' correlations.

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_bag_of_features", "fit_conv"]
 
-_EPOCHS = 20
 _BATCH = 128
+#: Passes over the data, or more where they are too few for this many steps.
+_EPOCHS = 20
+_STEPS = 300
 #: Predictive Exit trains its heads with this rate (arXiv 2206.04685, released code).
 _RATE = 1e-3
-#: Epochs without a better held-out loss after which training stops.
-_PATIENCE = 4
+#: Share of the epochs without a better held-out loss after which training stops.
+_PATIENCE = 0.2
 
 
 def _torch() -> Any:
@@ -155,11 +157,12 @@ def _trained(
         net = build()
         net(_batch(torch, recorded, kept[:2]))  # Lazy layers learn their shapes.
         optimiser = torch.optim.Adam(net.parameters(), lr=_RATE)
-        steps = _EPOCHS * -(-len(kept) // _BATCH)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        steps = -(-len(kept) // _BATCH)
+        epochs = max(_EPOCHS, -(-_STEPS // steps))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps * epochs)
         best, best_state, waited = float("inf"), net.state_dict(), 0
         generator = np.random.default_rng(seed)
-        for epoch in range(_EPOCHS):
+        for epoch in range(epochs):
             net.train()
             order = generator.permutation(kept)
             for at in range(0, len(order), _BATCH):
@@ -180,7 +183,7 @@ def _trained(
             if loss < best:
                 best, waited = loss, 0
                 best_state = {name: value.clone() for name, value in net.state_dict().items()}
-            if waited >= _PATIENCE:
+            if waited >= _PATIENCE * epochs:
                 break
     net.load_state_dict(best_state)
     return net.eval()

@@ -1,6 +1,7 @@
 """Each rule by itself, on outputs small enough to follow by hand."""
 
 from math import inf
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,10 @@ from eecompile.policies import (
 )
 from eecompile.policies.points import OperatingPoint, cheapest, most_accurate
 from eecompile.policies.scores import SCORES, entropy, margin, max_softmax
+
+
+def f32(values: list[Any]) -> np.ndarray:
+    return np.array(values, np.float32)
 
 
 def logits(*probabilities: list[float]) -> np.ndarray:
@@ -54,7 +59,7 @@ def test_scores_of_one_sample_have_the_bits_they_have_in_a_batch(score: str) -> 
 
 @pytest.mark.parametrize("score", SCORES)
 def test_scores_stay_finite_for_huge_logits(score: str) -> None:
-    z = np.float32([[1e38, -1e38, 0], [1e30, 1e30, 1e30]])
+    z = f32([[1e38, -1e38, 0], [1e30, 1e30, 1e30]])
     assert np.isfinite(SCORES[score](z)).all()
 
 
@@ -101,7 +106,9 @@ def test_patience_keeps_the_state_of_those_that_stay() -> None:
 
 
 def test_either_leaves_where_one_rule_would_and_evaluates_what_one_wants() -> None:
-    policy = EitherPolicy([ClassMeansPolicy([inf, 0.8]), ThresholdPolicy("max_softmax", [0.8, inf])])
+    policy = EitherPolicy(
+        [ClassMeansPolicy([inf, 0.8]), ThresholdPolicy("max_softmax", [0.8, inf])]
+    )
     assert policy.first() == 0
     state = policy.start(2)
     outputs = ExitOutputs(logits(SURE, UNSURE), logits(SURE, SURE))
@@ -145,7 +152,9 @@ def test_json_of_no_policy_is_refused(value: dict[str, object]) -> None:
 
 def test_operating_points_are_chosen_by_what_they_are_sure_to_keep() -> None:
     points = [
-        OperatingPoint({"kind": "never", "exits": n}, accuracy, drop, {"macs": m}, {"macs": m + 0.1})
+        OperatingPoint(
+            {"kind": "never", "exits": n}, accuracy, drop, {"macs": m}, {"macs": m + 0.1}
+        )
         for n, (accuracy, drop, m) in enumerate([(0.8, 0.1, 0.3), (0.9, 0.02, 0.5), (0.92, 0, 0.9)])
     ]
     assert most_accurate(points, "macs", 0.7) is points[1]

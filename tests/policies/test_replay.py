@@ -21,6 +21,10 @@ from eecompile.policies import (
 )
 
 
+def f32(values: list[Any]) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
 def naive(
     policy: ExitPolicy, exits: Sequence[ExitOutputs], final: np.ndarray
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
@@ -32,9 +36,7 @@ def naive(
         while k < len(exits):
             seen = exits[k]
             means = seen.class_means
-            one = ExitOutputs(
-                seen.logits[n : n + 1], None if means is None else means[n : n + 1]
-            )
+            one = ExitOutputs(seen.logits[n : n + 1], None if means is None else means[n : n + 1])
             evaluated[n, k] = True
             decision = int(policy.decide(k, one, state)[0])
             if decision == EXIT:
@@ -111,8 +113,8 @@ def test_replay_equals_one_sample_at_a_time(policy: ExitPolicy, seed: int) -> No
 
 
 def test_replay_reports_shares_and_right_answers() -> None:
-    exits = [ExitOutputs(np.float32([[9, 0], [0.1, 0], [0, 9], [0, 0.1]]))]
-    final = np.float32([[0, 1], [0, 1], [1, 0], [1, 0]])
+    exits = [ExitOutputs(f32([[9, 0], [0.1, 0], [0, 9], [0, 0.1]]))]
+    final = f32([[0, 1], [0, 1], [1, 0], [1, 0]])
     replayed = replay(ThresholdPolicy("max_softmax", [0.9]), exits, final)
     assert replayed.fractions().tolist() == [0.5, 0.5]
     assert replayed.labels.tolist() == [0, 1, 1, 0]
