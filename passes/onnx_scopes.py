@@ -23,6 +23,8 @@ class Scopes:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._weights = {tensor.name for tensor in graph.initializer}
         self._recorded = {path for node in graph.node if (path := _recorded(node))}
+        #: paths of modules whose own result is not computed
+        self.fused = {slash_path(node.name) for node in graph.node if _fused(node)}
 
     def __contains__(self, path: str) -> bool:
         return path in self._recorded
@@ -35,6 +37,18 @@ class Scopes:
         if numbered and further and self._weights.isdisjoint(node.input):
             return numbered[1]
         return path
+
+
+def _fused(node: onnx.NodeProto) -> bool:
+    """Whether the node is a convolution with weights that are not its module's own.
+
+    The TorchScript-based exporter folds batch normalisation into the convolution before it: the
+    weights are then new, called ``onnx::Conv_274``, and what is computed is no longer what the
+    module called ``conv1`` gives.
+    """
+    if node.op_type not in ("Conv", "ConvTranspose") or not (path := slash_path(node.name)):
+        return False
+    return not node.input[1].startswith(f"{path}.")
 
 
 def _recorded(node: onnx.NodeProto) -> str:

@@ -272,7 +272,7 @@ def translate(
         ((walk.scopes.of(node), reads(node), _varying(node, walk)) for node in graph.node),
         (output.name for output in graph.output),
     )
-    modules = {path: values[name] for path, name in modules.items()}
+    modules = {p: values[name] for p, name in modules.items() if p not in walk.scopes.fused}
     return Translation(replace(kept, outputs=outputs), values, nodes, modules)
 
 
