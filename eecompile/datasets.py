@@ -146,7 +146,7 @@ class Dataset:
             self._refuse("bad-data", f"Cannot read the samples: {error}")
 
     def _generated(self, generate: Callable[[], Iterable[Batch]]) -> Iterator[Batch]:
-        batches = iter(self._called(generate))
+        batches = self._called(lambda: iter(generate()))
         while True:
             batch = self._called(lambda: next(batches, None))
             if batch is None:
