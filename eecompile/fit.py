@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from eecompile.diagnostics import CompileErrors, Diagnostic
+from eecompile.heads.logistic import fit_logistic
 from eecompile.operating_points import Search, Trial
 from eecompile.policies import (
     ClassMeansPolicy,
@@ -421,16 +422,16 @@ class _Fitting:
         )
 
     def _chances(self) -> list[Array]:
-        """Chance of being right at each exit, by isotonic regression on its first test's score."""
+        """Chance of each sample to be right at each exit, judged by the scores of its tests."""
         outputs = self.record.outputs()
         policy = self.family.policy([0.0] * len(self.family.tests))
-        chances = [np.zeros(len(self.record)) for _ in outputs]
-        for _, index, score, _ in reversed(self.family.tests):
-            answers = policy.answer(index, outputs[index]).argmax(axis=1)
-            chances[index] = _chance(score, answers == self.record.labels)
-        final = self.record.final
-        right = final.argmax(axis=1) == self.record.labels
-        return [*chances, _chance(max_softmax(final), right)]
+        labels, final = self.record.labels, self.record.final
+        chances = []
+        for index, seen in enumerate(outputs):
+            scores = [score for _, exit_, score, _ in self.family.tests if exit_ == index]
+            right = policy.answer(index, seen).argmax(axis=1) == labels
+            chances.append(_chance(scores, right))
+        return [*chances, _chance([max_softmax(final)], final.argmax(axis=1) == labels)]
 
     def point(self, trial: Trial) -> OperatingPoint:
         """What a trial does, replayed by the policy itself."""
@@ -479,7 +480,23 @@ class _Fitting:
         return best
 
 
-def _chance(score: Array, right: Array) -> Array:
+def _chance(scores: Sequence[Array], right: Array) -> Array:
+    """Chance of being right, rising with the score; several are joined by logistic regression."""
+    if not scores:
+        return np.full(len(right), right.mean())
+    if len(scores) == 1:
+        return _isotonic(scores[0], right)
+    # Half a sample at either end keeps the log odds finite.
+    bound = 0.5 / len(right)
+    chances = np.stack([_isotonic(score, right) for score in scores], axis=1)
+    chances = np.clip(chances, bound, 1 - bound)
+    odds = np.log(chances / (1 - chances)).astype(np.float32)
+    linear = fit_logistic(odds, right.astype(np.int64), 2, seed=0, penalties=[1e-4])
+    logits = linear(odds)
+    return _isotonic(logits[:, 1] - logits[:, 0], right)
+
+
+def _isotonic(score: Array, right: Array) -> Array:
     from scipy.optimize import isotonic_regression
 
     order = np.argsort(score, kind="stable")
