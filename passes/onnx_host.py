@@ -26,6 +26,7 @@ from eecompile.passes.host import HostError, HostGraph, Point, Problem, collect_
 from eecompile.passes.onnx_edit import insert_behind, read_instead, remove_unused
 from eecompile.passes.onnx_emit import Unexpressible, emit, set_scope
 from eecompile.passes.onnx_layers import LAYERS
+from eecompile.passes.onnx_moving import MOVING
 from eecompile.passes.onnx_operators import OPERATORS
 from eecompile.passes.onnx_quantised import MICROSOFT, QUANTISED
 from eecompile.passes.onnx_read import read_model
@@ -38,7 +39,7 @@ __all__ = ["OnnxHost", "load_onnx"]
 _HANDLERS: dict[tuple[str, str], Handler] = {
     **{
         ("", kind): handler
-        for kind, handler in (OPERATORS | LAYERS | QUANTISED | RECURRENT).items()
+        for kind, handler in (OPERATORS | MOVING | LAYERS | QUANTISED | RECURRENT).items()
     },
     **{("com.microsoft", kind): handler for kind, handler in MICROSOFT.items()},
 }

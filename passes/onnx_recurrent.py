@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from eecompile.passes.onnx_operators import slice_of
+from eecompile.passes.onnx_moving import slice_of
 from eecompile.passes.onnx_translate import Handler, Node, Refused
 
 __all__ = ["RECURRENT"]
