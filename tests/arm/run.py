@@ -1,4 +1,4 @@
-"""Saves what an artifact answers to an array of samples: artifact, policy, samples, output."""
+"""Saves what an artifact answers: artifact, thresholds by commas, samples, output."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import sys
 import numpy as np
 
 import eecompile as ee
+from eecompile.policies import ThresholdPolicy
 from eecompile.runtime.vectors import verify_artifact
 
-folder, policy, samples, output = sys.argv[1:]
+folder, thresholds, samples, output = sys.argv[1:]
 x = np.load(samples)
-net = ee.load(folder, policy)
+net = ee.load(folder)
+net.set_policy(ThresholdPolicy("max_softmax", list(map(float, thresholds.split(",")))))
 answers = [net.run(sample) for sample in x]
 batch = net.run_batch(x)
 np.savez(
