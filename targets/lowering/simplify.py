@@ -7,7 +7,7 @@
 5. Zero padding moves into the convolution that alone reads it.
 6. Batch normalisation, and products and sums with one constant per channel, move into the weights
    of the convolution or matrix product that alone feeds them; elsewhere batch normalisation is one
-   product and one sum.
+   product and one sum. Whole-number weights (quantised ones) are left alone: their sums are exact.
 
 Shapes and dtypes of the outputs do not change.
 """
@@ -231,6 +231,8 @@ class _Step:
         if affine is None:
             return False
         scale, shift = affine
+        if (scale != 1).any() and _is_whole(w):
+            return False
         if anchor.kind == "MatMul":
             # A sum after a product is an epilogue anyway; only scales are worth moving.
             if shift.any():
@@ -299,6 +301,15 @@ class _Step:
         shift_name = self.edit.constant(f"{op.name}.shift", shift)
         self.edit.add("Add", (scaled, shift_name), {}, op, output=op.outputs[0])
         return True
+
+
+def _is_whole(w: np.ndarray) -> bool:
+    """Whether weights are whole numbers: quantised ones, whose sums are exact.
+
+    A scale moved into them would round every product, and what is quantised again behind it would
+    now and then fall on the other side of a tie.
+    """
+    return bool((w == np.rint(w)).all())
 
 
 def _spread(op: Op) -> tuple[int, ...]:
