@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from eecompile.diagnostics import InternalError, ToolError
 from eecompile.hardware import Machine
+from eecompile.targets.linkers import Linker, find_linkers, remedy
 
 __all__ = ["Linker", "find_linkers", "link"]
-
-#: Oldest glibc that libraries for other machines are linked against: Debian 10, 2019.
-_GLIBC = "2.28"
-
-
-@dataclass(frozen=True)
-class Linker:
-    """A command that links shared libraries for a machine."""
-
-    name: str
-    command: tuple[str, ...]
-
-
-def find_linkers(machine: Machine) -> list[Linker]:
-    """The linkers found for a machine, the preferred one first."""
-    found = []
-    if machine.is_native:
-        names = ["cc", "gcc", "clang"]
-    else:
-        names = [f"{machine.arch}-linux-gnu-gcc"]
-    for name in names:
-        path = shutil.which(name)
-        if path:
-            found.append(Linker(name, (path,)))
-    if importlib.util.find_spec("ziglang") is not None:
-        target = f"{machine.arch}-linux-gnu.{_GLIBC}"
-        command = (sys.executable, "-m", "ziglang", "cc", "-target", target)
-        found.append(Linker("ziglang", command))
-    return found
 
 
 def link(objects: Sequence[bytes], symbols: Sequence[str], machine: Machine) -> bytes:
@@ -55,7 +23,7 @@ def link(objects: Sequence[bytes], symbols: Sequence[str], machine: Machine) -> 
     """
     linkers = find_linkers(machine)
     if not linkers:
-        raise ToolError(f"No linker for `{machine.name}` ({machine.triple})", _remedy(machine))
+        raise ToolError(f"No linker for `{machine.name}` ({machine.triple})", remedy(machine))
     with tempfile.TemporaryDirectory(prefix="eecompile-") as name:
         folder = Path(name)
         files = [f"part{index}.o" for index in range(len(objects))]
@@ -74,17 +42,10 @@ def link(objects: Sequence[bytes], symbols: Sequence[str], machine: Machine) -> 
                 command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
             )
         except OSError as error:
-            raise ToolError(f"Cannot run `{linkers[0].name}`: {error}", _remedy(machine)) from error
+            raise ToolError(f"Cannot run `{linkers[0].name}`: {error}", remedy(machine)) from error
         if done.returncode:
             raise InternalError(f"`{' '.join(command)}` failed:\n{done.stderr.strip()}")
         return (folder / "kernels.so").read_bytes()
-
-
-def _remedy(machine: Machine) -> str:
-    if machine.is_native:
-        return "install a C compiler (Debian: apt install gcc) or `pip install ziglang`"
-    package = f"gcc-{machine.arch.replace('_', '-')}-linux-gnu"
-    return f"`pip install ziglang`, or install a cross compiler (Debian: apt install {package})"
 
 
 def _environment() -> dict[str, str]:
