@@ -1,7 +1,7 @@
 """Step 5: one plain C function for each graph, that calls its kernels for sample after sample.
 
-    int32_t symbol(int64_t n, const void *weights, void *workspace,
-                   const void *in0, ..., void *out0, ...)
+int32_t symbol(int64_t n, const void *weights, void *workspace,
+const void *in0, ..., void *out0, ...)
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ class Call:
     arguments: tuple[Address, ...]
 
 
-def entry_function(
-    symbol: str, calls: Sequence[Call], inputs: int, outputs: int
-) -> tirx.PrimFunc:
+def entry_function(symbol: str, calls: Sequence[Call], inputs: int, outputs: int) -> tirx.PrimFunc:
     """The function that runs `calls` for each of its n samples and returns 0."""
     n = tirx.Var("n", PrimType("int64"))
     names = ["weights", "workspace"]

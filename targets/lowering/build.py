@@ -21,11 +21,36 @@ __all__ = ["emit_object", "plain_kernel", "target_of"]
 
 #: Features that code for x86-64 may use only where the machine lists them; LLVM's CPU models
 #: imply more than a virtual machine may show.
-_X86_OPTIONAL = (
-    "sse3 ssse3 sse4.1 sse4.2 popcnt avx avx2 fma f16c movbe bmi bmi2 lzcnt avx512f avx512dq "
-    "avx512bw avx512vl avx512cd avx512ifma avx512vbmi avx512vbmi2 avx512vnni avx512bitalg "
-    "avx512vpopcntdq avx512bf16 avx512fp16 avxvnni gfni"
-).split()
+_X86_OPTIONAL = [
+    "sse3",
+    "ssse3",
+    "sse4.1",
+    "sse4.2",
+    "popcnt",
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "movbe",
+    "bmi",
+    "bmi2",
+    "lzcnt",
+    "avx512f",
+    "avx512dq",
+    "avx512bw",
+    "avx512vl",
+    "avx512cd",
+    "avx512ifma",
+    "avx512vbmi",
+    "avx512vbmi2",
+    "avx512vnni",
+    "avx512bitalg",
+    "avx512vpopcntdq",
+    "avx512bf16",
+    "avx512fp16",
+    "avxvnni",
+    "gfni",
+]
 
 
 def target_of(machine: Machine) -> tvm.target.Target:

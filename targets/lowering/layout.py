@@ -35,15 +35,40 @@ CHANNELS_LAST = "channels-last"
 ELEMENTWISE = frozenset(
     (*UNARY, *BINARY)
     + tuple(
-        "Cast Celu Clip Elu Gelu HardSigmoid LeakyRelu Selu ThresholdedRelu Where "
-        "QuantizeLinear DequantizeLinear".split()
+        [
+            "Cast",
+            "Celu",
+            "Clip",
+            "Elu",
+            "Gelu",
+            "HardSigmoid",
+            "LeakyRelu",
+            "Selu",
+            "ThresholdedRelu",
+            "Where",
+            "QuantizeLinear",
+            "DequantizeLinear",
+        ]
     )
 )
 _QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SPATIAL = frozenset({"Conv", "MaxPool", "AveragePool"})
 _ALONG_AXES = frozenset(
-    "Concat Pad Slice Softmax LogSoftmax CumSum Tile Resize "
-    "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum".split()
+    [
+        "Concat",
+        "Pad",
+        "Slice",
+        "Softmax",
+        "LogSoftmax",
+        "CumSum",
+        "Tile",
+        "Resize",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+    ]
 )
 
 

@@ -205,4 +205,3 @@ class Scheduled:
 
     function: tirx.PrimFunc
     arguments: tuple[Argument, ...]
-

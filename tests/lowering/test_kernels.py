@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm")
 from eecompile.hardware import Machine, cpu_features_of_this_machine, machine
 from eecompile.ir import Graph, Op, TensorType
-from eecompile.reference import evaluate
+from eecompile.reference import evaluate, run_graph
 from eecompile.shapes import infer_types
 from eecompile.targets.lowering import UnsupportedOperator, compile_functions
 from eecompile.text import parse_graph
@@ -41,9 +41,7 @@ def _case_graph(case: Case, constant: bool) -> Graph:
 
 @pytest.mark.parametrize("constant", [False, True], ids=["computed", "constant"])
 def test_every_operator_case_compiles_to_what_the_reference_says(constant: bool) -> None:
-    graphs = [
-        replace(_case_graph(case, constant), name=f"case{i}") for i, case in enumerate(CASES)
-    ]
+    graphs = [replace(_case_graph(case, constant), name=f"case{i}") for i, case in enumerate(CASES)]
     names = {name for graph in graphs for name in (*graph.inputs, *graph.outputs)}
     loaded = None
     wrong = []
@@ -76,8 +74,7 @@ def convolutions(draw: st.DrawFn) -> Graph:
     dilations = [draw(st.integers(1, 2)) for _ in range(n)]
     pads = [draw(st.integers(0, 3)) for _ in range(2 * n)]
     size = [
-        (k - 1) * d + 1 + draw(st.integers(0, 17))
-        for k, d in zip(kernel, dilations, strict=True)
+        (k - 1) * d + 1 + draw(st.integers(0, 17)) for k, d in zip(kernel, dilations, strict=True)
     ]
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     constants = {"w": rng.standard_normal((outputs, inputs // group, *kernel)).astype("float32")}
@@ -187,6 +184,34 @@ def test_small_kernels_in_a_row_see_each_others_results() -> None:
         }"""
     )
     assert worst_error(graph, compile_plain(graph)) < TOLERANCE
+
+
+def test_quantised_convolutions_are_exact() -> None:
+    # A scale moved into the whole-number weights rounds each product, and quantising again behind
+    # it then falls on the other side of ties. (A power of two would not: it must not be one.)
+    graph = parse_graph(
+        """graph quantised(x: uint8[1, 24, 12, 12]) -> (y: uint8[1, 16, 12, 12]) {
+            const one: float32[] = [1.0]
+            const zero: uint8[] = [7]
+            const w: float32[16, 24, 3, 3] = random(0)
+            const whole: float32[] = [40.0]
+            const scale: float32[16, 1, 1] = splat(0.0075)
+            const half: float32[] = [0.5]
+            a: float32[1, 24, 12, 12] = DequantizeLinear(x, one, zero; axis=1)
+            large: float32[16, 24, 3, 3] = Mul(w, whole)
+            v: float32[16, 24, 3, 3] = Round(large)
+            c: float32[1, 16, 12, 12] = Conv(a, v; strides=(1,1), pads=(1,1,1,1),
+                dilations=(1,1), group=1)
+            s: float32[1, 16, 12, 12] = Mul(c, scale)
+            y: uint8[1, 16, 12, 12] = QuantizeLinear(s, half, zero; axis=1)
+        }"""
+    )
+    x = np.random.default_rng(0).integers(0, 16, (1, 24, 12, 12)).astype(np.uint8)
+    compiled = compile_plain(graph)
+    (found,) = Loaded(compiled)(compiled.functions[0].symbol, [x])
+    expected = run_graph(graph, {"x": x})["y"]
+    assert len(np.unique(expected)) > 8
+    np.testing.assert_array_equal(found[0], expected)
 
 
 def test_an_operator_without_compiled_form_is_named() -> None:

@@ -156,9 +156,7 @@ def test_a_linker_is_found_for_this_machine() -> None:
 
 
 @given(
-    st.lists(
-        st.tuples(st.integers(1, 1000), st.integers(0, 20), st.integers(0, 8)), max_size=30
-    )
+    st.lists(st.tuples(st.integers(1, 1000), st.integers(0, 20), st.integers(0, 8)), max_size=30)
 )
 def test_live_buffers_never_overlap(drawn: list[tuple[int, int, int]]) -> None:
     buffers = [Buffer(str(i), n, at, at + life) for i, (n, at, life) in enumerate(drawn)]

@@ -104,9 +104,7 @@ def _one_dimensional(spec: KernelSpec) -> KernelSpec:
                 return spec
             flat[operand.type.shape] = (1,)
     return KernelSpec(
-        tuple(
-            replace(o, type=replace(o.type, shape=flat[o.type.shape])) for o in spec.operands
-        ),
+        tuple(replace(o, type=replace(o.type, shape=flat[o.type.shape])) for o in spec.operands),
         tuple(replace(s, type=replace(s.type, shape=flat[shape])) for s in spec.steps),
     )
 
@@ -117,9 +115,7 @@ def _stages(
     order = _topological([result])
     kept = [tensor for tensor in order if tensor is not result and _is_kept(tensor, order)]
     pairs: list[tuple[te.Tensor, Any]] = [
-        (tensors[i], Passed(i))
-        for i, operand in enumerate(spec.operands)
-        if operand.number is None
+        (tensors[i], Passed(i)) for i, operand in enumerate(spec.operands) if operand.number is None
     ]
     pairs += [(tensor, Scratch(nbytes(tensor))) for tensor in kept]
     pairs.append((result, Output()))

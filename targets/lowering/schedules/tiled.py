@@ -20,7 +20,7 @@ from eecompile.hardware import Machine
 
 from ..spec import Argument, KernelSpec, Output, Packed, Passed, Scheduled, Scratch
 from .tiles import Tile, choose_tile
-from .windows import Window, window_of, windowed_input
+from .windows import window_of, windowed_input
 
 __all__ = ["biased", "conv", "grouping", "matmul", "nbytes", "schedule_tile", "vectorize_innermost"]
 
@@ -244,7 +244,7 @@ def schedule_tile(
         lanes: elements of a vector.
         prepared: a copy of an input that is made first, in the workspace.
     """
-    pairs = [
+    pairs: list[tuple[te.Tensor, Argument]] = [
         (tensors[i], Passed(i))
         for i, operand in enumerate(spec.operands)
         if i not in replaced and operand.number is None

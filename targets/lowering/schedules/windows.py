@@ -121,9 +121,7 @@ def windowed_input(
     copy = te.compute((batch, *size, channels), element, name="prepared")
 
     def read(b: Expr, place: Sequence[Expr], tap: Sequence[Expr], c: Expr) -> Expr:
-        at = [
-            p * s + t * d for p, s, t, d in zip(place, strides, tap, dilations, strict=True)
-        ]
+        at = [p * s + t * d for p, s, t, d in zip(place, strides, tap, dilations, strict=True)]
         return copy(b, *at, c)
 
     return read, copy
