@@ -126,10 +126,10 @@ class OnnxHost(HostGraph):
         type_, (entry,) = self._type(feature), graph.inputs
         if graph.types[entry] != type_:
             raise _wrong(
-                "cannot-edit", f"Expected `{feature}` to be {graph.types[entry]}, found {type_}"
+                "bad-head", f"Expected `{feature}` to be {graph.types[entry]}, found {type_}"
             )
         if prefix in Scopes(self._model.graph) or self._uses(f"{prefix}/"):
-            raise _wrong("cannot-edit", f"The name `{prefix}` is taken")
+            raise _wrong("duplicate-name", f"The name `{prefix}` is taken")
         names = {name: f"{prefix}/{name}" for name in graph.types} | {entry: feature}
         opset = next(entry.version for entry in self._model.opset_import if not entry.domain)
         try:
@@ -147,9 +147,9 @@ class OnnxHost(HostGraph):
         """See `HostGraph.add_output`; an `Identity` gives the value its name as an output."""
         type_ = self._type(value)
         if name in self.outputs():
-            raise _wrong("cannot-edit", f"There is an output `{name}` already")
+            raise _wrong("duplicate-name", f"There is an output `{name}` already")
         if name != value and (name in self._translation.values or self._uses(f"output/{name}")):
-            raise _wrong("cannot-edit", f"The name `{name}` is taken")
+            raise _wrong("duplicate-name", f"The name `{name}` is taken")
         with self._edited() as edited:
             if name != value:
                 node = helper.make_node("Identity", [value], [name], f"output/{name}")
@@ -163,7 +163,7 @@ class OnnxHost(HostGraph):
         """See `HostGraph.replace_uses`; an output keeps its name and shows `new`."""
         if self._type(old) != self._type(new):
             raise _wrong(
-                "cannot-edit",
+                "bad-head",
                 f"Expected `{new}` to be {self._type(old)}, found {self._type(new)}",
             )
         with self._edited() as edited:
@@ -179,7 +179,7 @@ class OnnxHost(HostGraph):
         values = self._translation.values
         if values.get(value) != value:
             raise _wrong(
-                "cannot-edit", f"Unknown value `{value}`", did_you_mean_help(value, values)
+                "unknown-point", f"Unknown value `{value}`", did_you_mean_help(value, values)
             )
         return self.graph().types[value]
 

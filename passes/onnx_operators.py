@@ -187,6 +187,17 @@ def _arg(node: Node) -> str:
     )
 
 
+def _top_k(node: Node) -> list[str]:
+    k = node.ints(1, "count")[0] if node.version >= 10 else node.attribute("k")
+    if k != 1:
+        raise Refused(f"the {k} first elements; the first is")
+    axis, largest = node.axis(-1), bool(node.attribute("largest", 1))
+    x = node.inputs[0]
+    value = node.add("ReduceMax" if largest else "ReduceMin", x, axes=(axis,), keepdims=1)
+    place = {"axis": axis, "keepdims": 1, "select_last_index": 0}
+    return [value, node.add("ArgMax" if largest else "ArgMin", x, **place)]
+
+
 def _cumsum(node: Node) -> str:
     (axis,) = node.ints(1, "axis")
     return node.add(
@@ -223,5 +234,6 @@ OPERATORS: dict[str, Handler] = {
     "Swish": _swish,
     "ThresholdedRelu": _with_numbers("ThresholdedRelu", alpha=1.0),
     "Trilu": _trilu,
+    "TopK": _top_k,
     "Where": _where,
 }

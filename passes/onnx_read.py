@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
-from onnx import external_data_helper, inliner
+from onnx import external_data_helper, inliner, numpy_helper
 
 from eecompile.ir import TensorType
 from eecompile.passes.host import HostError, Problem
@@ -54,6 +54,7 @@ def read_model(
     if model.functions:
         model = inliner.inline_local_functions(model)
     _drop_stale_types(model)
+    _use_float32(model)
     _fix_inputs(model.graph, inputs)
     model = _expand_functions(model, known)
     _name_nodes(model.graph)
@@ -256,6 +257,32 @@ def _drop_stale_types(model: onnx.ModelProto) -> None:
     for entry in model.opset_import:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
     del model.graph.value_info[:]
+
+
+_OTHER_FLOATS = (
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+)
+
+
+def _use_float32(model: onnx.ModelProto) -> None:
+    """Compute in float32 what the model computes in float64, float16 or bfloat16.
+
+    The compiled network does; so heads fit in, and what is compared with it runs on equal terms.
+    """
+    for tensor in _tensors(model):
+        if tensor.data_type in _OTHER_FLOATS:
+            array = numpy_helper.to_array(tensor).astype("float32")
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.elem_type in _OTHER_FLOATS:
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    for node in _nodes(model.graph):
+        for attribute in node.attribute:
+            named = (node.op_type, attribute.name) == ("Cast", "to") or attribute.name == "dtype"
+            if named and attribute.i in _OTHER_FLOATS:
+                attribute.i = onnx.TensorProto.FLOAT
 
 
 # -- inputs ------------------------------------------------------------------------------------

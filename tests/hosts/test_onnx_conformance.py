@@ -85,7 +85,7 @@ def _error(host: OnnxHost, inputs: dict[str, np.ndarray], expected: dict[str, np
     return ""
 
 
-def test_every_case_is_right_or_refused(tmp_path: Path):
+def test_every_case_is_right_or_refused(tmp_path: Path) -> None:
     wrong, seen = {}, Counter[str]()
     for case in filter(_comparable, _cases()):
         given, demanded = case.data_sets[0]

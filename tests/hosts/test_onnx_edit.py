@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx
 import pytest
 from onnx import parser
 
+from eecompile.diagnostics import DIAGNOSTICS
 from eecompile.ir import Graph
 from eecompile.passes.host import HostError
 from eecompile.passes.onnx_host import OnnxHost, load_onnx
@@ -76,7 +78,7 @@ def with_head(host: OnnxHost, point: str, name: str, head: Graph) -> None:
 
 
 @pytest.mark.parametrize("opset", [7, 11, 13, 17, 18, 21])
-def test_saved_network_returns_every_exits_logits(tmp_path: Path, opset: int):
+def test_saved_network_returns_every_exits_logits(tmp_path: Path, opset: int) -> None:
     host, head = network(tmp_path, opset), parse_graph(HEAD)
     before = run_graph(host.graph(), image())
     with_head(host, "first_relu", "early", head)
@@ -91,7 +93,7 @@ def test_saved_network_returns_every_exits_logits(tmp_path: Path, opset: int):
         np.testing.assert_allclose(found[output], by_hand, atol=1e-5)
 
 
-def test_saved_network_is_read_back_equal(tmp_path: Path):
+def test_saved_network_is_read_back_equal(tmp_path: Path) -> None:
     host = network(tmp_path)
     with_head(host, "join", "late", parse_graph(HEAD))
     host.save(tmp_path / "net.onnx")
@@ -106,7 +108,7 @@ def test_saved_network_is_read_back_equal(tmp_path: Path):
     assert os.listdir(tmp_path) == ["net.onnx"], "no temporary file is left"
 
 
-def test_spliced_operators_stand_under_their_prefix(tmp_path: Path):
+def test_spliced_operators_stand_under_their_prefix(tmp_path: Path) -> None:
     host = network(tmp_path)
     with_head(host, "b", "early", parse_graph(HEAD))
     scopes = [op.scope for op in host.graph().ops]
@@ -114,7 +116,7 @@ def test_spliced_operators_stand_under_their_prefix(tmp_path: Path):
     assert host.points()["exits.early"].value == "exits.early/scores"
 
 
-def test_edits_of_a_copy_leave_the_original_alone(tmp_path: Path):
+def test_edits_of_a_copy_leave_the_original_alone(tmp_path: Path) -> None:
     host = network(tmp_path)
     before, print_ = host.graph(), host.fingerprint()
     other = host.copy()
@@ -123,7 +125,7 @@ def test_edits_of_a_copy_leave_the_original_alone(tmp_path: Path):
     assert other.fingerprint() != print_
 
 
-def test_fingerprint_sees_weights(tmp_path: Path):
+def test_fingerprint_sees_weights(tmp_path: Path) -> None:
     host = network(tmp_path)
     model = onnx.load(tmp_path / "net.onnx")
     weights = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()
@@ -146,16 +148,19 @@ def test_fingerprint_sees_weights(tmp_path: Path):
         (lambda h: h.replace_uses("image", "zz"), "Unknown value `zz`"),
     ],
 )
-def test_edit_that_fails_changes_nothing(tmp_path: Path, edit, told: str):
+def test_edit_that_fails_changes_nothing(
+    tmp_path: Path, edit: Callable[[OnnxHost], object], told: str
+) -> None:
     host = network(tmp_path)
     host.splice(parse_graph(HEAD), "b", "exits.early")
     before, print_ = host.graph(), host.fingerprint()
-    with pytest.raises(HostError, match=told):
+    with pytest.raises(HostError, match=told) as raised:
         edit(host)
+    assert raised.value.problems[0].kind in DIAGNOSTICS
     assert (host.graph(), host.fingerprint()) == (before, print_)
 
 
-def test_head_that_needs_a_later_operator_set_is_refused(tmp_path: Path):
+def test_head_that_needs_a_later_operator_set_is_refused(tmp_path: Path) -> None:
     host = network(tmp_path, opset=11)
     head = """
 graph head(feature: float32[1, 6, 8, 8]) -> (scores: float32[1, 6, 8, 8]) {
@@ -168,7 +173,28 @@ graph head(feature: float32[1, 6, 8, 8]) -> (scores: float32[1, 6, 8, 8]) {
         host.splice(parse_graph(head), "b", "exits.a")
 
 
-def test_uses_of_a_value_are_replaced_but_for_its_replacements_own(tmp_path: Path):
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_head_fits_a_network_of_another_precision(tmp_path: Path, dtype: str) -> None:
+    network(tmp_path)
+    model = onnx.load(tmp_path / "net.onnx")
+    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor).astype(dtype)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = element
+    onnx.save(model, tmp_path / "other.onnx")
+    host = load_onnx(tmp_path / "other.onnx")
+    assert host.graph().types["image"].dtype == "float32"
+    with_head(host, "join", "late", parse_graph(HEAD))
+    host.save(tmp_path / "net.onnx")
+    found = in_onnx_runtime(tmp_path / "net.onnx")
+    assert {array.dtype.name for array in found.values()} == {"float32"}
+    expected = run_graph(host.graph(), image())
+    np.testing.assert_allclose(found["late.logits"], expected["exits.late/scores"], atol=1e-5)
+
+
+def test_uses_of_a_value_are_replaced_but_for_its_replacements_own(tmp_path: Path) -> None:
     host = network(tmp_path)
     host.replace_uses("b", "d")  # d is computed from b
     graph = host.graph()
@@ -178,7 +204,7 @@ def test_uses_of_a_value_are_replaced_but_for_its_replacements_own(tmp_path: Pat
     assert host.graph().producer()["d"].inputs == ("b", "a")
 
 
-def test_output_keeps_its_name_when_its_value_is_replaced(tmp_path: Path):
+def test_output_keeps_its_name_when_its_value_is_replaced(tmp_path: Path) -> None:
     host = network(tmp_path)
     (value,) = host.splice(parse_graph(HEAD), "b", "exits.early")
     host.replace_uses("logits", value)
@@ -190,7 +216,7 @@ def test_output_keeps_its_name_when_its_value_is_replaced(tmp_path: Path):
     )
 
 
-def test_unused_operators_and_weights_go_once(tmp_path: Path):
+def test_unused_operators_and_weights_go_once(tmp_path: Path) -> None:
     host = network(tmp_path)
     assert not host.points()["idle"].leads_to_output
     assert host.points()["first_relu"].leads_to_output
@@ -205,12 +231,14 @@ def test_unused_operators_and_weights_go_once(tmp_path: Path):
     assert expected["logits"].shape == host.run(image())["logits"].shape
 
 
-def test_point_has_every_name_of_its_value(tmp_path: Path):
+def test_point_has_every_name_of_its_value(tmp_path: Path) -> None:
     point = network(tmp_path).points()["join"]
     assert (point.value, {point.name, *point.aliases}) == ("d", {"d", "join", "e", "drop"})
 
 
-def test_without_onnx_runtime_onnx_itself_runs_the_network(tmp_path: Path, monkeypatch):
+def test_without_onnx_runtime_onnx_itself_runs_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = network(tmp_path)
     expected = host.run(image())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -258,7 +286,7 @@ def _told(line: str) -> str:
 
 
 @pytest.mark.parametrize("line", re.split(r"\n(?=\w)", EXPRESSED.strip()), ids=_told)
-def test_operator_means_the_same_in_onnx(tmp_path: Path, line: str):
+def test_operator_means_the_same_in_onnx(tmp_path: Path, line: str) -> None:
     type_, _, made = line.partition(" = ")
     text = f"graph head(x: float32[1, 6, 8, 8]) -> (y: {type_}) {{ y: {type_} = {made} }}"
     host, head = network(tmp_path, opset=21), parse_graph(text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,17 +12,25 @@ import pytest
 from eecompile.passes.onnx_host import load_onnx
 from eecompile.reference import run_graph
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
-networks = pytest.importorskip("benchmarks.networks")
+if TYPE_CHECKING:
+    import torch
+
+    from benchmarks import networks
+else:
+    torch = pytest.importorskip("torch")
+    networks = pytest.importorskip("benchmarks.networks")
+
+Export = Callable[[str, str], tuple["torch.nn.Module", Path]]
 
 EXPORTERS = ("dynamo", "torchscript")
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
     """Network and exporter -> the module and its file, exported once."""
-    folder, made = tmp_path_factory.mktemp("exported"), {}
+    folder = tmp_path_factory.mktemp("exported")
+    made: dict[tuple[str, str], tuple[torch.nn.Module, Path]] = {}
 
     def export(name: str, exporter: str) -> tuple[torch.nn.Module, Path]:
         if (name, exporter) not in made:
@@ -35,7 +45,7 @@ def exported(tmp_path_factory):
 
 def handed_on(network: torch.nn.Module, x: torch.Tensor) -> dict[str, np.ndarray]:
     """What each module gives, by its path; of a module called twice, the last."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
 
     def remember(path: str, result: object) -> None:
         if isinstance(result, torch.Tensor):
@@ -59,7 +69,9 @@ def handed_on(network: torch.nn.Module, x: torch.Tensor) -> dict[str, np.ndarray
         ("vit_small", "torchscript"),
     ],
 )
-def test_points_named_by_module_are_what_the_module_gives(exported, name: str, exporter: str):
+def test_points_named_by_module_are_what_the_module_gives(
+    exported: Export, name: str, exporter: str
+) -> None:
     network, path = exported(name, exporter)
     host = load_onnx(path)
     points = {name: point for name, point in host.points().items() if point.module}
@@ -74,7 +86,7 @@ def test_points_named_by_module_are_what_the_module_gives(exported, name: str, e
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-def test_every_residual_block_is_a_point(exported, exporter: str):
+def test_every_residual_block_is_a_point(exported: Export, exporter: str) -> None:
     points = load_onnx(exported("resnet20", exporter)[1]).points()
     for stage in (1, 2, 3):
         for block in range(3):
@@ -82,7 +94,7 @@ def test_every_residual_block_is_a_point(exported, exporter: str):
         assert points[f"layer{stage}"].value == points[f"layer{stage}.2"].value
 
 
-def test_module_that_is_called_again_is_one_point(tmp_path: Path):
+def test_module_that_is_called_again_is_one_point(tmp_path: Path) -> None:
     class Twice(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -91,7 +103,8 @@ def test_module_that_is_called_again_is_one_point(tmp_path: Path):
             self.relu = torch.nn.ReLU()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.relu(self.conv_1(self.relu(self.conv(x))))
+            result: torch.Tensor = self.relu(self.conv_1(self.relu(self.conv(x))))
+            return result
 
     network, x = Twice().eval(), torch.rand(1, 3, 32, 32)
     networks.export_onnx(network, x.shape, tmp_path / "t.onnx", exporter="torchscript")
@@ -104,7 +117,7 @@ def test_module_that_is_called_again_is_one_point(tmp_path: Path):
             np.testing.assert_allclose(found[points[name]], truth, atol=1e-5)
 
 
-def test_exporters_give_the_same_points_and_types(exported):
+def test_exporters_give_the_same_points_and_types(exported: Export) -> None:
     dynamo, script = (load_onnx(exported("resnet20", e)[1]).points() for e in EXPORTERS)
     blocks = {n: p.type for n, p in dynamo.items() if p.module and n.startswith("layer")}
     common = blocks.keys() & script.keys()

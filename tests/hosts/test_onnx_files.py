@@ -75,12 +75,12 @@ def sample(host: OnnxHost) -> dict[str, np.ndarray]:
     return found
 
 
-def test_all_files_are_looked_at():
+def test_all_files_are_looked_at() -> None:
     assert len(FILES) == 20
 
 
 @pytest.mark.parametrize("name", [n for n in FILES if n not in REFUSED and n != ROUNDED])
-def test_file_gives_the_numbers_of_onnx_runtime(name: str):
+def test_file_gives_the_numbers_of_onnx_runtime(name: str) -> None:
     host = load(name)
     graph, inputs = host.graph(), sample(host)
     assert check_types(graph) == []
@@ -92,7 +92,7 @@ def test_file_gives_the_numbers_of_onnx_runtime(name: str):
         )
 
 
-def test_rounded_layers_differ_by_one_step_at_most():
+def test_rounded_layers_differ_by_one_step_at_most() -> None:
     """Each layer of a quantised network, given what ONNX Runtime gave the layer before.
 
     Rounding makes whole answers incomparable: ONNX Runtime's own, with and without its
@@ -125,7 +125,7 @@ def test_rounded_layers_differ_by_one_step_at_most():
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
-def test_refusal_names_node_and_operator(name: str):
+def test_refusal_names_node_and_operator(name: str) -> None:
     with pytest.raises(HostError) as raised:
         load(name)
     node, operator = REFUSED[name]
@@ -139,7 +139,7 @@ def test_refusal_names_node_and_operator(name: str):
 
 
 @pytest.mark.parametrize("name", sorted(INPUTS))
-def test_dynamic_dimension_that_nothing_fixes_is_named(name: str):
+def test_dynamic_dimension_that_nothing_fixes_is_named(name: str) -> None:
     with pytest.raises(HostError) as raised:
         load_onnx(FOLDER / f"{name}.onnx")
     assert {problem.kind for problem in raised.value.problems} == {"missing-input"}
@@ -147,7 +147,7 @@ def test_dynamic_dimension_that_nothing_fixes_is_named(name: str):
 
 
 @pytest.mark.parametrize("name", ["dtln_model_1", "mnist_cntk_c_cxx", "shufflenet_v2_12_int8"])
-def test_same_file_gives_the_same_graph(name: str):
+def test_same_file_gives_the_same_graph(name: str) -> None:
     first, second = load(name), load(name)
     assert first.graph() == second.graph()
     assert list(first.graph().constants) == list(second.graph().constants)
@@ -156,7 +156,7 @@ def test_same_file_gives_the_same_graph(name: str):
 
 
 @pytest.mark.parametrize("name", [n for n in FILES if n not in REFUSED])
-def test_names_are_unique_and_points_are_values(name: str):
+def test_names_are_unique_and_points_are_values(name: str) -> None:
     host = load(name)
     graph = host.graph()
     assert len({op.name for op in graph.ops}) == len(graph.ops)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,6 +38,8 @@ OLD = [
     (7, "float[1, 1, 6, 5]", "a, b = Split <axis=1, split=[3, 1]> (x)  y = Identity (b)"),
     (9, "float[1, 2, 6, 5]", "a, b = Split <axis=1> (x)  y = Sub (a, b)"),
     (18, "float[1, 2, 6, 5]", "a, y = Split <axis=1, num_outputs=2> (x)"),
+    (7, "float[1, 4, 6, 1]", "y, i = TopK <k=1> (x)"),
+    (7, "int64[1, 1, 6, 5]", "v, y = TopK <k=1, axis=1> (x)"),
     (7, "float[1, 4, 6, 5]", "y = Dropout <ratio=0.5> (x)"),
     (8, "float[1, 4, 6, 5]", "y = Sum (x, x, x)"),
     (8, "float[1, 4, 6, 5]", "a = Relu (x)  b = Abs (x)  y = Mean (x, a, b)"),
@@ -82,7 +85,7 @@ def check(tmp_path: Path, text: str, x: np.ndarray, tolerance: float) -> set[str
 @pytest.mark.parametrize(("opset", "result", "body"), OLD, ids=lambda v: str(v)[:50])
 def test_old_form_means_what_onnx_runtime_takes_it_for(
     tmp_path: Path, opset: int, result: str, body: str
-):
+) -> None:
     text = f"""
     <ir_version: 8, opset_import: ["" : {opset}]>
     net (float[1, 4, 6, 5] x) => ({result} y)
@@ -108,7 +111,7 @@ MICROSOFT = [
 
 
 @pytest.mark.parametrize("body", MICROSOFT, ids=lambda body: body.split("(")[0][4:40])
-def test_quantised_operator_gives_the_same_numbers(tmp_path: Path, body: str):
+def test_quantised_operator_gives_the_same_numbers(tmp_path: Path, body: str) -> None:
     text = f"""
     <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
     net (float[1, 4, 6, 5] x) => (uint8[a, b, c, d] r)
@@ -126,7 +129,7 @@ def test_quantised_operator_gives_the_same_numbers(tmp_path: Path, body: str):
 
 
 @pytest.mark.parametrize("opset", [11, 18])
-def test_dynamically_quantised_product(tmp_path: Path, opset: int):
+def test_dynamically_quantised_product(tmp_path: Path, opset: int) -> None:
     text = f"""
     <ir_version: 8, opset_import: ["" : {opset}]>
     net (float[3, 4] x) => (float[3, 2] y)
@@ -146,14 +149,14 @@ def test_dynamically_quantised_product(tmp_path: Path, opset: int):
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
-def test_recurrent_layer_is_unrolled(tmp_path: Path, kind: str, gates: int, direction: str):
+def test_recurrent_layer_is_unrolled(tmp_path: Path, kind: str, gates: int, direction: str) -> None:
     rng, hidden, directions = np.random.default_rng(0), 5, 2 if direction == "bidirectional" else 1
     shapes = {
         "w": (directions, gates * hidden, 3),
         "r": (directions, gates * hidden, hidden),
         "b": (directions, 2 * gates * hidden),
     }
-    options = {"linear_before_reset": 1} if kind == "GRU" else {}
+    options: dict[str, Any] = {"linear_before_reset": 1} if kind == "GRU" else {}
     node = onnx.helper.make_node(
         kind, ["x", *shapes], ["y"], direction=direction, hidden_size=hidden, **options
     )

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
+from eecompile.diagnostics import DIAGNOSTICS
 from eecompile.ir import TensorType
 from eecompile.passes.host import HostError, Problem
 from eecompile.passes.onnx_host import OnnxHost, load_onnx
@@ -38,6 +39,7 @@ def written(tmp_path: Path, text: str = NETWORK) -> Path:
 def problems(path: Path, inputs: dict[str, TensorType] | None = None) -> tuple[Problem, ...]:
     with pytest.raises(HostError) as raised:
         load_onnx(path, inputs)
+    assert {problem.kind for problem in raised.value.problems} <= DIAGNOSTICS.keys()
     return raised.value.problems
 
 
@@ -48,7 +50,7 @@ def loaded(text: str, tmp_path: Path, inputs: dict[str, TensorType] | None = Non
 # -- files -------------------------------------------------------------------------------------
 
 
-def test_missing_file(tmp_path: Path):
+def test_missing_file(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path / "no.onnx")
     assert (problem.kind, problem.message) == (
         "missing-file",
@@ -56,7 +58,7 @@ def test_missing_file(tmp_path: Path):
     )
 
 
-def test_folder_and_foreign_file(tmp_path: Path):
+def test_folder_and_foreign_file(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path)
     assert problem.kind == "unreadable-model" and "is a directory" in problem.message
     (tmp_path / "a.onnx").write_text("<html>not found</html>")
@@ -67,7 +69,7 @@ def test_folder_and_foreign_file(tmp_path: Path):
     assert "holds no network" in problem.message
 
 
-def test_damaged_files_are_refused_or_still_valid(tmp_path: Path):
+def test_damaged_files_are_refused_or_still_valid(tmp_path: Path) -> None:
     content = written(tmp_path).read_bytes()
     damaged, rng = tmp_path / "damaged.onnx", random.Random(7)
     refused = 0
@@ -87,7 +89,7 @@ def test_damaged_files_are_refused_or_still_valid(tmp_path: Path):
     assert refused > 200
 
 
-def test_invalid_model_says_what_onnx_says(tmp_path: Path):
+def test_invalid_model_says_what_onnx_says(tmp_path: Path) -> None:
     path = written(tmp_path, NETWORK.replace("Relu (m)", "Relu (nothing)"))
     (problem,) = problems(path, {"x": X})
     assert problem.kind == "unreadable-model"
@@ -95,7 +97,7 @@ def test_invalid_model_says_what_onnx_says(tmp_path: Path):
 
 
 @pytest.mark.parametrize("opset", [6, 99])
-def test_operator_set_out_of_range(tmp_path: Path, opset: int):
+def test_operator_set_out_of_range(tmp_path: Path, opset: int) -> None:
     path = written(tmp_path, NETWORK.replace(": 17", f": {opset}"))
     (problem,) = problems(path, {"x": X})
     assert problem.message.startswith(f"Operator set {opset} is not supported; 7 to ")
@@ -119,7 +121,7 @@ def with_external(tmp_path: Path, location: str, offset: int = 0, length: int = 
     return path
 
 
-def test_external_data_beside_the_model_are_read(tmp_path: Path):
+def test_external_data_beside_the_model_are_read(tmp_path: Path) -> None:
     path = with_external(tmp_path, "w.bin", offset=4)
     (tmp_path / "w.bin").write_bytes(b"head" + np.arange(8, dtype=np.float32).tobytes())
     graph = load_onnx(path, {"x": X}).graph()
@@ -127,7 +129,7 @@ def test_external_data_beside_the_model_are_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize("location", ["../w.bin", "sub/../../w.bin", "link.bin", ""])
-def test_external_data_elsewhere_are_not_read(tmp_path: Path, location: str):
+def test_external_data_elsewhere_are_not_read(tmp_path: Path, location: str) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (tmp_path / "w.bin").write_bytes(bytes(64))
@@ -136,12 +138,12 @@ def test_external_data_elsewhere_are_not_read(tmp_path: Path, location: str):
     assert "lie outside the model's folder" in problem.message
 
 
-def test_external_data_at_an_absolute_path_are_not_read(tmp_path: Path):
+def test_external_data_at_an_absolute_path_are_not_read(tmp_path: Path) -> None:
     (problem,) = problems(with_external(tmp_path, "/etc/hostname"), {"x": X})
     assert "lie outside the model's folder" in problem.message
 
 
-def test_missing_or_short_external_data(tmp_path: Path):
+def test_missing_or_short_external_data(tmp_path: Path) -> None:
     path = with_external(tmp_path, "w.bin")
     (problem,) = problems(path, {"x": X})
     assert problem.message == "The external data of `w` are missing: there is no `w.bin`"
@@ -153,14 +155,14 @@ def test_missing_or_short_external_data(tmp_path: Path):
 # -- inputs ------------------------------------------------------------------------------------
 
 
-def test_dynamic_dimension_is_fixed_by_name_or_place(tmp_path: Path):
+def test_dynamic_dimension_is_fixed_by_name_or_place(tmp_path: Path) -> None:
     path = written(tmp_path)
     for name in ("x", "image"):
         graph = load_onnx(path, {name: X}).graph()
         assert graph.types["x"] == X and graph.types["y"].shape == (1, 2)
 
 
-def test_fixed_dimensions_stand_in_the_saved_file(tmp_path: Path):
+def test_fixed_dimensions_stand_in_the_saved_file(tmp_path: Path) -> None:
     host = load_onnx(written(tmp_path), {"x": X})
     host.save(tmp_path / "fixed.onnx")
     saved = onnx.load(tmp_path / "fixed.onnx").graph
@@ -194,7 +196,9 @@ def test_fixed_dimensions_stand_in_the_saved_file(tmp_path: Path):
         ({"x": X, "z": X}, "unknown-input", "The network has no input `z`"),
     ],
 )
-def test_input_that_does_not_fit(tmp_path: Path, inputs, kind: str, told: str):
+def test_input_that_does_not_fit(
+    tmp_path: Path, inputs: dict[str, TensorType] | None, kind: str, told: str
+) -> None:
     (problem,) = problems(written(tmp_path), inputs)
     assert (problem.kind, problem.message) == (kind, told)
 
@@ -202,7 +206,7 @@ def test_input_that_does_not_fit(tmp_path: Path, inputs, kind: str, told: str):
 # -- operators ---------------------------------------------------------------------------------
 
 
-def test_all_unsupported_operators_are_told_at_once(tmp_path: Path):
+def test_all_unsupported_operators_are_told_at_once(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         """
@@ -221,7 +225,7 @@ def test_all_unsupported_operators_are_told_at_once(tmp_path: Path):
     assert found == [("a", "NonZero"), ("b", "TopK"), ("d", "Unique")]
 
 
-def test_custom_domain_is_refused_by_node_and_operator(tmp_path: Path):
+def test_custom_domain_is_refused_by_node_and_operator(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         """
@@ -235,7 +239,7 @@ def test_custom_domain_is_refused_by_node_and_operator(tmp_path: Path):
     assert problem.help == "export the network with standard ONNX operators only"
 
 
-def test_local_function_is_inlined(tmp_path: Path):
+def test_local_function_is_inlined(tmp_path: Path) -> None:
     host = loaded(
         """
         <ir_version: 8, opset_import: ["" : 17, "acme" : 1]>
@@ -249,7 +253,7 @@ def test_local_function_is_inlined(tmp_path: Path):
     assert [op.kind for op in host.graph().ops] == ["Add"]
 
 
-def test_shape_arithmetic_vanishes(tmp_path: Path):
+def test_shape_arithmetic_vanishes(tmp_path: Path) -> None:
     host = loaded(
         """
         <ir_version: 8, opset_import: ["" : 17]>
@@ -271,7 +275,7 @@ def test_shape_arithmetic_vanishes(tmp_path: Path):
     assert host.graph().constants == {}
 
 
-def test_branch_with_a_known_condition_is_inlined(tmp_path: Path):
+def test_branch_with_a_known_condition_is_inlined(tmp_path: Path) -> None:
     def branch(name: str, operator: str) -> onnx.GraphProto:
         node = helper.make_node(operator, ["x"], ["inner"], "same_name")
         again = helper.make_node("Neg", ["inner"], ["result"], "other")
@@ -303,7 +307,7 @@ def test_branch_with_a_known_condition_is_inlined(tmp_path: Path):
     np.testing.assert_allclose(y, -np.exp(x) - np.abs(x), rtol=1e-6)
 
 
-def test_data_dependent_branch_is_refused(tmp_path: Path):
+def test_data_dependent_branch_is_refused(tmp_path: Path) -> None:
     text = """
     <ir_version: 8, opset_import: ["" : 17]>
     net (bool c, float[4] x) => (float[4] y)
@@ -321,7 +325,7 @@ def test_data_dependent_branch_is_refused(tmp_path: Path):
     )
 
 
-def test_huge_constant_is_refused_not_computed(tmp_path: Path):
+def test_huge_constant_is_refused_not_computed(tmp_path: Path) -> None:
     text = """
     <ir_version: 8, opset_import: ["" : 17]>
     net (float[4] x) => (float[n] y)
@@ -335,13 +339,13 @@ def test_huge_constant_is_refused_not_computed(tmp_path: Path):
     assert problem.node == "bomb" and "a constant of 16000000000000 elements" in problem.message
 
 
-def test_unnamed_nodes_are_named_after_their_result(tmp_path: Path):
+def test_unnamed_nodes_are_named_after_their_result(tmp_path: Path) -> None:
     host = load_onnx(written(tmp_path), {"x": X})
     assert [op.name for op in host.graph().ops] == ["MatMul_m", "Relu_y"]
     assert host.points()["MatMul_m"].value == "m"
 
 
-def test_reading_leaves_no_files(tmp_path: Path):
+def test_reading_leaves_no_files(tmp_path: Path) -> None:
     path = written(tmp_path)
     load_onnx(path, {"x": X})
     assert os.listdir(tmp_path) == ["net.onnx"]
