@@ -1,75 +1,195 @@
 """The command line: arguments in, exit status out.
 
 Exit status: 0 done, 1 the user's input is wrong, 2 the environment lacks something, 70 a bug of
-ours, 130 interrupted. With ``--json`` exactly one JSON object goes to standard output; progress,
-warnings and errors for people go to standard error.
+ours, 130 interrupted (143 by a request to terminate). With ``--json`` exactly one JSON object goes
+to standard output, whatever happens; progress, warnings and errors for people go to standard
+error, and so does what the user's own code prints.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
+import os
 import platform
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
 from eecompile import __version__
-from eecompile.diagnostics import CompileErrors, ToolError
+from eecompile.diagnostics import CompileErrors, Diagnostic, ToolError
 
 __all__ = ["main"]
 
-_USER, _ENVIRONMENT, _BUG, _INTERRUPTED = 1, 2, 70, 130
+_DONE, _USER, _ENVIRONMENT, _BUG, _INTERRUPTED, _TERMINATED = 0, 1, 2, 70, 130, 143
+
+#: What the system refuses for reasons of its own; other `OSError`s are bugs of ours.
+_SYSTEM = frozenset(
+    getattr(errno, name)
+    for name in [
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EROFS",
+        "EMFILE",
+        "ENFILE",
+        "EIO",
+        "ENOMEM",
+        "EACCES",
+        "EPERM",
+    ]
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    told = _Told(sys.stdout, "--json" in given)
+    with _terminated_like_interrupted():
+        try:
+            return _run(given, told)
+        except BrokenPipeError:
+            # The reader went away: nothing is left to tell it, not even by the last flush.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), told.output.fileno())
+            return _DONE
+        except OSError as error:  # standard output itself cannot be written
+            print(f"error: cannot write the result: {error.strerror or error}", file=sys.stderr)
+            return _ENVIRONMENT
+
+
+def _run(given: Sequence[str], told: _Told) -> int:
     try:
-        return int(options.command(options))
+        options = _parser().parse_args(given)
+    except _UsageError as error:
+        told.errors(CompileErrors([Diagnostic("bad-argument", str(error), help=error.usage)]))
+        return _USER
+    except SystemExit as done:  # after --help and --version
+        return int(done.code or _DONE)
+    options.output_stream = told.output
+    beside = contextlib.redirect_stdout(sys.stderr) if told.json else contextlib.nullcontext()
+    try:
+        with beside:
+            status = int(options.command(options))
+        told.output.flush()
+        return status
     except CompileErrors as errors:
-        _print_errors(errors, options.json)
+        told.errors(errors)
         return _USER
     except ToolError as error:
-        _print_failure("environment", str(error), options.json)
+        told.failure("environment", str(error))
         return _ENVIRONMENT
-    except KeyboardInterrupt:
-        print("interrupted; nothing was changed", file=sys.stderr)
-        return _INTERRUPTED
+    except MemoryError:
+        told.failure("environment", "There is not enough memory")
+        return _ENVIRONMENT
+    except KeyboardInterrupt as stop:
+        told.failure("interrupted", "Interrupted; what was written before is as it was")
+        return _TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED
+    except SystemExit as ended:
+        told.failure("input", f"The user's own code ended the program (SystemExit: {ended.code})")
+        return _USER
     except BrokenPipeError:
-        sys.stderr.close()  # the reader went away: nothing left to tell it
-        return 0
+        raise
+    except OSError as error:
+        if error.errno not in _SYSTEM:
+            return told.bug(error, given)
+        told.failure("environment", _system_message(error))
+        return _ENVIRONMENT
     except Exception as error:
-        _print_bug(error)
+        return told.bug(error, given)
+
+
+class _Told:
+    """Says how a command failed, to people and, if they want, to scripts."""
+
+    def __init__(self, output: TextIO, as_json: bool) -> None:
+        self.output, self.json = output, as_json
+
+    def _object(self, value: Any) -> None:
+        if self.json:
+            print(json.dumps(value, indent=2), file=self.output, flush=True)
+
+    def errors(self, errors: CompileErrors) -> None:
+        """The user's input is wrong."""
+        self._object({"diagnostics": [found.to_json() for found in errors.diagnostics]})
+        print(errors.full(), file=sys.stderr)
+
+    def failure(self, kind: str, message: str) -> None:
+        """Something else stopped the command."""
+        self._object({"error": {"kind": kind, "message": message}})
+        print(f"error: {message}", file=sys.stderr)
+
+    def bug(self, error: Exception, given: Sequence[str]) -> int:
+        """A broken invariant of ours; returns the exit status."""
+        self._object({"error": {"kind": "bug", "message": f"{type(error).__name__}: {error}"}})
+        traceback.print_exception(error, file=sys.stderr)
+        print(
+            f"\nthis is a bug in eecompile {__version__} "
+            f"(Python {platform.python_version()}, {platform.platform()}): {error}\n"
+            f"please report it with the lines above and this command: eecompile {' '.join(given)}",
+            file=sys.stderr,
+        )
         return _BUG
 
 
-def _print_errors(errors: CompileErrors, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"diagnostics": [d.to_json() for d in errors.diagnostics]}, indent=2))
-    print(errors.full(), file=sys.stderr)
+def _system_message(error: OSError) -> str:
+    place = f" `{error.filename}`" if error.filename else ""
+    message = f"The system refuses{place}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        message += "; free some space, or let TMPDIR and EECOMPILE_CACHE name another disk"
+    return message
 
 
-def _print_failure(kind: str, message: str, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"error": {"kind": kind, "message": message}}, indent=2))
-    print(f"error: {message}", file=sys.stderr)
+class _Terminated(KeyboardInterrupt):
+    """A request to terminate, which is obeyed as an interrupt is: by cleaning up."""
 
 
-def _print_bug(error: Exception) -> None:
-    traceback.print_exception(error, file=sys.stderr)
-    print(
-        f"\nthis is a bug in eecompile {__version__} "
-        f"(Python {platform.python_version()}, {platform.platform()}): {error}\n"
-        f"please report it with the lines above and this command: {' '.join(sys.argv)}",
-        file=sys.stderr,
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM cleans up as Ctrl-C does; a handler of the embedding program stays."""
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     )
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Terminated
+
+    if ours:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _UsageError(Exception):
+    """Arguments that make no sense, and how they are written."""
+
+    def __init__(self, message: str, usage: str) -> None:
+        super().__init__(message[:1].upper() + message[1:])
+        self.usage = usage
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments are wrong input: exit status 1, and one JSON object where it is wanted."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting with argparse's status 2."""
+        usage = " ".join(self.format_usage().split())
+        raise _UsageError(message, f"{usage} (`{self.prog} --help` explains)")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="eecompile",
         description="Compile a trained network into kernels that really exit early.",
         epilog="Start with `eecompile demo`, or with `eecompile init MODEL.onnx -o MODEL.ee`.",
@@ -82,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         _format,
         _build,
         _eval,
-        _run,
+        _run_,
         _verify,
         _inspect,
         _targets,
@@ -91,6 +211,18 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(verbs)
     return parser
+
+
+def _at_least(least: int) -> Any:
+    """An argument's type: a whole number of at least `least`."""
+
+    def number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"expected {least} or more, found {value}")
+        return value
+
+    number.__name__ = "whole number"
+    return number
 
 
 def _verb(
@@ -150,7 +282,9 @@ def _init(verbs: Any) -> None:
         metavar="NAME=SHAPE",
         help="fix an input's shape, e.g. image=1,3,32,32; needed for torch and dynamic inputs",
     )
-    parser.add_argument("--exits", type=int, default=3, metavar="N", help="proposals (default 3)")
+    parser.add_argument(
+        "--exits", type=_at_least(1), default=3, metavar="N", help="proposals (default 3)"
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing file")
 
 
@@ -189,7 +323,7 @@ def _build(verbs: Any) -> None:
         "--dump-ir", type=Path, metavar="FOLDER", help="write the IR after each pass"
     )
     parser.add_argument(
-        "--jobs", type=int, default=0, metavar="N", help="threads (default: all cores)"
+        "--jobs", type=_at_least(0), default=0, metavar="N", help="threads (default: all cores)"
     )
 
 
@@ -210,10 +344,10 @@ def _eval(verbs: Any) -> None:
     parser.add_argument(
         "--budget", help='e.g. "mean macs <= 70 %%", from the fitted operating points'
     )
-    parser.add_argument("--samples", type=int, help="only the first N samples")
+    parser.add_argument("--samples", type=_at_least(1), help="only the first N samples")
 
 
-def _run(verbs: Any) -> None:
+def _run_(verbs: Any) -> None:
     parser = _verb(
         verbs,
         "run",

@@ -22,8 +22,9 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, allow_nan=False))
+def _print_json(options: argparse.Namespace, value: Any) -> None:
+    """The one object of ``--json``; standard output is redirected meanwhile."""
+    print(json.dumps(value, indent=2, allow_nan=False), file=options.output_stream)
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def init(options: argparse.Namespace) -> int:
     output: Path | None = options.output
     text = describe(options.model, output, options.weights, options.input, options.exits)
     if output is None:
-        _print_json({"text": text}) if options.json else print(text, end="")
+        _print_json(options, {"text": text}) if options.json else print(text, end="")
         return 0
     if output.exists() and not options.force:
         message = f"`{output}` exists already"
@@ -57,7 +58,7 @@ def init(options: argparse.Namespace) -> int:
     with _writing(output):
         output.write_text(text, encoding="utf-8")
     if options.json:
-        _print_json({"file": str(output), "text": text})
+        _print_json(options, {"file": str(output), "text": text})
     else:
         print(f"wrote {output}; next: eecompile check {output}")
     return 0
@@ -73,7 +74,7 @@ def check(options: argparse.Namespace) -> int:
         found = errors.diagnostics
     wrong = sum(diagnostic.severity == "error" for diagnostic in found)
     if options.json:
-        _print_json({"diagnostics": [diagnostic.to_json() for diagnostic in found]})
+        _print_json(options, {"diagnostics": [diagnostic.to_json() for diagnostic in found]})
     elif found:
         print("\n\n".join(diagnostic.full() for diagnostic in found), file=sys.stderr)
     else:
@@ -94,7 +95,7 @@ def format(options: argparse.Namespace) -> int:
         with _writing(options.file):
             replaced_file(options.file, text.encode())
     if options.json:
-        _print_json({"file": str(options.file), "changed": changed})
+        _print_json(options, {"file": str(options.file), "changed": changed})
     elif options.check:
         print(f"{options.file}: {'would change' if changed else 'canonical'}")
     return 1 if changed and options.check else 0
@@ -115,11 +116,11 @@ def build(options: argparse.Namespace) -> int:
     )
     if options.dry_run:
         planned = plan(options.file, chosen)
-        _print_json(planned) if options.json else _print_plan(planned)
+        _print_json(options, planned) if options.json else _print_plan(planned)
         return 0
     report = build_artifact(options.file, chosen, Steps(10, options.quiet or options.json))
     if options.json:
-        _print_json({**report.summary, "unchanged": report.unchanged})
+        _print_json(options, {**report.summary, "unchanged": report.unchanged})
     else:
         _print_build(report.summary)
     return 0
@@ -183,7 +184,7 @@ def eval(options: argparse.Namespace) -> int:
             progress,
         ).to_json()
     if options.json:
-        _print_json(found)
+        _print_json(options, found)
     else:
         print_evaluation(found)
     return 0
@@ -257,7 +258,7 @@ def run(options: argparse.Namespace) -> int:
         for answer in answers
     ]
     if options.json:
-        _print_json(shown if batch else shown[0])
+        _print_json(options, shown if batch else shown[0])
         return 0
     table(
         "",
@@ -292,7 +293,7 @@ def verify(options: argparse.Namespace) -> int:
 
     found = verify_artifact(options.artifact)
     if options.json:
-        _print_json(found.to_json())
+        _print_json(options, found.to_json())
     else:
         verdict = "ok" if found.ok else "NOT ok"
         print(
@@ -311,7 +312,7 @@ def inspect(options: argparse.Namespace) -> int:
         with _writing(options.svg):
             options.svg.write_text(found.svg(), encoding="utf-8")
     if options.json:
-        _print_json(found.to_json())
+        _print_json(options, found.to_json())
         return 0
     if options.ir:
         print(found.text, end="")
@@ -330,7 +331,7 @@ def targets(options: argparse.Namespace) -> int:
     if options.action == "show":
         found = machine(options.name or "host")
         if options.json:
-            _print_json(asdict(found))
+            _print_json(options, asdict(found))
             return 0
         rows = [
             (
@@ -345,7 +346,7 @@ def targets(options: argparse.Namespace) -> int:
         return 0
     machines = [machine(name) for name in machine_names()]
     if options.json:
-        _print_json({"targets": [asdict(found) for found in machines]})
+        _print_json(options, {"targets": [asdict(found) for found in machines]})
         return 0
     table(
         "",
@@ -362,7 +363,7 @@ def doctor(options: argparse.Namespace) -> int:
 
     findings = examine()
     if options.json:
-        _print_json({"findings": [asdict(finding) for finding in findings]})
+        _print_json(options, {"findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
             print(f"{'ok     ' if finding.ok else 'missing'}  {finding.what}: {finding.found}")
@@ -377,7 +378,7 @@ def demo(options: argparse.Namespace) -> int:
 
     found = run_demo(options.output, Steps(11, options.quiet or options.json))
     if options.json:
-        _print_json(found)
+        _print_json(options, found)
         return 0
     print_evaluation(found)
     print(f"\nartifact: {found['artifact']}")
