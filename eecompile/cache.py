@@ -1,6 +1,6 @@
 """A cache of expensive results, addressed by the content they were computed from.
 
-Entries are files under ``$EECOMPILE_CACHE``, else ``$XDG_CACHE_HOME/eecompile``, else
+Entries are files and folders under ``$EECOMPILE_CACHE``, else ``$XDG_CACHE_HOME/eecompile``, else
 ``~/.cache/eecompile``. Each carries a checksum: a damaged entry is a miss. Losing the cache costs
 time, never results; where it cannot be written, builds go on without it.
 """
@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import io
 import os
+import re
+import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache as memoised
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from eecompile.ir import Graph
 
 __all__ = ["Cache", "digest", "source_digest"]
+
+T = TypeVar("T")
 
 _MAGIC = b"eecompile-cache-1\n"
 
@@ -69,8 +76,14 @@ def _feed(state: Any, part: Any) -> None:
 
 @memoised
 def source_digest() -> str:
-    """SHA-256 of the tool's own source: results of another version are never taken for ours."""
+    """SHA-256 of the tool's own source and of the versions of what it computes with.
+
+    Results of another version are never taken for ours.
+    """
     state = hashlib.sha256()
+    for name in ("apache-tvm", "numpy", "onnx", "onnxruntime", "scipy", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            state.update(f"{name} {importlib.metadata.version(name)};".encode())
     folder = Path(__file__).parent
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".py", ".lark", ".toml") and path.is_file():
@@ -85,7 +98,7 @@ def source_digest() -> str:
 
 
 class Cache:
-    """Bytes and sets of arrays by key, kept below `limit_bytes` by dropping the least recently used."""
+    """Bytes and sets of arrays by key; the least recently used go when `limit_bytes` are passed."""
 
     def __init__(self, folder: Path | None = None, limit_bytes: int = 4 << 30) -> None:
         self.folder = folder or _default_folder()
@@ -103,25 +116,38 @@ class Cache:
         self, key: str, compute: Callable[[], Mapping[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
         """Like `bytes`, for named arrays."""
+        found = self.load_arrays(key)
+        if found is None:
+            found = dict(compute())
+            self.store_arrays(key, found)
+        return found
+
+    def load_arrays(self, key: str) -> dict[str, np.ndarray] | None:
+        """The stored arrays, or None where there are none or they are damaged."""
         found = self.load(key)
-        if found is not None:
-            with contextlib.suppress(Exception):  # an entry numpy cannot read is a miss
-                with np.load(io.BytesIO(found), allow_pickle=False) as stored:
-                    return {name: stored[name] for name in stored.files}
-        computed = dict(compute())
+        if found is None:
+            return None
+        with (
+            contextlib.suppress(Exception),  # an entry numpy cannot read is a miss
+            np.load(io.BytesIO(found), allow_pickle=False) as stored,
+        ):
+            return {name: stored[name] for name in stored.files}
+        return None
+
+    def store_arrays(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep named arrays."""
         buffer = io.BytesIO()
-        np.savez(buffer, **computed)  # type: ignore[arg-type]
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
         self.store(key, buffer.getvalue())
-        return computed
 
     def load(self, key: str) -> bytes | None:
         """The stored value, or None where there is none or it is damaged."""
         path = self.folder / key
         try:
             raw = path.read_bytes()
-            os.utime(path)
         except OSError:
             return None
+        self.touch(path)  # fails silently: a cache that can only be read serves all the same
         head = len(_MAGIC)
         if (
             raw[:head] != _MAGIC
@@ -146,16 +172,70 @@ class Cache:
                 with contextlib.suppress(OSError):
                     os.unlink(name)
                 raise
-            self._evict()
+            self.evict()
 
-    def _evict(self) -> None:
-        entries = [(path.stat(), path) for path in self.folder.iterdir() if path.is_file()]
-        total = sum(stat.st_size for stat, _ in entries)
-        for stat, path in sorted(entries, key=lambda entry: entry[0].st_mtime):
-            if total <= self.limit_bytes:
-                return
-            path.unlink(missing_ok=True)
-            total -= stat.st_size
+    def folder_made(self, folder: Path, make: Callable[[Path], T]) -> T:
+        """What `make` gives when it writes an entry that is a folder of this cache.
+
+        It must put the folder there whole, and what it gives must stay valid when the folder is
+        removed: as mapped files do. Where the cache cannot be written, a temporary folder serves.
+
+        Raises:
+            OSError: a temporary folder cannot be written either.
+        """
+        with contextlib.suppress(OSError):
+            made = make(folder)
+            self.evict(spare=folder)
+            return made
+        with tempfile.TemporaryDirectory(prefix="eecompile-") as scratch:
+            return make(Path(scratch) / folder.name)
+
+    @staticmethod
+    def touch(entry: Path) -> None:
+        """An entry has been used: others are dropped before it."""
+        with contextlib.suppress(OSError):
+            os.utime(entry)
+
+    def evict(self, spare: Path | None = None) -> None:
+        """Drop the least recently used entries until the rest fits, and what killed builds left.
+
+        Args:
+            spare: an entry in use, which stays.
+        """
+        entries = sorted(self._entries(), key=lambda entry: entry[0])
+        total = sum(size for _, size, _ in entries)
+        for used, size, path in entries:
+            left_over = path.name.startswith(".") and time.time() - used > _LEFT_OVER_S
+            if not left_over and (total <= self.limit_bytes or path == spare):
+                continue
+            if path.name.startswith(".") and not left_over:
+                continue  # somebody is writing it
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                total -= size
+
+    def _entries(self) -> Iterator[tuple[float, int, Path]]:
+        """(time of the latest use, bytes, path) of everything here that is ours."""
+        try:
+            found = list(self.folder.iterdir())
+        except OSError:
+            return
+        for path in found:
+            if not _OURS.fullmatch(path.name):
+                continue
+            with contextlib.suppress(OSError):  # another build may have dropped it meanwhile
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    yield status.st_mtime, status.st_size, path
+                elif stat.S_ISDIR(status.st_mode):
+                    inside = [file.lstat() for file in path.iterdir()]
+                    yield status.st_mtime, sum(file.st_size for file in inside), path
+
+
+#: Entries, and what is being written; nothing else in the folder is ever touched.
+_OURS = re.compile(r"([a-z]+-)?[0-9a-f]{64}|\.(new|record)-.*")
+#: What has not been written to for so long belongs to a build that was killed.
+_LEFT_OVER_S = 3600.0
 
 
 def _default_folder() -> Path:

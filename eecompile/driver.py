@@ -24,7 +24,7 @@ from eecompile.datasets import Dataset, open_dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, did_you_mean_help
 from eecompile.equivalence import Equivalence, compare_with_source, example_inputs
 from eecompile.fit import ExitCosts, evaluate, fit_policy
-from eecompile.fitting import ExitPlan, fit_heads, graphs_of, plan_exits, with_outputs
+from eecompile.fitting import ExitPlan, fit_plans, graphs_of, plan_exits, with_outputs
 from eecompile.freshness import Freshness
 from eecompile.hardware import Machine, machine, machine_names
 from eecompile.inspect import exit_table
@@ -387,10 +387,11 @@ class _Build:
             )
             self.keys[split] = key
             kind = _SPLITS[split]
-            folder = self.cache.folder / f"record-{key}"
+            kept = self.cache.folder / f"record-{key}"
             try:
-                found[split] = kind.load(folder)
-            except (OSError, ValueError, KeyError):
+                found[split] = kind.load(kept)
+                self.cache.touch(kept)
+            except (OSError, ValueError, KeyError, TypeError):
                 if runner is None:
                     runner = Runner(recorder.load(), backbone.inputs, recorder.functions)
                 run = runner
@@ -400,16 +401,24 @@ class _Build:
                     values[backbone.output] = values[backbone.output].reshape(len(images), -1)
                     return values
 
-                found[split] = record(
-                    kind,
-                    run_batch,
-                    data.batches(64 * self.threads),
-                    output=backbone.output,
-                    exits=[exit_.name for exit_ in backbone.exits],
-                    recorded=recorded,
-                    folder=folder,
-                    progress=lambda n, at=done, split=split: progress(at + n, total, split),  # type: ignore[misc]
-                )
+                def make(
+                    folder: Path,
+                    kind: type[Record] = kind,
+                    data: Dataset = data,
+                    at: int = done,
+                ) -> Record:
+                    return record(
+                        kind,
+                        run_batch,
+                        data.batches(64 * self.threads),
+                        output=backbone.output,
+                        exits=[exit_.name for exit_ in backbone.exits],
+                        recorded=recorded,
+                        folder=folder,
+                        progress=lambda n: progress(at + n, total, data.split),
+                    )
+
+                found[split] = self.cache.folder_made(kept, make)
             done += len(found[split])
         return found
 
@@ -423,12 +432,13 @@ class _Build:
         parameters: dict[str, Mapping[str, np.ndarray]] = {}
         fit, calibrate = records.get("fit"), records.get("calibrate")
         if isinstance(fit, FitRecord):
-            parameters = fit_heads(
+            parameters = fit_plans(
                 plans,
                 fit,
                 calibrate if isinstance(calibrate, CalibrateRecord) else None,
                 backbone.classes or 0,
                 seed=self.options.seed,
+                workers=self.threads,
                 cache=self.cache,
                 keys=(self.keys["fit"], self.keys.get("calibrate", "")),
                 progress=progress,

@@ -10,13 +10,13 @@ import numpy as np
 
 from eecompile.cache import Cache, digest, source_digest
 from eecompile.diagnostics import CompileErrors, Diagnostic
-from eecompile.heads import Head, make_head
+from eecompile.heads import Head, HeadJob, fit_heads, make_head
 from eecompile.ir import Graph, TensorType
 from eecompile.record import CalibrateRecord, FitRecord, Record
 from eecompile.segments import SegmentGraph
 from eecompile.spec import Exit, HeadSpec, Spec
 
-__all__ = ["ExitPlan", "HeadPlan", "fit_heads", "graphs_of", "plan_exits", "with_outputs"]
+__all__ = ["ExitPlan", "HeadPlan", "fit_plans", "graphs_of", "plan_exits", "with_outputs"]
 
 Parameters = Mapping[str, np.ndarray]
 R = TypeVar("R", bound=Record)
@@ -123,13 +123,14 @@ def _isolated(graph: Graph, names: Mapping[str, str], name: str) -> Graph:
     return graph.renamed({value: f"{name}/{value}" for value in inner} | dict(names), name)
 
 
-def fit_heads(
+def fit_plans(
     plans: Sequence[ExitPlan],
     fit: FitRecord,
     calibrate: CalibrateRecord | None,
     classes: int,
     *,
     seed: int,
+    workers: int,
     cache: Cache,
     keys: tuple[str, str],
     progress: Callable[[int, int, str], None],
@@ -142,28 +143,43 @@ def fit_heads(
         calibrate: what temperatures are fitted on.
         classes: number of classes.
         seed: of everything random.
+        workers: heads fitted at the same time.
         cache: of parameters.
         keys: content of the fit and the calibrate record.
         progress: told of each head.
     """
-    wanted = [plan for exit_ in plans for plan in exit_.heads if plan.head is not None]
-    found: dict[str, Parameters] = {}
-    for number, plan in enumerate(wanted):
-        head = plan.head
-        assert head is not None, "filtered above"
-        progress(number, len(wanted), plan.name)
+    heads = {
+        plan.name: (plan.head, plan.recorded)
+        for exit_ in plans
+        for plan in exit_.heads
+        if plan.head is not None
+    }
+    key_of = {
+        name: digest("head", source_digest(), keys, recorded, head.kind, head.options, classes, seed)
+        for name, (head, recorded) in heads.items()
+    }
+    found = {name: cache.load_arrays(key) for name, key in key_of.items()}
+    missing = {
+        name: HeadJob(head, fit.recorded[recorded])
+        for name, (head, recorded) in heads.items()
+        if found[name] is None
+    }
+    started: set[str] = set()
 
-        def compute(head: Head = head, plan: HeadPlan = plan) -> Parameters:
-            made = head.fit(fit.recorded[plan.recorded], fit.labels, classes, seed=seed)
-            if calibrate is None:
-                return made
-            return head.calibrate(made, calibrate.recorded[plan.recorded], calibrate.labels)
+    def tell(name: str, what: str) -> None:
+        started.add(name)
+        progress(len(started) - 1, len(missing), f"{name}: {what}")
 
-        key = digest(
-            "head", source_digest(), keys, plan.recorded, head.kind, head.options, classes, seed
-        )
-        found[plan.name] = cache.arrays(key, compute)
-    return found
+    made = fit_heads(missing, fit.labels, classes, seed=seed, workers=workers, progress=tell)
+    for name, parameters in made.items():
+        head, recorded = heads[name]
+        if calibrate is not None:
+            parameters = head.calibrate(
+                parameters, calibrate.recorded[recorded], calibrate.labels
+            )
+        cache.store_arrays(key_of[name], parameters)
+        found[name] = parameters
+    return {name: parameters for name, parameters in found.items() if parameters is not None}
 
 
 def graphs_of(
