@@ -51,10 +51,8 @@ def lively(name: str) -> nn.Module:
 
 def compare(name: str, weights: Path | None, repeats: int) -> dict[str, Any]:
     """Latencies in seconds and their ratio for one network."""
-    if weights:
-        model = networks.load_weights(networks.NETWORKS[name](), weights)
-    else:
-        model = lively(name)
+    bare = networks.NETWORKS[name]
+    model = networks.load_weights(bare(), weights) if weights else lively(name)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.onnx"
         networks.export_onnx(model, networks.INPUT_SHAPES[name], path, exporter="torchscript")

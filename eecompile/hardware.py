@@ -100,11 +100,11 @@ class Machine:
 
 
 def parse_cpu_features(cpuinfo: str, arch: str) -> frozenset[str]:
-    """LLVM's names of the known features a /proc/cpuinfo text lists (first processor).
+    r"""LLVM's names of the known features a /proc/cpuinfo text lists (first processor).
 
-    >>> sorted(parse_cpu_features("flags\\t\\t: fpu avx2 fma sse4_1 whatever", "x86_64"))
+    >>> sorted(parse_cpu_features("flags\t\t: fpu avx2 fma sse4_1 whatever", "x86_64"))
     ['avx2', 'fma', 'sse4.1']
-    >>> sorted(parse_cpu_features("Features\\t: fp asimd evtstrm crc32", "aarch64"))
+    >>> sorted(parse_cpu_features("Features\t: fp asimd evtstrm crc32", "aarch64"))
     ['crc', 'fp-armv8', 'neon']
     """
     known = _ARCHITECTURES.get(arch.lower(), {})

@@ -5,9 +5,14 @@ The only package that imports TVM. What it makes needs neither TVM nor Python.
 
 from __future__ import annotations
 
-from .compile import CompiledFunction, CompiledLibrary, KernelUse, compile_functions
-from .errors import UnsupportedOperator
-from .link import Linker, find_linkers
+from eecompile.targets.lowering.compile import (
+    CompiledFunction,
+    CompiledLibrary,
+    KernelUse,
+    compile_functions,
+)
+from eecompile.targets.lowering.errors import UnsupportedOperator
+from eecompile.targets.lowering.link import Linker, find_linkers
 
 __all__ = [
     "CompiledFunction",

@@ -12,18 +12,25 @@ from tvm import tirx
 from eecompile.cost import graph_macs, op_macs
 from eecompile.hardware import Machine
 from eecompile.ir import Graph, Op, TensorType
-
-from .aot import Address, Call, entry_function
-from .build import emit_object, plain_kernel, target_of
-from .errors import UnsupportedOperator
-from .group import Group, group
-from .layout import LaidOut, lay_out
-from .link import link
-from .plan import Buffer, plan_workspace
-from .schedules import schedule
-from .simplify import simplify
-from .spec import KernelSpec, Output, Packed, Passed, Scheduled, Scratch, spec_of
-from .weights import WeightPool
+from eecompile.targets.lowering.aot import Address, Call, entry_function
+from eecompile.targets.lowering.build import emit_object, plain_kernel, target_of
+from eecompile.targets.lowering.errors import UnsupportedOperator
+from eecompile.targets.lowering.group import Group, group
+from eecompile.targets.lowering.layout import LaidOut, lay_out
+from eecompile.targets.lowering.link import link
+from eecompile.targets.lowering.plan import Buffer, plan_workspace
+from eecompile.targets.lowering.schedules import schedule
+from eecompile.targets.lowering.simplify import simplify
+from eecompile.targets.lowering.spec import (
+    KernelSpec,
+    Output,
+    Packed,
+    Passed,
+    Scheduled,
+    Scratch,
+    spec_of,
+)
+from eecompile.targets.lowering.weights import WeightPool
 
 __all__ = ["CompiledFunction", "CompiledLibrary", "KernelUse", "compile_functions"]
 

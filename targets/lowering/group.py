@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from eecompile.ir import Graph, Op
-
-from .layout import ELEMENTWISE
+from eecompile.targets.lowering.layout import ELEMENTWISE
 
 __all__ = ["Group", "Grouped", "group"]
 

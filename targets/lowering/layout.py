@@ -23,8 +23,7 @@ import numpy as np
 
 from eecompile.ir import Graph, Op, TensorType
 from eecompile.operators import BINARY, UNARY
-
-from .rewriting import GraphEditor
+from eecompile.targets.lowering.rewriting import GraphEditor
 
 __all__ = ["CHANNELS_LAST", "ELEMENTWISE", "SOURCE", "LaidOut", "lay_out", "physical_type"]
 
@@ -33,9 +32,10 @@ CHANNELS_LAST = "channels-last"
 
 #: Operators that compute each element of the result from the elements at the same place.
 ELEMENTWISE = frozenset(
-    (*UNARY, *BINARY)
-    + tuple(
-        [
+    [
+        *UNARY,
+        *BINARY,
+        *[
             "Cast",
             "Celu",
             "Clip",
@@ -46,10 +46,9 @@ ELEMENTWISE = frozenset(
             "Selu",
             "ThresholdedRelu",
             "Where",
-            "QuantizeLinear",
-            "DequantizeLinear",
-        ]
-    )
+        ],
+        *["QuantizeLinear", "DequantizeLinear"],
+    ]
 )
 _QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SPATIAL = frozenset({"Conv", "MaxPool", "AveragePool"})
@@ -120,7 +119,7 @@ def lay_out(graph: Graph, plain: Collection[str], known: Mapping[str, str]) -> L
 
 class _Layouts:
     def __init__(self, graph: Graph, plain: Collection[str], known: Mapping[str, str]) -> None:
-        self.graph, self.plain = graph, plain
+        self.graph, self.plain, self.known = graph, plain, known
         self.edit = GraphEditor(graph)
         self.have: dict[str, dict[str, str]] = {
             name: {SOURCE: name} for name in (*graph.inputs, *graph.constants)
@@ -188,8 +187,8 @@ class _Layouts:
 
     def _output(self, name: str) -> str:
         have = self.have[name]
-        keep = name not in self.plain and self._is_last(name)
-        layout = CHANNELS_LAST if keep else SOURCE
+        # What another graph decided holds; else what its operator wrote, whoever reads it here.
+        layout = SOURCE if name in self.plain else self.known.get(name, next(iter(have)))
         self.borders.setdefault(name, layout)
         value = self._get(name, self.borders[name])
         made = {out for op in self.edit.ops for out in op.outputs}

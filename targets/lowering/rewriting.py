@@ -49,7 +49,7 @@ class GraphEditor:
         return name
 
     def append(self, op: Op, types: Iterable[TensorType] | None = None) -> str:
-        """Adds an operator and returns its first result's name; infers types where none are given."""
+        """Adds an operator, infers types where none are given; its first result's name."""
         if types is None:
             types = infer_types(op, [self.types[name] if name else None for name in op.inputs])
         self.types |= dict(zip(op.outputs, types, strict=True))

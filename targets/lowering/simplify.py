@@ -22,8 +22,7 @@ import numpy as np
 
 from eecompile.ir import Graph, Op
 from eecompile.reference import evaluate
-
-from .rewriting import GraphEditor
+from eecompile.targets.lowering.rewriting import GraphEditor
 
 __all__ = ["simplify"]
 

@@ -15,9 +15,8 @@ import numpy as np
 from tvm import te, tirx
 
 from eecompile.ir import Graph, Op, TensorType
-
-from . import operators
-from .group import Group
+from eecompile.targets.lowering import operators
+from eecompile.targets.lowering.group import Group
 
 __all__ = [
     "Argument",

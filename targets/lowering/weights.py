@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from .plan import ALIGNMENT, aligned
+from eecompile.targets.lowering.plan import ALIGNMENT, aligned
 
 __all__ = ["WeightPool"]
 

@@ -220,7 +220,7 @@ def test_an_operator_without_compiled_form_is_named() -> None:
             y: float64[1, 4] = Relu(x) as activation
         }"""
     )
-    with pytest.raises(UnsupportedOperator, match="`Relu`.*activation") as raised:
+    with pytest.raises(UnsupportedOperator, match=r"`Relu`.*activation") as raised:
         compile_plain(graph)
     assert raised.value.op == graph.ops[0]
 

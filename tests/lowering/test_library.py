@@ -20,7 +20,7 @@ from eecompile.reference import run_graph
 from eecompile.targets.lowering import compile_functions, find_linkers
 from eecompile.targets.lowering.plan import Buffer, aligned, plan_workspace
 from eecompile.text import parse_graph
-from tests.lowering.calling import Loaded, inputs_of
+from tests.lowering.calling import Loaded, compile_plain, inputs_of, worst_error
 
 BLOCKS = 3
 
@@ -70,6 +70,22 @@ def test_two_halves_agree_on_the_layout_of_what_crosses() -> None:
     middle = loaded(first.symbol, [inputs["x"]])
     (found,) = loaded(second.symbol, middle)
     np.testing.assert_allclose(found[0], run_graph(graph, inputs)["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_all_graphs_that_make_a_value_lay_it_out_alike() -> None:
+    # One reads it with a convolution, which wants channels last; the other does not.
+    graph = parse_graph(
+        """graph net(x: float32[1, 4, 6, 6]) -> (y: float32[1, 8, 6, 6], r: float32[1, 4, 6, 6]) {
+            const w: float32[8, 4, 3, 3] = random(0)
+            r: float32[1, 4, 6, 6] = Relu(x)
+            y: float32[1, 8, 6, 6] = Conv(r, w; strides=(1,1), pads=(1,1,1,1), dilations=(1,1),
+                group=1)
+        }"""
+    )
+    alone = replace(graph, name="alone", outputs=("r",)).pruned()
+    for graphs in ([graph, alone], [alone, graph]):
+        one, other = compile_functions(graphs, machine("host"), plain=["x", "y"]).functions
+        assert one.layouts["r"] == other.layouts["r"]
 
 
 def test_plain_values_have_the_sources_layout() -> None:
@@ -174,3 +190,70 @@ def test_live_buffers_never_overlap(drawn: list[tuple[int, int, int]]) -> None:
         default=0,
     )
     assert busiest <= plan.nbytes <= sum(aligned(b.nbytes) for b in buffers)
+
+
+#: Borders where nothing is computed, and dimensions that are not the usual.
+ODD = {
+    "an input passed on": """graph odd(x: float32[1, 4]) -> (x: float32[1, 4], y: float32[1, 4]) {
+        y: float32[1, 4] = Relu(x)
+    }""",
+    "an output that reshapes another": """graph odd(x: float32[1, 8]) -> (
+        y: float32[1, 8], z: float32[2, 4]) {
+        y: float32[1, 8] = Relu(x)
+        z: float32[2, 4] = Reshape(y; shape=(2, 4))
+    }""",
+    "an output that transposes another": """graph odd(x: float32[1, 3, 5, 5]) -> (
+        y: float32[1, 20, 5, 5], z: float32[1, 5, 5, 20]) {
+        const w: float32[20, 3, 1, 1] = random(0)
+        y: float32[1, 20, 5, 5] = Conv(x, w; strides=(1,1), pads=(0,0,0,0), dilations=(1,1),
+            group=1)
+        z: float32[1, 5, 5, 20] = Transpose(y; perm=(0, 2, 3, 1))
+    }""",
+    "several samples inside": """graph odd(x: float32[3, 5, 9, 9]) -> (y: float32[3, 20, 5, 5]) {
+        const w: float32[20, 5, 3, 3] = random(0)
+        y: float32[3, 20, 5, 5] = Conv(x, w; strides=(2,2), pads=(1,1,1,1), dilations=(1,1),
+            group=1)
+    }""",
+    "a gate on channels": """graph odd(x: float32[1, 20, 6, 6]) -> (y: float32[1, 20, 6, 6]) {
+        const w: float32[20, 20, 1, 1] = random(0)
+        const v: float32[20, 20, 1, 1] = random(1)
+        c: float32[1, 20, 6, 6] = Conv(x, w; strides=(1,1), pads=(0,0,0,0), dilations=(1,1),
+            group=1)
+        m: float32[1, 20, 1, 1] = ReduceMean(c; axes=(2, 3), keepdims=1)
+        d: float32[1, 20, 1, 1] = Conv(m, v; strides=(1,1), pads=(0,0,0,0), dilations=(1,1),
+            group=1)
+        s: float32[1, 20, 1, 1] = Sigmoid(d)
+        y: float32[1, 20, 6, 6] = Mul(c, s)
+    }""",
+    "an operand of fewer dimensions": """graph odd(
+        x: float32[1, 4, 6, 6], r: float32[6]) -> (y: float32[1, 16, 6, 6]) {
+        const w: float32[16, 4, 3, 3] = random(0)
+        c: float32[1, 16, 6, 6] = Conv(x, w; strides=(1,1), pads=(1,1,1,1), dilations=(1,1),
+            group=1)
+        y: float32[1, 16, 6, 6] = Add(c, r)
+    }""",
+    "computed weights": """graph odd(
+        x: float32[1, 4, 6, 6], w: float32[8, 4, 3, 3]) -> (y: float32[1, 8, 6, 6]) {
+        c: float32[1, 8, 6, 6] = Conv(x, w; strides=(1,1), pads=(1,1,1,1), dilations=(1,1),
+            group=1)
+        y: float32[1, 8, 6, 6] = Relu(c)
+    }""",
+    "a value read twice behind its product": """graph odd(
+        x: float32[1, 20]) -> (y: float32[1, 20]) {
+        const w: float32[20, 20] = random(0)
+        p: float32[1, 20] = MatMul(x, w)
+        s: float32[1, 20] = Sigmoid(p)
+        y: float32[1, 20] = Mul(p, s)
+    }""",
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=[name.replace(" ", "-") for name in ODD])
+def test_odd_borders_and_shapes_are_right(text: str) -> None:
+    graph = parse_graph(text)
+    assert worst_error(graph, compile_plain(graph)) < 2e-5
+
+
+def test_an_activation_that_reads_its_input_twice_joins_the_product() -> None:
+    (function,) = compile_plain(parse_graph(ODD["a value read twice behind its product"])).functions
+    assert [use.operators for use in function.kernels] == [("MatMul", "Sigmoid", "Mul")]

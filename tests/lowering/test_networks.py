@@ -14,13 +14,13 @@ import pytest
 pytest.importorskip("tvm")
 torch = pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
-from benchmarks import networks
-from benchmarks.full_depth import lively
-from eecompile.hardware import machine
-from eecompile.ir import Graph
-from eecompile.passes.onnx_host import load_onnx
-from eecompile.targets.lowering import compile_functions
-from tests.lowering.calling import Loaded, compile_plain, inputs_of
+from benchmarks import networks  # noqa: E402
+from benchmarks.full_depth import lively  # noqa: E402
+from eecompile.hardware import machine  # noqa: E402
+from eecompile.ir import Graph  # noqa: E402
+from eecompile.passes.onnx_host import load_onnx  # noqa: E402
+from eecompile.targets.lowering import compile_functions  # noqa: E402
+from tests.lowering.calling import Loaded, compile_plain, inputs_of  # noqa: E402
 
 NAMES = ["resnet20", "resnet56", "mobilenet_v2_small", "densenet_small", "vit_small", "mlp"]
 

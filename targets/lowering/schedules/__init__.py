@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from eecompile.hardware import Machine
-
-from ..spec import KernelSpec, Scheduled
-from .depthwise import depthwise
-from .loops import loops, pool
-from .tiled import conv, matmul
+from eecompile.targets.lowering.schedules.depthwise import depthwise
+from eecompile.targets.lowering.schedules.loops import loops, pool
+from eecompile.targets.lowering.schedules.tiled import conv, matmul
+from eecompile.targets.lowering.spec import KernelSpec, Scheduled
 
 __all__ = ["schedule"]
 

@@ -9,11 +9,10 @@ import numpy as np
 from tvm import te
 
 from eecompile.hardware import Machine
-
-from ..spec import Argument, KernelSpec, Packed, Scheduled, Scratch
-from .tiled import biased, nbytes, schedule_tile
-from .tiles import choose_tile
-from .windows import window_of, windowed_input
+from eecompile.targets.lowering.schedules.tiled import biased, nbytes, schedule_tile
+from eecompile.targets.lowering.schedules.tiles import choose_tile
+from eecompile.targets.lowering.schedules.windows import window_of, windowed_input
+from eecompile.targets.lowering.spec import Argument, KernelSpec, Packed, Scheduled, Scratch
 
 __all__ = ["depthwise"]
 

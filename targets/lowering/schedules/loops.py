@@ -17,11 +17,10 @@ from tvm import s_tir, te, tirx
 
 from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine
-
-from ..layout import ELEMENTWISE
-from ..spec import KernelSpec, Output, Passed, Scheduled, Scratch
-from .tiled import nbytes, vectorize_innermost
-from .windows import window_of, windowed_input
+from eecompile.targets.lowering.layout import ELEMENTWISE
+from eecompile.targets.lowering.schedules.tiled import nbytes, vectorize_innermost
+from eecompile.targets.lowering.schedules.windows import window_of, windowed_input
+from eecompile.targets.lowering.spec import KernelSpec, Output, Passed, Scheduled, Scratch
 
 __all__ = ["loops", "pool"]
 

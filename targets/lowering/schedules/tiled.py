@@ -17,10 +17,17 @@ import numpy as np
 from tvm import s_tir, te, tirx
 
 from eecompile.hardware import Machine
-
-from ..spec import Argument, KernelSpec, Output, Packed, Passed, Scheduled, Scratch
-from .tiles import Tile, choose_tile
-from .windows import window_of, windowed_input
+from eecompile.targets.lowering.schedules.tiles import Tile, choose_tile
+from eecompile.targets.lowering.schedules.windows import window_of, windowed_input
+from eecompile.targets.lowering.spec import (
+    Argument,
+    KernelSpec,
+    Output,
+    Packed,
+    Passed,
+    Scheduled,
+    Scratch,
+)
 
 __all__ = ["biased", "conv", "grouping", "matmul", "nbytes", "schedule_tile", "vectorize_innermost"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm import te, tirx
 
-from ..spec import Step
+from eecompile.targets.lowering.spec import Step
 
 __all__ = ["Window", "window_of", "windowed_input"]
 
