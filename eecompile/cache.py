@@ -229,7 +229,10 @@ class Cache:
                     yield status.st_mtime, status.st_size, path
                 elif stat.S_ISDIR(status.st_mode):
                     inside = [file.lstat() for file in path.iterdir()]
-                    yield status.st_mtime, sum(file.st_size for file in inside), path
+                    # What is being written changes inside, what is used is touched itself.
+                    writing = [file.st_mtime for file in inside if path.name.startswith(".")]
+                    used = max((status.st_mtime, *writing))
+                    yield used, sum(file.st_size for file in inside), path
 
 
 #: Entries, and what is being written; nothing else in the folder is ever touched.

@@ -32,19 +32,10 @@ _DONE, _USER, _ENVIRONMENT, _BUG, _INTERRUPTED, _TERMINATED = 0, 1, 2, 70, 130, 
 
 #: What the system refuses for reasons of its own; other `OSError`s are bugs of ours.
 _SYSTEM = frozenset(
-    getattr(errno, name)
-    for name in [
-        "ENOSPC",
-        "EDQUOT",
-        "EFBIG",
-        "EROFS",
-        "EMFILE",
-        "ENFILE",
-        "EIO",
-        "ENOMEM",
-        "EACCES",
-        "EPERM",
-    ]
+    (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE),
+        *(errno.EIO, errno.ENOMEM, errno.EACCES, errno.EPERM),
+    )
 )
 
 

@@ -529,6 +529,7 @@ class _Build:
         costs: Mapping[str, Any],
     ) -> dict[str, Any]:
         rows = exit_table(segments, self._heads_in_words())
+        roundings = equivalence.roundings
         return {
             "artifact": str(self.output),
             "model": segments.name,
@@ -538,6 +539,8 @@ class _Build:
             "exits": [{name: getattr(row, name) for name in row.__slots__} for row in rows],
             "max_abs_error": equivalence.max_abs_error,
             "max_exit_error": equivalence.max_exit_error,
+            "max_source_error": equivalence.max_source_error,
+            "roundings": roundings and {"values": roundings.values, "apart": roundings.apart},
             "full_depth": costs["full_depth"],
             "policies": dict(reports),
             "passes_s": self.timing.seconds,

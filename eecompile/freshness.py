@@ -1,4 +1,4 @@
-"""Whether an artifact is still what its `.ee` file, its network, its data and this tool would give."""
+"""Whether an artifact is what its `.ee` file, network and data, and this tool, would give now."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 import sysconfig
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,12 +41,14 @@ class Freshness:
     def __init__(self, cache: Cache, path: Path, options: _Options, output: Path) -> None:
         self._cache, self._path, self._output = cache, path, output
         self._wants_files = options.emit is not None or options.dump_ir is not None
+        self._begun_ns = time.time_ns() - _CLOCK_NS
         self._key = digest(
             "build",
             source_digest(),
             __version__,
             sorted(cpu_features_of_this_machine()),
             str(path.resolve()),
+            str(output.resolve()),
             options.target,
             tuple(options.overrides),
             options.seed,
@@ -71,9 +74,13 @@ class Freshness:
         return summary
 
     def store(self, spec: Spec, summary: Mapping[str, Any]) -> None:
-        """Remember a build that has just been written."""
+        """Remember a build that has just been written.
+
+        Where a file changed while the build was at work, nobody knows what was read of it: such a
+        build is not remembered.
+        """
         read = _files_of(spec, self._path)
-        if read is None:
+        if read is None or any(_changed_ns(path) >= self._begun_ns for path in read):
             return
         entry = {
             "read": {str(path): _hash(path) for path in read},
@@ -81,6 +88,18 @@ class Freshness:
             "summary": summary,
         }
         self._cache.store(self._key, json.dumps(entry).encode())
+
+
+#: File systems take their times from a clock that may be one tick behind.
+_CLOCK_NS = 20_000_000
+
+
+def _changed_ns(path: Path) -> int:
+    """When a file was last written, moved here or otherwise changed."""
+    try:
+        return path.stat().st_ctime_ns
+    except OSError:
+        return 0  # not there: remembered as such
 
 
 def _hash(path: Path) -> str | None:
@@ -96,22 +115,28 @@ def _files_of(spec: Spec, path: Path) -> list[Path] | None:
     model = spec.model
     found = [path, spec.resolve(model.path)]
     found += [spec.resolve(model.weights)] if model.weights else []
+    networks = [spec.resolve(model.path)] if model.source == "onnx" else []
     for exit_ in model.exits:
         for head in filter(None, (exit_.head, exit_.comparator)):
             for option in ("path", "weights"):
-                if option in head.options:
+                if head.options.get(option):
                     found.append(spec.resolve(str(head.options[option])))
+            networks += [spec.resolve(str(head.option("path")))] if head.kind == "onnx" else []
     sources = [s for data in spec.data for s in (data.fit, data.calibrate, data.test) if s]
     if any(source.entry is not None for source in sources):
         return None
     for source in sources:
         found += _paths(spec, source)
-    # An ONNX file may keep its weights in files beside it.
-    folder = spec.resolve(model.path).parent
-    stem = Path(model.path).name
-    found += [other for other in folder.glob(f"{stem}*") if other.is_file()]
+    found += [beside for network in networks for beside in _weights_of(network)]
     found += _user_modules()
     return sorted({file.resolve() for file in found})
+
+
+def _weights_of(path: Path) -> tuple[Path, ...]:
+    """Files that an ONNX file keeps weights in."""
+    from eecompile.passes.onnx_read import external_files
+
+    return external_files(path)
 
 
 def _paths(spec: Spec, source: DataSource) -> list[Path]:
@@ -119,7 +144,7 @@ def _paths(spec: Spec, source: DataSource) -> list[Path]:
 
 
 def _user_modules() -> Iterable[Path]:
-    """Files of loaded modules that belong neither to Python, nor to an installed package, nor us."""
+    """Files of loaded modules that belong neither to Python nor to an installed package or us."""
     paths = sysconfig.get_paths()
     known = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     known.append(Path(__file__).resolve().parent)

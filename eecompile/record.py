@@ -6,6 +6,8 @@ temperatures on a `CalibrateRecord`, and results are reported on a `TestRecord`.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import shutil
 import tempfile
@@ -85,6 +87,7 @@ class Record:
         Raises:
             FileNotFoundError: there is none, or it is not complete.
             TypeError: it is of another split.
+            ValueError: it is damaged: some array is not the one that was recorded.
         """
         index = json.loads((folder / _INDEX).read_text())
         if index["split"] != cls.split:
@@ -93,6 +96,9 @@ class Record:
         for number, (group, name) in enumerate(index["arrays"]):
             groups[group][name] = np.load(folder / f"{number}.npy", mmap_mode="r")
         labels, final = np.load(folder / "labels.npy"), np.load(folder / "final.npy")
+        arrays = [array for group in groups.values() for array in group.values()]
+        if [_content(array) for array in (labels, final, *arrays)] != index["content"]:
+            raise ValueError(f"{folder} is damaged")
         return cls(tuple(index["exits"]), labels, final, **groups)
 
 
@@ -179,6 +185,10 @@ def record(
     return made
 
 
+def _content(array: Array) -> str:
+    return f"{array.shape} {hashlib.sha256(array.data).hexdigest()}"
+
+
 def _float_rows(given: Mapping[str, Array], name: str, count: int) -> Array:
     array = given.get(name)
     if array is None or len(array) != count:
@@ -194,6 +204,7 @@ class _Writers:
         self.folder = folder
         self._chunks: list[list[Array]] = [[] for _ in range(count)]
         self._shapes: list[tuple[int, ...]] = [(0,)] * count
+        self._hashes = [hashlib.sha256() for _ in range(count)]
         self._files: list[BinaryIO] = []
         self._temporary: Path | None = None
 
@@ -222,6 +233,7 @@ class _Writers:
             return
         if not count:
             self._write_header(number)
+        self._hashes[number].update(rows.data)
         self._files[number].write(rows.data)
 
     def _write_header(self, number: int) -> None:
@@ -239,9 +251,20 @@ class _Writers:
             file.close()
         np.save(self._temporary / "labels.npy", made.labels)
         np.save(self._temporary / "final.npy", made.final)
-        (self._temporary / _INDEX).write_text(json.dumps(index))
+        content = [_content(made.labels), _content(made.final)]
+        content += [
+            f"{shape} {hash_.hexdigest()}"
+            for shape, hash_ in zip(self._shapes, self._hashes, strict=True)
+        ]
+        (self._temporary / _INDEX).write_text(json.dumps({**index, "content": content}))
+        # Mapped before they are moved: another build may write the same record at any time.
+        paths = [self._temporary / f"{number}.npy" for number in range(len(self._files))]
+        arrays = [np.load(path, mmap_mode="r") for path in paths]
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._temporary.rename(self.folder)
-        self._temporary = None
-        paths = [self.folder / f"{number}.npy" for number in range(len(self._files))]
-        return [np.load(path, mmap_mode="r") for path in paths]
+        try:
+            self._temporary.rename(self.folder)
+            self._temporary = None
+        except OSError as error:  # another build was faster: its record is the same
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        return arrays

@@ -19,7 +19,7 @@ from eecompile.passes.host import HostError, Problem
 from eecompile.passes.onnx_edit import bodies
 from eecompile.passes.onnx_translate import Refused, element_name, neutral_dtype
 
-__all__ = ["OLDEST_OPSET", "read_model"]
+__all__ = ["OLDEST_OPSET", "external_files", "read_model"]
 
 #: Opset 7 brought numpy's broadcasting.
 OLDEST_OPSET = 7
@@ -164,6 +164,22 @@ def _in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
             yield from attribute.tensors
         for body in bodies(node):
             yield from _tensors(body)
+
+
+def external_files(path: Path) -> tuple[Path, ...]:
+    """The files beside an ONNX file that hold some of its weights; none if it cannot be read."""
+    try:
+        tensors = list(_tensors(_parse(path)))
+    except HostError:
+        return ()
+    names = {
+        entry.value
+        for tensor in tensors
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return tuple(path.parent / name for name in sorted(names))
 
 
 def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
