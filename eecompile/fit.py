@@ -4,33 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from math import inf, sqrt
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from eecompile.diagnostics import CompileErrors, Diagnostic
+from eecompile.diagnostics import CompileErrors, Diagnostic, InternalError
 from eecompile.heads.logistic import fit_logistic
 from eecompile.operating_points import Search, Trial
-from eecompile.policies import (
-    ClassMeansPolicy,
-    EitherPolicy,
-    ExitOutputs,
-    ExitPolicy,
-    NeverPolicy,
-    PatiencePolicy,
-    Replay,
-    ThresholdPolicy,
-    replay,
-    to_json,
-)
+from eecompile.outcomes import ExitCosts, Interval, Report, evaluate, standard_error, wilson
+from eecompile.policies import ExitPolicy, NeverPolicy, replay, to_json
 from eecompile.policies.points import OperatingPoint, cheapest, most_accurate
-from eecompile.policies.scores import SCORES, max_softmax
-from eecompile.record import CalibrateRecord, TestRecord
-from eecompile.segments import SegmentGraph
-from eecompile.spec import Budget, Rule, RuleTerm
+from eecompile.policies.scores import max_softmax
+from eecompile.record import CalibrateRecord
+from eecompile.rule_family import RuleFamily, families
+from eecompile.spec import Budget, Rule
 
 __all__ = [
     "DEFAULT_BUDGET",
@@ -40,6 +28,7 @@ __all__ = [
     "Report",
     "evaluate",
     "fit_policy",
+    "given_policy",
     "wilson",
 ]
 
@@ -50,130 +39,6 @@ DEFAULT_BUDGET = Budget("accuracy_drop", 0.005)
 
 #: With what confidence a budget is to hold for data like the calibration data.
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class ExitCosts:
-    """What a sample pays, in one unit, by where it leaves and which heads it passes.
-
-    Attributes:
-        segments: cost of each segment, in order; one more than exits.
-        heads: cost of evaluating each exit: head, comparator and decision.
-        full_depth: cost of the untouched backbone, which budgets in per cent refer to.
-    """
-
-    segments: tuple[float, ...]
-    heads: tuple[float, ...]
-    full_depth: float
-
-    @classmethod
-    def macs(cls, graph: SegmentGraph) -> ExitCosts:
-        """Multiply-accumulates as a fraction of the untouched backbone's, heads included."""
-        full = graph.macs or 1
-        segments = tuple(segment.macs / full for segment in graph.segments)
-        return cls(segments, tuple(exit_.macs / full for exit_ in graph.exits), 1.0)
-
-    @property
-    def leaving(self) -> tuple[float, ...]:
-        """Cost of the backbone up to each exit, the final one last.
-
-        >>> ExitCosts((0.5, 0.25, 0.25), (0.01, 0.01), 1.0).leaving
-        (0.5, 0.75, 1.0)
-        """
-        return tuple(accumulate(self.segments))
-
-    def of(self, replayed: Replay) -> Array:
-        """Cost of each sample, float64 (n,)."""
-        backbone = np.asarray(self.leaving)[replayed.exit]
-        return np.asarray(backbone + replayed.evaluated @ np.asarray(self.heads, np.float64))
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its confidence interval (95 %)."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of_mean(cls, samples: Array) -> Interval:
-        """Mean of independent samples, by the normal approximation.
-
-        >>> Interval.of_mean(np.array([1.0, 1.0])).high
-        1.0
-        """
-        half = 1.96 * _standard_error(samples)
-        mean = float(samples.mean())
-        return cls(mean, mean - half, mean + half)
-
-
-def wilson(successes: int, count: int) -> Interval:
-    """A proportion with Wilson's score interval, which also holds near 0 and 1.
-
-    >>> interval = wilson(9, 10)
-    >>> round(interval.low, 3), round(interval.high, 3)
-    (0.596, 0.982)
-    """
-    z = NormalDist().inv_cdf(0.975)
-    share = successes / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * sqrt(share * (1 - share) / count + z * z / (4 * count**2)) / (1 + z * z / count)
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a policy does on a record.
-
-    Attributes:
-        n: number of samples.
-        accuracy: share of right answers, Wilson interval.
-        full_depth_accuracy: of the network's own answers.
-        accuracy_drop: the loss against them, paired by sample.
-        costs: quantity -> mean cost of a sample ("macs" as a fraction of the backbone's).
-        exits: per exit, the final one last: (name, share of the samples, their accuracy or None).
-    """
-
-    n: int
-    accuracy: Interval
-    full_depth_accuracy: Interval
-    accuracy_drop: Interval
-    costs: Mapping[str, Interval]
-    exits: tuple[tuple[str, float, float | None], ...]
-
-    def measured(self, budget: Budget) -> Interval | None:
-        """What the budget limits, as found here; None where no such cost is known."""
-        if budget.quantity == "accuracy_drop":
-            return self.accuracy_drop
-        return self.costs.get(budget.quantity)
-
-    def missed_by(self, budget: Budget) -> float:
-        """How far the mean lies above the budget's limit; 0 where the budget is kept."""
-        found = self.measured(budget)
-        return max(0.0, found.value - budget.limit) if found else 0.0
-
-
-def evaluate(
-    policy: ExitPolicy, record: TestRecord | CalibrateRecord, costs: Mapping[str, ExitCosts]
-) -> Report:
-    """What `policy` does to the samples of a record."""
-    replayed = replay(policy, record.outputs(), record.final)
-    right = replayed.correct(record.labels)
-    full = record.final.argmax(axis=1) == record.labels
-    exits = []
-    for index, name in enumerate((*record.exits, "final")):
-        here = replayed.exit == index
-        accuracy = float(right[here].mean()) if here.any() else None
-        exits.append((name, float(here.mean()), accuracy))
-    return Report(
-        n=len(record),
-        accuracy=wilson(int(right.sum()), len(record)),
-        full_depth_accuracy=wilson(int(full.sum()), len(record)),
-        accuracy_drop=Interval.of_mean(full.astype(float) - right),
-        costs={name: Interval.of_mean(cost.of(replayed)) for name, cost in costs.items()},
-        exits=tuple(exits),
-    )
 
 
 @dataclass(frozen=True)
@@ -217,18 +82,43 @@ def fit_policy(
     Raises:
         CompileErrors: the budget cannot be kept; the diagnostic names what can be reached.
     """
+    if not isinstance(record, CalibrateRecord):
+        raise InternalError(f"a policy was to be fitted on a {type(record).__name__}")
     if rule is None or not record.exits:
         return _only(NeverPolicy(len(record.exits)), budget, record, costs, confidence)
-    families = _families(rule, record)
-    if len(families) == 1 and families[0].given is not None:
-        return _only(families[0].policy(families[0].given), budget, record, costs, confidence)
+    candidates = families(rule, record)
+    if len(candidates) == 1 and candidates[0].given is not None:
+        return _only(candidates[0].policy(candidates[0].given), budget, record, costs, confidence)
     limit = budget or DEFAULT_BUDGET
-    found = [_Fitting(family, limit, record, costs, confidence).solve(seed) for family in families]
+    found = [
+        _Fitting(family, limit, record, costs, confidence).solve(seed) for family in candidates
+    ]
     feasible = [fitted for fitted in found if isinstance(fitted, FittedPolicy)]
     if feasible:
         return max(feasible, key=lambda fitted: _rank(fitted.point, limit, costs))
     reachable = min(value for value in found if isinstance(value, float))
     raise CompileErrors([_infeasible(limit, reachable, record)])
+
+
+def given_policy(
+    rule: Rule | None, heads: Sequence[bool], class_means: Sequence[bool]
+) -> ExitPolicy:
+    """The policy of a rule whose thresholds are all given: nothing is fitted, no data are needed.
+
+    Args:
+        rule: when to leave; None never leaves.
+        heads: whether each exit has a trained head.
+        class_means: whether each exit has class means.
+    """
+    if rule is None or not heads:
+        return NeverPolicy(len(heads))
+    rules = []
+    for term in rule.terms:
+        there = class_means if term.measure == "class_means" else heads
+        limit = inf if term.threshold is None else term.threshold
+        assert term.kind == "patience" or limit < inf, "checked with the file"
+        rules.append(_policy(term, [limit if has else inf for has in there], len(heads)))
+    return rules[0] if len(rules) == 1 else EitherPolicy(rules)
 
 
 def _rank(point: OperatingPoint, budget: Budget, costs: Mapping[str, ExitCosts]) -> float:
@@ -288,110 +178,10 @@ def _point(
     return OperatingPoint(
         to_json(policy),
         float(right.mean()),
-        float(lost.mean()) + z * _standard_error(lost),
+        float(lost.mean()) + z * standard_error(lost),
         {name: float(cost.mean()) for name, cost in paid.items()},
-        {name: float(cost.mean()) + z * _standard_error(cost) for name, cost in paid.items()},
+        {name: float(cost.mean()) + z * standard_error(cost) for name, cost in paid.items()},
     )
-
-
-def _standard_error(samples: Array) -> float:
-    return float(samples.std()) / sqrt(len(samples))
-
-
-@dataclass(frozen=True)
-class _Family:
-    """A rule in which all is decided but some thresholds.
-
-    Attributes:
-        tests: (term, exit, score (n,), threshold or None) in the order of exits.
-        terms: the rule's terms; patience has its count.
-        exits: number of exits.
-    """
-
-    tests: tuple[tuple[int, int, Array, float | None], ...]
-    terms: tuple[RuleTerm, ...]
-    exits: int
-
-    @property
-    def given(self) -> tuple[float, ...] | None:
-        """The thresholds, where all of them are given."""
-        values = tuple(threshold for *_, threshold in self.tests if threshold is not None)
-        return values if len(values) == len(self.tests) else None
-
-    def policy(self, thresholds: Sequence[float]) -> ExitPolicy:
-        """The policy with one threshold per test."""
-        per_term = [[inf] * self.exits for _ in self.terms]
-        for (term, exit_, _, _), threshold in zip(self.tests, thresholds, strict=True):
-            per_term[term][exit_] = threshold
-        rules = [
-            _policy(term, own, self.exits) for term, own in zip(self.terms, per_term, strict=True)
-        ]
-        return rules[0] if len(rules) == 1 else EitherPolicy(rules)
-
-
-def _policy(term: RuleTerm, thresholds: Sequence[float], exits: int) -> ExitPolicy:
-    if term.kind == "patience":
-        return PatiencePolicy(_count(term), exits)
-    if term.measure == "class_means":
-        return ClassMeansPolicy(thresholds)
-    return ThresholdPolicy(str(term.measure), thresholds)
-
-
-def _count(patience: RuleTerm) -> int:
-    count = patience.options["count"]
-    assert isinstance(count, int), "checked with the file"
-    return count
-
-
-def _families(rule: Rule, record: CalibrateRecord) -> list[_Family]:
-    """The rule with every possible count where patience has none."""
-    counts = [
-        [term] if term.kind != "patience" or "count" in term.options else _counted(term, record)
-        for term in rule.terms
-    ]
-    choices: list[tuple[RuleTerm, ...]] = [()]
-    for options in counts:
-        choices = [(*chosen, option) for chosen in choices for option in options]
-    return [_family(terms, record) for terms in choices]
-
-
-def _counted(term: RuleTerm, record: CalibrateRecord) -> list[RuleTerm]:
-    most = max(1, len(record.exits) - 1)
-    return [
-        RuleTerm(term.kind, term.measure, {**term.options, "count": count}, term.threshold)
-        for count in range(1, most + 1)
-    ]
-
-
-def _family(terms: tuple[RuleTerm, ...], record: CalibrateRecord) -> _Family:
-    outputs = record.outputs()
-    tests: list[tuple[int, int, Array, float | None]] = []
-    for number, term in enumerate(terms):
-        for index, score in _scores(term, record, outputs):
-            threshold = 0.5 if term.kind == "patience" else term.threshold
-            tests.append((number, index, score, threshold))
-    tests.sort(key=lambda test: (test[1], test[0]))
-    return _Family(tuple(tests), terms, len(record.exits))
-
-
-def _scores(
-    term: RuleTerm, record: CalibrateRecord, outputs: Sequence[ExitOutputs]
-) -> list[tuple[int, Array]]:
-    """The term's score at each exit that has what it looks at."""
-    if term.kind == "patience":
-        # Whether it fires: a score of 0 or 1 with a given threshold.
-        policy = PatiencePolicy(_count(term), len(outputs))
-        state = policy.start(len(record))
-        fired = [policy.decide(index, seen, state) < 0 for index, seen in enumerate(outputs)]
-        return list(enumerate(hit.astype(np.float32) for hit in fired))
-    found = []
-    for index, (name, seen) in enumerate(zip(record.exits, outputs, strict=True)):
-        if term.measure == "class_means":
-            if seen.class_means is not None:
-                found.append((index, max_softmax(seen.class_means)))
-        elif name in record.logits:
-            found.append((index, SCORES[str(term.measure)](seen.logits)))
-    return found
 
 
 class _Fitting:
@@ -399,7 +189,7 @@ class _Fitting:
 
     def __init__(
         self,
-        family: _Family,
+        family: RuleFamily,
         budget: Budget,
         record: CalibrateRecord,
         costs: Mapping[str, ExitCosts],

@@ -6,11 +6,11 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from eecompile.diagnostics import CompileErrors
+from eecompile.diagnostics import CompileErrors, InternalError
 from eecompile.fit import ExitCosts, FittedPolicy, Interval, evaluate, fit_policy, wilson
 from eecompile.policies import EitherPolicy, PatiencePolicy, ThresholdPolicy, replay, to_json
 from eecompile.policies.points import most_accurate
-from eecompile.record import CalibrateRecord, Record, TestRecord
+from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord
 from eecompile.spec import Budget, Rule, RuleTerm
 
 CLASSES, EXITS = 5, ("early", "middle", "late")
@@ -106,6 +106,12 @@ def test_an_infeasible_budget_names_what_can_be_reached() -> None:
     # Everything leaves at the first exit: its segment and its head.
     assert "is 21 %" in diagnostic.notes[0]
     assert fitted_limit("macs", 0.2101).point.costs["macs"] == pytest.approx(0.21)
+
+
+@pytest.mark.parametrize("kind", [FitRecord, TestRecord])
+def test_nothing_is_fitted_on_data_that_is_not_for_calibration(kind: type[Record]) -> None:
+    with pytest.raises(InternalError, match=kind.__name__):
+        fit_policy(SOFTMAX, None, made(kind, 1, 100), COSTS)  # type: ignore[arg-type]
 
 
 def test_given_thresholds_stay_and_need_no_budget() -> None:

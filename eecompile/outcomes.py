@@ -1,0 +1,150 @@
+"""What a policy does to recorded samples: accuracy, cost, exits taken, each with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from math import sqrt
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from eecompile.policies import ExitPolicy, Replay, replay
+from eecompile.record import CalibrateRecord, TestRecord
+from eecompile.segments import SegmentGraph
+from eecompile.spec import Budget
+
+__all__ = ["ExitCosts", "Interval", "Report", "evaluate", "standard_error", "wilson"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class ExitCosts:
+    """What a sample pays, in one unit, by where it leaves and which heads it passes.
+
+    Attributes:
+        segments: cost of each segment, in order; one more than exits.
+        heads: cost of evaluating each exit: head, comparator and decision.
+        full_depth: cost of the untouched backbone, which budgets in per cent refer to.
+    """
+
+    segments: tuple[float, ...]
+    heads: tuple[float, ...]
+    full_depth: float
+
+    @classmethod
+    def macs(cls, graph: SegmentGraph) -> ExitCosts:
+        """Multiply-accumulates as a fraction of the untouched backbone's, heads included."""
+        full = graph.macs or 1
+        segments = tuple(segment.macs / full for segment in graph.segments)
+        return cls(segments, tuple(exit_.macs / full for exit_ in graph.exits), 1.0)
+
+    @property
+    def leaving(self) -> tuple[float, ...]:
+        """Cost of the backbone up to each exit, the final one last.
+
+        >>> ExitCosts((0.5, 0.25, 0.25), (0.01, 0.01), 1.0).leaving
+        (0.5, 0.75, 1.0)
+        """
+        return tuple(accumulate(self.segments))
+
+    def of(self, replayed: Replay) -> Array:
+        """Cost of each sample, float64 (n,)."""
+        backbone = np.asarray(self.leaving)[replayed.exit]
+        return np.asarray(backbone + replayed.evaluated @ np.asarray(self.heads, np.float64))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval (95 %)."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of_mean(cls, samples: Array) -> Interval:
+        """Mean of independent samples, by the normal approximation.
+
+        >>> Interval.of_mean(np.array([1.0, 1.0])).high
+        1.0
+        """
+        half = 1.96 * standard_error(samples)
+        mean = float(samples.mean())
+        return cls(mean, mean - half, mean + half)
+
+
+def wilson(successes: int, count: int) -> Interval:
+    """A proportion with Wilson's score interval, which also holds near 0 and 1.
+
+    >>> interval = wilson(9, 10)
+    >>> round(interval.low, 3), round(interval.high, 3)
+    (0.596, 0.982)
+    """
+    z = NormalDist().inv_cdf(0.975)
+    share = successes / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * sqrt(share * (1 - share) / count + z * z / (4 * count**2)) / (1 + z * z / count)
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a policy does on a record.
+
+    Attributes:
+        n: number of samples.
+        accuracy: share of right answers, Wilson interval.
+        full_depth_accuracy: of the network's own answers.
+        accuracy_drop: the loss against them, paired by sample.
+        costs: quantity -> mean cost of a sample ("macs" as a fraction of the backbone's).
+        exits: per exit, the final one last: (name, share of the samples, their accuracy or None).
+    """
+
+    n: int
+    accuracy: Interval
+    full_depth_accuracy: Interval
+    accuracy_drop: Interval
+    costs: Mapping[str, Interval]
+    exits: tuple[tuple[str, float, float | None], ...]
+
+    def measured(self, budget: Budget) -> Interval | None:
+        """What the budget limits, as found here; None where no such cost is known."""
+        if budget.quantity == "accuracy_drop":
+            return self.accuracy_drop
+        return self.costs.get(budget.quantity)
+
+    def missed_by(self, budget: Budget) -> float:
+        """How far the mean lies above the budget's limit; 0 where the budget is kept."""
+        found = self.measured(budget)
+        return max(0.0, found.value - budget.limit) if found else 0.0
+
+
+def evaluate(
+    policy: ExitPolicy, record: TestRecord | CalibrateRecord, costs: Mapping[str, ExitCosts]
+) -> Report:
+    """What `policy` does to the samples of a record."""
+    replayed = replay(policy, record.outputs(), record.final)
+    right = replayed.correct(record.labels)
+    full = record.final.argmax(axis=1) == record.labels
+    exits = []
+    for index, name in enumerate((*record.exits, "final")):
+        here = replayed.exit == index
+        accuracy = float(right[here].mean()) if here.any() else None
+        exits.append((name, float(here.mean()), accuracy))
+    return Report(
+        n=len(record),
+        accuracy=wilson(int(right.sum()), len(record)),
+        full_depth_accuracy=wilson(int(full.sum()), len(record)),
+        accuracy_drop=Interval.of_mean(full.astype(float) - right),
+        costs={name: Interval.of_mean(cost.of(replayed)) for name, cost in costs.items()},
+        exits=tuple(exits),
+    )
+
+
+def standard_error(samples: Array) -> float:
+    """Of the mean of independent samples."""
+    return float(samples.std()) / sqrt(len(samples))
