@@ -158,10 +158,18 @@ def _print_build(summary: Mapping[str, Any]) -> None:
     full = summary["full_depth"]["points"]
     taken = f", {milliseconds(full[0]['latency_s'])} measured" if full else ""
     print(f"\n{summary['model']} for {summary['target']} ({summary['triple']})")
+    rounded = summary["roundings"]
     print(
         f"full depth: {count(summary['macs'])} multiply-accumulates{taken}; decisions off, it "
-        f"differs from the source by at most {summary['max_abs_error']:.2g}"
+        f"differs from the {'definition' if rounded else 'source'} "
+        f"by at most {summary['max_abs_error']:.2g}"
     )
+    if rounded:
+        print(
+            f"quantised: step by step, the source's engine rounds {rounded['apart']} of "
+            f"{count(rounded['values'])} numbers the other way, by one step; end to end that makes "
+            f"{summary['max_source_error']:.2g}"
+        )
     if len(summary["exits"]) > 1:
         _print_exits(summary["exits"])
     for name, report in summary["policies"].items():

@@ -48,13 +48,24 @@ def evaluate(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
     return [np.ascontiguousarray(result).reshape(np.shape(result))]
 
 
-def run_graph(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every output of `graph` by name, for one value of each of its inputs."""
+def run_graph(
+    graph: Graph,
+    inputs: Mapping[str, np.ndarray],
+    watch: Callable[[Op, list[np.ndarray]], list[np.ndarray]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Every output of `graph` by name, for one value of each of its inputs.
+
+    Args:
+        graph: what to run.
+        inputs: by name.
+        watch: called with each operator and its results; what it returns is used in their place.
+    """
     values: dict[str, Array] = {**graph.constants, **inputs}
     last_use = {name: op for op in graph.ops for name in op.inputs}
     kept = {*graph.outputs, *graph.constants}
     for op in graph.ops:
         results = evaluate(op, [values[name] if name else None for name in op.inputs])
+        results = results if watch is None else watch(op, results)
         values.update(zip(op.outputs, results, strict=True))
         for name in {*op.inputs} - kept:
             if last_use[name] is op:  # Wide networks would not fit in memory otherwise.
