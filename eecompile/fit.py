@@ -17,7 +17,7 @@ from eecompile.policies import ExitPolicy, NeverPolicy, replay, to_json
 from eecompile.policies.points import OperatingPoint, cheapest, most_accurate
 from eecompile.policies.scores import max_softmax
 from eecompile.record import CalibrateRecord
-from eecompile.rule_family import RuleFamily, families
+from eecompile.rule_family import RuleFamily, families, given_policy
 from eecompile.spec import Budget, Rule
 
 __all__ = [
@@ -98,27 +98,6 @@ def fit_policy(
         return max(feasible, key=lambda fitted: _rank(fitted.point, limit, costs))
     reachable = min(value for value in found if isinstance(value, float))
     raise CompileErrors([_infeasible(limit, reachable, record)])
-
-
-def given_policy(
-    rule: Rule | None, heads: Sequence[bool], class_means: Sequence[bool]
-) -> ExitPolicy:
-    """The policy of a rule whose thresholds are all given: nothing is fitted, no data are needed.
-
-    Args:
-        rule: when to leave; None never leaves.
-        heads: whether each exit has a trained head.
-        class_means: whether each exit has class means.
-    """
-    if rule is None or not heads:
-        return NeverPolicy(len(heads))
-    rules = []
-    for term in rule.terms:
-        there = class_means if term.measure == "class_means" else heads
-        limit = inf if term.threshold is None else term.threshold
-        assert term.kind == "patience" or limit < inf, "checked with the file"
-        rules.append(_policy(term, [limit if has else inf for has in there], len(heads)))
-    return rules[0] if len(rules) == 1 else EitherPolicy(rules)
 
 
 def _rank(point: OperatingPoint, budget: Budget, costs: Mapping[str, ExitCosts]) -> float:

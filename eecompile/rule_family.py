@@ -14,6 +14,7 @@ from eecompile.policies import (
     EitherPolicy,
     ExitOutputs,
     ExitPolicy,
+    NeverPolicy,
     PatiencePolicy,
     ThresholdPolicy,
 )
@@ -21,7 +22,7 @@ from eecompile.policies.scores import SCORES, max_softmax
 from eecompile.record import CalibrateRecord
 from eecompile.spec import Rule, RuleTerm
 
-__all__ = ["RuleFamily", "families"]
+__all__ = ["RuleFamily", "families", "given_policy"]
 
 Array = np.ndarray[Any, Any]
 
@@ -55,6 +56,27 @@ class RuleFamily:
             _policy(term, own, self.exits) for term, own in zip(self.terms, per_term, strict=True)
         ]
         return rules[0] if len(rules) == 1 else EitherPolicy(rules)
+
+
+def given_policy(
+    rule: Rule | None, heads: Sequence[bool], class_means: Sequence[bool]
+) -> ExitPolicy:
+    """The policy of a rule whose thresholds are all given: nothing is fitted, no data are needed.
+
+    Args:
+        rule: when to leave; None never leaves.
+        heads: whether each exit has a trained head.
+        class_means: whether each exit has class means.
+    """
+    if rule is None or not heads:
+        return NeverPolicy(len(heads))
+    rules = []
+    for term in rule.terms:
+        there = class_means if term.measure == "class_means" else heads
+        limit = inf if term.threshold is None else term.threshold
+        assert term.kind == "patience" or limit < inf, "checked with the file"
+        rules.append(_policy(term, [limit if has else inf for has in there], len(heads)))
+    return rules[0] if len(rules) == 1 else EitherPolicy(rules)
 
 
 def _policy(term: RuleTerm, thresholds: Sequence[float], exits: int) -> ExitPolicy:
