@@ -10,6 +10,7 @@ two. Recorded features are kept in a temporary folder (about 1.5 GB). Needs torc
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -196,6 +197,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=4)
     parser.add_argument("--measure", help="only this measure of confidence")
     options = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     data = shared_data()
     torch.set_num_threads(2)
     runs = {
