@@ -46,7 +46,7 @@ from eecompile.artifact_files import (
     read_file,
     was_replaced,
 )
-from eecompile.atomic import replaced_directory, write_file
+from eecompile.atomic import check_replaceable, replaced_directory, write_file
 from eecompile.checked_json import (
     JsonError,
     ObjectReader,
@@ -70,6 +70,7 @@ __all__ = [
     "Artifact",
     "Contents",
     "PolicyEntry",
+    "check_destination",
     "content_digest",
     "read_artifact",
     "write_artifact",
@@ -200,6 +201,15 @@ def write_artifact(destination: str | Path, contents: Contents) -> Manifest:
             write_file(folder / name, data)
         write_file(folder / MANIFEST, text)
     return manifest
+
+
+def check_destination(destination: str | Path) -> None:
+    """Refuses a place where no artifact may be written, before anything is computed for it.
+
+    Raises:
+        CompileErrors: other things are in the way, or nothing can be written there.
+    """
+    check_replaceable(Path(destination), _refusal)
 
 
 def content_digest(manifest: Manifest) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from eecompile.diagnostics import CompileErrors, Diagnostic
 
-__all__ = ["replaced_directory", "replaced_file", "write_file"]
+__all__ = ["check_replaceable", "replaced_directory", "replaced_file", "write_file"]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -77,6 +77,20 @@ def replaced_directory(destination: Path, refusal: Callable[[Path], str]) -> Ite
             if lock is not None:
                 os.close(lock)
             _remove(fresh)
+
+
+def check_replaceable(destination: Path, refusal: Callable[[Path], str]) -> None:
+    """Refuses what `replaced_directory` would refuse, as far as can be told beforehand.
+
+    Raises:
+        CompileErrors: `destination` may not be replaced, or its folder not be written to.
+    """
+    real = Path(os.path.realpath(destination))
+    with _write_errors(destination):
+        _refuse_foreign(destination, real, refusal)
+        there = next(path for path in real.parents if os.path.lexists(path))
+        with tempfile.TemporaryFile(dir=there):
+            pass
 
 
 @contextmanager
@@ -213,19 +227,21 @@ def _remove(path: Path) -> None:
 def replaced_file(path: Path, data: bytes) -> None:
     """Put `data` in the place of a file, which is either the old or the new one at any moment.
 
+    What is there and no plain file, such as ``/dev/stdout``, is written to.
+
     Raises:
         OSError: it cannot be written; the old file is as it was.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    path = Path(os.path.realpath(path))  # a link stays a link
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    fresh = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_file(fresh, data)
         if path.exists():
-            os.chmod(name, path.stat().st_mode & 0o777)
-        os.replace(name, path)
-    except BaseException:
+            fresh.chmod(path.stat().st_mode & 0o777)
+        os.replace(fresh, path)
+    finally:
         with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+            fresh.unlink(missing_ok=True)

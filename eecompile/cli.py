@@ -329,7 +329,8 @@ def _eval(verbs: Any) -> None:
     _artifact(parser)
     parser.add_argument(
         "--data",
-        help="FILE.npz, FILE.npz[5000:] or FILE.py:FUNCTION (default: the file's test set)",
+        required=True,
+        help="FILE.npz, FILE.npz[5000..], FILE.py:FUNCTION, or a .ee file: its test set",
     )
     parser.add_argument("--policy", help="a policy of the artifact (default: its first)")
     parser.add_argument(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from eecompile.console import Steps, count, milliseconds, percent, table
-from eecompile.diagnostics import CompileErrors, Diagnostic
+from eecompile.diagnostics import CompileErrors, Diagnostic, did_you_mean_help
 
 __all__ = [
     "build", "check", "demo", "doctor", "eval", "format", "init", "inspect", "run", "targets",
@@ -24,7 +26,19 @@ __all__ = [
 
 def _print_json(options: argparse.Namespace, value: Any) -> None:
     """The one object of ``--json``; standard output is redirected meanwhile."""
-    print(json.dumps(value, indent=2, allow_nan=False), file=options.output_stream)
+    text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    print(text, file=options.output_stream)
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for what is no number: JSON has no NaN and no infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 @contextmanager
@@ -39,6 +53,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 def init(options: argparse.Namespace) -> int:
     """Write a commented `.ee` file."""
+    from eecompile.atomic import replaced_file
     from eecompile.initialise import describe
 
     output: Path | None = options.output
@@ -56,7 +71,7 @@ def init(options: argparse.Namespace) -> int:
             ]
         )
     with _writing(output):
-        output.write_text(text, encoding="utf-8")
+        replaced_file(output, text.encode())
     if options.json:
         _print_json(options, {"file": str(output), "text": text})
     else:
@@ -245,11 +260,13 @@ def run(options: argparse.Namespace) -> int:
     from eecompile.runtime.session import load
 
     session = load(options.artifact, options.policy)
-    x = _read_array(options.input)
+    x = _read_input(options.input)
     (_, type_), *_ = session.manifest.network.inputs
-    batch = x.ndim == len(type_.shape) and x.shape[0] != 1
+    batch = isinstance(x, np.ndarray) and x.ndim == len(type_.shape) and x.shape[0] != 1
     call = session.full_depth if options.full_depth else session.run
     if batch:
+        if not len(x):
+            raise CompileErrors([Diagnostic("bad-data", f"`{options.input}` holds no samples")])
         answers = [call(row[None], normalize=options.normalize) for row in x]
     else:
         answers = [call(x, normalize=options.normalize)]
@@ -266,7 +283,7 @@ def run(options: argparse.Namespace) -> int:
         for answer in answers
     ]
     if options.json:
-        _print_json(options, shown if batch else shown[0])
+        _print_json(options, {"answers": shown} if batch else shown[0])
         return 0
     table(
         "",
@@ -285,11 +302,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read_array(path: Path) -> np.ndarray:
+def _read_input(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """One array of a .npy file, or the arrays of a .npz file by name."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            return {name: found[name] for name in found.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "it is no .npy or .npz file"
         raise CompileErrors(
             [Diagnostic("bad-data", f"Cannot read `{path}`: {reason}", path=str(path))]
         ) from error
@@ -313,12 +335,13 @@ def verify(options: argparse.Namespace) -> int:
 
 def inspect(options: argparse.Namespace) -> int:
     """Show segments and exits of an artifact or a `.ee` file."""
+    from eecompile.atomic import replaced_file
     from eecompile.inspection import inspect_path
 
     found = inspect_path(options.what)
     if options.svg is not None:
         with _writing(options.svg):
-            options.svg.write_text(found.svg(), encoding="utf-8")
+            replaced_file(options.svg, found.svg().encode())
     if options.json:
         _print_json(options, found.to_json())
         return 0
@@ -337,7 +360,7 @@ def targets(options: argparse.Namespace) -> int:
     from eecompile.hardware import machine, machine_names
 
     if options.action == "show":
-        found = machine(options.name or "host")
+        found = machine(_known(options.name or "host", machine_names()))
         if options.json:
             _print_json(options, asdict(found))
             return 0
@@ -363,6 +386,13 @@ def targets(options: argparse.Namespace) -> int:
         left=4,
     )
     return 0
+
+
+def _known(name: str, names: Sequence[str]) -> str:
+    if name in names:
+        return name
+    help_ = did_you_mean_help(name, names) or f"targets: {', '.join(names)}"
+    raise CompileErrors([Diagnostic("unknown-target", f"Unknown target `{name}`", help=help_)])
 
 
 def doctor(options: argparse.Namespace) -> int:

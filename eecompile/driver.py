@@ -7,7 +7,8 @@ recorded, policies on what the fitted heads give, latency budgets on the time th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,13 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from eecompile import __version__
-from eecompile.artifact import Contents, PolicyEntry, write_artifact
+from eecompile.artifact import Contents, PolicyEntry, check_destination, write_artifact
 from eecompile.cache import Cache, digest, source_digest
 from eecompile.compiled import CompiledGraph
 from eecompile.compiling import Compiled, compile_graphs
 from eecompile.console import Reporter, Steps
 from eecompile.datasets import Dataset, open_dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, did_you_mean_help
+from eecompile.dsl.check_policies import needs_calibration
 from eecompile.equivalence import Equivalence, compare_with_source, example_inputs
 from eecompile.fit import ExitCosts, evaluate, fit_policy
 from eecompile.fitting import ExitPlan, fit_plans, graphs_of, plan_exits, with_outputs
@@ -30,15 +32,16 @@ from eecompile.hardware import Machine, machine, machine_names
 from eecompile.inspect import exit_table
 from eecompile.ir import Graph
 from eecompile.latency import Latencies, cost_table, measure
-from eecompile.loading import check_file, source_errors
+from eecompile.loading import check_file, source_errors, with_classes
 from eecompile.manifest import Normalization, TargetInfo
 from eecompile.passes.base import Instrument, Pass, PassManager, Program
 from eecompile.passes.host import HostError, HostGraph
 from eecompile.passes.instruments import DumpText, Timing
 from eecompile.passes.pipelines import backbone_pipeline, segments_pipeline
-from eecompile.policies import ExitPolicy, NeverPolicy, from_json, to_json
+from eecompile.policies import ExitPolicy, from_json, to_json
 from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord, record
 from eecompile.report import policy_report
+from eecompile.rule_family import given_policy
 from eecompile.runtime.runner import Runner
 from eecompile.runtime.vectors import make_vectors, shown_values
 from eecompile.segments import SegmentGraph
@@ -190,6 +193,7 @@ class _Build:
     def run(self) -> dict[str, Any]:
         """All steps, from the top to the bottom."""
         with self.steps.step("check the file against the network"):
+            check_destination(self.output)
             host = self.checked()
             self.machine = choose_machine(self.spec, self.options.target)
             self.here = self.machine if self.machine.is_native else machine("host")
@@ -243,7 +247,11 @@ class _Build:
                     costs=costs,
                     measured=latencies is not None,
                     normalizations=self._normalizations(segments),
-                    fitted={"heads": self._heads_in_words(), "seed": self.options.seed},
+                    fitted={
+                        "heads": self._heads_in_words(),
+                        "seed": self.options.seed,
+                        "overrides": list(self.options.overrides),
+                    },
                     data=self.data_digests,
                 ),
             )
@@ -256,7 +264,7 @@ class _Build:
         spec, host, found = check_file(self.path, self.options.overrides)
         found.raise_errors()
         assert host is not None, "a host that cannot be opened is an error"
-        self.spec = spec
+        self.spec = with_classes(spec, host)
         return host
 
     def cut(self, host: HostGraph, pipeline: tuple[Pass, ...]) -> SegmentGraph:
@@ -266,7 +274,8 @@ class _Build:
             folder = "backbone" if len(pipeline) == 2 else "exits"
             instruments.append(DumpText(self.options.dump_ir / folder))
         try:
-            result = PassManager(pipeline, instruments).run(Program(host, self.spec.model))
+            with _written(self.options.dump_ir):
+                result = PassManager(pipeline, instruments).run(Program(host, self.spec.model))
         except HostError as error:
             raise source_errors(error, self.spec.model) from error
         assert result.graph.segments is not None, "the pipelines end with cutting"
@@ -279,15 +288,9 @@ class _Build:
             raise source_errors(error, self.spec.model) from error
 
     def _emit(self, host: HostGraph) -> None:
-        if self.options.emit is None:
-            return
-        try:
-            host.save(self.options.emit)
-        except OSError as error:
-            message = f"Cannot write `{self.options.emit}`: {error.strerror or error}"
-            raise CompileErrors(
-                [Diagnostic("cannot-write", message, path=str(self.options.emit))]
-            ) from error
+        if self.options.emit is not None:
+            with _written(self.options.emit):
+                host.save(self.options.emit)
 
     # -- data ----------------------------------------------------------------------------------
 
@@ -464,12 +467,11 @@ class _Build:
         for written in self._policy_specs():
             if not self._cost_known(written, costs, problems):
                 continue
-            if not isinstance(calibrate, CalibrateRecord):
-                policies[written.name] = NeverPolicy(len(segments.exits))
-                reports[written.name] = {}
-                continue
             try:
-                fitted = self._fitted(written, calibrate, costs)
+                if isinstance(calibrate, CalibrateRecord):
+                    fitted = self._fitted(written, calibrate, costs)
+                else:
+                    fitted = self._given(written, network)
             except CompileErrors as errors:
                 problems.add(*errors.diagnostics)
                 continue
@@ -512,6 +514,18 @@ class _Build:
             "points": [point.to_json() for point in fitted.points],
         }
 
+    def _given(self, written: Policy, network: CompiledGraph) -> dict[str, Any]:
+        """A policy without calibration data: all its thresholds have to be given."""
+        if needs_calibration(written):
+            message = f"Thresholds of policy `{written.name}` cannot be fitted"
+            place = written.rule.span if written.rule else None
+            why = "there are no calibration data for a network with one input and known classes"
+            raise CompileErrors([Diagnostic("missing-data", message, place, notes=(why,))])
+        heads = [exit_.head is not None for exit_ in network.exits]
+        class_means = [exit_.comparator is not None for exit_ in network.exits]
+        policy = given_policy(written.rule, heads, class_means)
+        return {"policy": to_json(policy), "point": None, "points": []}
+
     # -- telling -------------------------------------------------------------------------------
 
     def _heads_in_words(self) -> dict[str, str]:
@@ -545,6 +559,18 @@ class _Build:
             "policies": dict(reports),
             "passes_s": self.timing.seconds,
         }
+
+
+@contextmanager
+def _written(path: Path | None) -> Iterator[None]:
+    """Turns a failure to write to `path` into a diagnostic."""
+    try:
+        yield
+    except OSError as error:
+        if path is None:
+            raise
+        message = f"Cannot write `{path}`: {error.strerror or error}"
+        raise CompileErrors([Diagnostic("cannot-write", message, path=str(path))]) from error
 
 
 def _plain(segments: SegmentGraph) -> set[str]:

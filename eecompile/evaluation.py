@@ -13,6 +13,7 @@ from eecompile.artifact import read_artifact
 from eecompile.console import Reporter
 from eecompile.datasets import Dataset, open_dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Source
+from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse, parse_file
 from eecompile.policies import ExitPolicy, from_json
 from eecompile.policies.points import OperatingPoint, cheapest, most_accurate
@@ -132,6 +133,10 @@ def choose_budget(session: Session, name: str | None, text: str) -> ExitPolicy:
     points = [
         OperatingPoint.from_json(p) for p in (entry.report.get("points", ()) if entry else ())
     ]
+    if not points:
+        message = f"Policy `{name}` has no operating points to choose from"
+        why = "the artifact has no policies" if entry is None else "all its thresholds were given"
+        raise CompileErrors([Diagnostic("infeasible-budget", message, notes=(why,))])
     if budget.quantity == "accuracy_drop":
         point = cheapest(points, "macs", budget.limit)
         reached = min((p.accuracy_drop for p in points), default=None)
@@ -172,10 +177,12 @@ def open_test_data(session: Session, given: str) -> Dataset:
         message = f"`{network.name}` is no classifier of one input: its accuracy is not defined"
         raise CompileErrors([Diagnostic("bad-argument", message)])
     if given.endswith(".ee"):
-        spec, _ = parse_file(given)
+        spec, found = parse_file(given)
+        found.raise_errors()
         data = spec.data_for(spec.model)
     else:
         written, _ = parse(Source("model.ee", session.artifact.source_text))
+        written = apply_overrides(written, session.manifest.fitted.get("overrides", ()))
         spec, found = parse(Source("--data", f"eecompile 1 data given {{ test {_quoted(given)} }}"))
         found.raise_errors()
         known = written.data_for(written.model) or DataSet("data")
@@ -189,14 +196,14 @@ def open_test_data(session: Session, given: str) -> Dataset:
 
 
 def _quoted(given: str) -> str:
-    """A path with its slice as the language writes it.
+    """A path with its slice as the language writes it; Python's colon is understood too.
 
-    >>> _quoted("test.npz[5000..]")
-    '"test.npz"[5000..]'
+    >>> _quoted("test.npz[5000..]"), _quoted("test.npz[:10]")
+    ('"test.npz"[5000..]', '"test.npz"[..10]')
     """
     match = re.fullmatch(r"(.*?)(\[[^\[\]]*\])?", given, re.DOTALL)
     assert match is not None, "the pattern matches any text"
-    return f'"{match[1]}"{match[2] or ""}'
+    return f'"{match[1]}"{(match[2] or "").replace(":", "..")}'
 
 
 def _read_budget(text: str) -> Budget:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span
@@ -10,10 +11,11 @@ from eecompile.dsl.check import GraphFacts, can_open, check, unsupported
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse_file
 from eecompile.hardware import machine_names
-from eecompile.passes.host import HostError, HostGraph
-from eecompile.spec import Model, Spec
+from eecompile.passes.base import Program
+from eecompile.passes.host import HostError, HostGraph, Problem
+from eecompile.spec import Model, Output, Spec
 
-__all__ = ["check_file", "load_spec", "open_host", "source_errors"]
+__all__ = ["check_file", "load_spec", "open_host", "source_errors", "with_classes"]
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> tuple[Spec, Diagnostics]:
@@ -72,11 +74,44 @@ def open_host(spec: Spec) -> HostGraph:
         raise source_errors(error, model) from error
 
 
+def with_classes(spec: Spec, host: HostGraph) -> Spec:
+    """The spec with its number of classes, which exits need and a file may leave out.
+
+    Raises:
+        CompileErrors: there are exits, and the network's answer is no vector of scores.
+    """
+    model = spec.model
+    if not model.exits:
+        return spec
+    name, value = next(iter(Program(host, model).network_outputs().items()))
+    type_ = host.graph().types[value]
+    output = model.output or Output(name)
+    if type_.dtype != "float32" or len(type_.shape) != 2 or type_.shape[0] != 1:
+        message = f"Expected float32[1, classes] as the output that exits answer for, found {type_}"
+        place = output.at("name") or model.exits[0].span
+        raise CompileErrors([Diagnostic("wrong-classes", message, place, f"`{name}` is meant")])
+    known = replace(output, classes=output.classes or type_.shape[1])
+    return replace(spec, models=(replace(model, output=known), *spec.models[1:]))
+
+
+_OF_INPUTS = ("wrong-shape", "wrong-dtype", "unknown-input")
+
+
+def _place(problem: Problem, model: Model) -> Span | None:
+    """What of the file a host's problem is about."""
+    if problem.kind == "unreadable-weights":
+        return model.at("weights")
+    if problem.kind in _OF_INPUTS and model.inputs:
+        named = [given for given in model.inputs if f"`{given.name}`" in problem.message]
+        return (named or model.inputs)[0].span
+    return model.at("path")
+
+
 def source_errors(error: HostError, model: Model) -> CompileErrors:
     """A host's problems as diagnostics that point at the line which names the network."""
     found = []
     for problem in error.problems:
-        place: Span | None = model.at("weights" if problem.kind == "unreadable-weights" else "path")
+        place = _place(problem, model)
         notes = ()
         if problem.node:
             operator = f", operator `{problem.operator}`" if problem.operator else ""

@@ -16,13 +16,15 @@ def policy_report(
 ) -> dict[str, Any]:
     """JSON value kept in the artifact beside a policy.
 
-    ``points`` are the operating points for other budgets. ``test`` is None without test data.
+    ``points`` are the operating points for other budgets. ``calibrate`` and ``test`` are None
+    without such data.
     """
     budget = written.budget or (DEFAULT_BUDGET if fitted["points"] else None)
     found: dict[str, Any] = {
         "rule": str(written.rule) if written.rule else "never",
         "budget": str(budget) if budget else None,
-        "calibrate": {key: value for key, value in fitted["point"].items() if key != "policy"},
+        "calibrate": fitted["point"]
+        and {key: value for key, value in fitted["point"].items() if key != "policy"},
         "points": fitted["points"],
         "test": None,
     }
@@ -56,8 +58,6 @@ def held_out_lines(name: str, report: Mapping[str, Any]) -> list[str]:
     Accuracy and cost on data nothing was fitted on, with 95 % intervals, and whether the budget
     held there.
     """
-    if not report:
-        return [f"{name}: not fitted, as there are no calibration data"]
     title = f"{name}: {report['rule']}, budget {report['budget'] or 'none'}"
     test = report["test"]
     if test is None:
@@ -76,5 +76,6 @@ def held_out_lines(name: str, report: Mapping[str, Any]) -> list[str]:
     if "latency" in test["costs"]:
         lines.append(f"  latency {spread(test['costs']['latency'], 1e3)} ms, measured")
     missed = test["budget_missed_by"]
-    lines.append(f"  budget missed by {missed:.4g}" if missed else "  budget kept")
+    if report["budget"]:
+        lines.append(f"  budget missed by {missed:.4g}" if missed else "  budget kept")
     return lines
