@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 
 import numpy as np
 
@@ -179,5 +180,7 @@ def _refusal(name: str, error: float, spec: Spec) -> Diagnostic:
         f"Output `{name}` of the compiled network differs from the source network's by {error:.3g}",
         spec.model.at("path"),
         notes=(f"at most {TOLERANCE:g} of the largest value is allowed; nothing was written",),
-        help="please report this with the network: it is a bug in eecompile",
+        help="one of them is not finite: are the samples normalised as in training?"
+        if isnan(error)
+        else "please report this with the network: it is a bug in eecompile",
     )

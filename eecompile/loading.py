@@ -58,20 +58,28 @@ def open_host(spec: Spec) -> HostGraph:
         CompileErrors: it cannot be read or translated; each reason, at the place that names it.
         ToolError: torch is needed and not installed.
     """
+    try:
+        host = _opened(spec)
+        if not host.outputs() or not host.graph().inputs:
+            lacking = "outputs" if host.graph().inputs else "inputs"
+            raise HostError(Problem("unreadable-model", f"The network has no {lacking}"))
+        return host
+    except HostError as error:
+        raise source_errors(error, spec.model) from error
+
+
+def _opened(spec: Spec) -> HostGraph:
     model = spec.model
     inputs = {written.name: written.type for written in model.inputs}
-    try:
-        if model.source == "onnx":
-            from eecompile.passes.onnx_host import load_onnx
+    if model.source == "onnx":
+        from eecompile.passes.onnx_host import load_onnx
 
-            return load_onnx(spec.resolve(model.path), inputs)
-        from eecompile.passes.fx_host import load_torch
+        return load_onnx(spec.resolve(model.path), inputs)
+    from eecompile.passes.fx_host import load_torch
 
-        entry = f"{spec.resolve(model.path)}:{model.entry}"
-        weights = spec.resolve(model.weights) if model.weights else None
-        return load_torch(entry, weights, inputs)
-    except HostError as error:
-        raise source_errors(error, model) from error
+    entry = f"{spec.resolve(model.path)}:{model.entry}"
+    weights = spec.resolve(model.weights) if model.weights else None
+    return load_torch(entry, weights, inputs)
 
 
 def with_classes(spec: Spec, host: HostGraph) -> Spec:
