@@ -20,6 +20,10 @@ def unsupported(spec: Spec) -> tuple[Diagnostic, ...]:
     for model in spec.models[1:]:
         refuse("Several models in one file are", model.at("name"), "the second")
     for model in spec.models:
+        if model.source == "torch" and model.entry is None:
+            refuse("Exported programs as a source are", model.at("path"), "name a Python function")
+        elif model.source == "torch" and not model.path.endswith(".py"):
+            refuse("Networks of importable modules are", model.at("path"), "name the .py file")
         for skip in model.skips:
             refuse(f"Gates that skip {skip.what} are", skip.span)
         if model.auto_exits is not None:
