@@ -198,7 +198,9 @@ class Search:
                 # Where another test looks here anyway, the exit's cost is paid already.
                 due = 0.0 if any(found[o] < inf for o in others) else toll
                 paid = due * np.count_nonzero(arriving[k])
-                found[t] = self._best(t, undecided, leave - ahead, float(paid))
+                # What nobody arrives at keeps its threshold: an earlier one may yet let some pass.
+                if undecided.any():
+                    found[t] = self._best(t, undecided, leave - ahead, float(paid))
             if any(found[t] < inf for t in self._tests[k]):
                 passing = self._passing(self._tests[k], found)
                 ahead = np.where(passing, leave, ahead) - toll
@@ -208,8 +210,6 @@ class Search:
         """The threshold with the largest total gain of the undecided samples it lets leave."""
         order = self._order[test]
         order = order[undecided[order]]
-        if not len(order):
-            return inf
         score = self.scores[test][order]
         total = np.cumsum(gain[order])
         # A threshold separates only samples of different scores.

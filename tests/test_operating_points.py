@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eecompile.operating_points import Search, Trial, hull, quota_thresholds
@@ -74,8 +74,9 @@ def test_a_trial_is_what_a_loop_finds(seed: int, thresholds: tuple[float, ...]) 
     assert (trial.cost, trial.value) == pytest.approx(naive_trial(s, thresholds))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10**6), choices, st.floats(0.01, 5))
+@example(306, (0.0, 0.2, 0.0), 0.5)
 def test_no_single_threshold_improves_an_improved_vector(
     seed: int, start: tuple[float, ...], price: float
 ) -> None:
