@@ -263,7 +263,7 @@ class FxHost(HostGraph):
 
 
 def _refusal(message: str, node: str) -> HostError:
-    return HostError(Problem("cannot-edit", message, node))
+    return HostError(Problem("bad-head", message, node))
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:

@@ -1,4 +1,8 @@
-"""Neutral operators back to ONNX nodes, in whatever operator set the model has."""
+"""Neutral operators back to ONNX nodes, in whatever operator set the model has.
+
+A head is put together with onnx-graphsurgeon. The user's own model is not taken through it: it
+drops the metadata of nodes, which is where exporters keep module paths.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+import onnx_graphsurgeon as gs
+from onnx import helper
 
 from eecompile.ir import Graph, Op
 
@@ -40,12 +45,15 @@ def emit(
             raise Unexpressible(
                 f"Operator `{op.kind}` of `{op.name}` does not exist in operator set {opset}"
             ) from error
-    used = {name for node in writer.nodes for name in node.input}
-    used.update(names[name] for name in graph.outputs)
-    for name, array in graph.constants.items():
-        if names[name] in used:
-            writer.weights.append(numpy_helper.from_array(np.asarray(array), names[name]))
-    return writer.nodes, writer.weights
+    made = gs.export_onnx(writer.surgeon, do_type_check=False).graph
+    for node in made.node:
+        set_scope(node, prefix)
+    weights = {tensor.name: tensor for tensor in made.initializer}
+    for output in graph.outputs:  # a constant that is handed on as it is has no user
+        if output in graph.constants:
+            array = np.asarray(graph.constants[output])
+            weights[names[output]] = onnx.numpy_helper.from_array(array, names[output])
+    return list(made.node), list(weights.values())
 
 
 def set_scope(node: onnx.NodeProto, scope: str) -> None:
@@ -58,8 +66,9 @@ def set_scope(node: onnx.NodeProto, scope: str) -> None:
 class _Writer:
     def __init__(self, graph: Graph, names: Mapping[str, str], prefix: str, opset: int) -> None:
         self.graph, self.names, self.prefix, self.opset = graph, names, prefix, opset
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
+        self.surgeon = gs.Graph(opset=opset, name=prefix)
+        self._tensors: dict[str, gs.Tensor] = {}
+        self._constants = {names[k]: np.asarray(v) for k, v in graph.constants.items()}
 
     def dtype(self, value: str) -> str:
         return self.graph.types[value].dtype
@@ -70,8 +79,18 @@ class _Writer:
     def parameter(self, op: Op, what: str, value: Any, dtype: str = "int64") -> str:
         """An initializer that holds what is an attribute to us."""
         name = f"{self.prefix}/{op.name}.{what}"
-        self.weights.append(numpy_helper.from_array(np.array(value, dtype), name))
+        self._tensors[name] = gs.Constant(name, np.array(value, dtype))
         return name
+
+    def tensor(self, name: str) -> gs.Tensor:
+        """The tensor called `name` in the model; the same object for the same name."""
+        if not name:
+            return gs.Variable.empty()
+        if name not in self._tensors:
+            constant = self._constants.get(name)
+            made = gs.Variable(name) if constant is None else gs.Constant(name, constant)
+            self._tensors[name] = made
+        return self._tensors[name]
 
     def node(self, op: Op, extra: Sequence[str] = (), **attributes: Any) -> None:
         """A node with the operator's inputs and `extra` ones.
@@ -91,12 +110,15 @@ class _Writer:
                     f"Attribute `{name}` of `{op.name}` does not exist in operator set {self.opset}"
                 )
         inputs = [self.names[name] if name else "" for name in op.inputs]
-        outputs = [self.names[name] for name in op.outputs]
-        node = helper.make_node(
-            op.kind, [*inputs, *extra], outputs, f"{self.prefix}/{op.name}", **kept
+        self.surgeon.nodes.append(
+            gs.Node(
+                op.kind,
+                f"{self.prefix}/{op.name}",
+                kept,
+                [self.tensor(name) for name in (*inputs, *extra)],
+                [self.tensor(self.names[name]) for name in op.outputs],
+            )
         )
-        set_scope(node, self.prefix)
-        self.nodes.append(node)
 
 
 #: Values of attributes that mean the same as their absence in operator sets that lack them.
