@@ -283,10 +283,12 @@ class _Step:
         found = [self._array(name) for name in op.inputs[1:]]
         if any(array is None for array in found):
             return None
-        scale, bias, mean, variance = (np.asarray(a, np.float64) for a in found)
-        epsilon: Any = op.attributes["epsilon"]
-        factor = scale / np.sqrt(variance + epsilon)
-        return factor, bias - mean * factor
+        # In float32 and in the order exporters fold in: a network then gives the same bits whether
+        # it was folded when it was exported or is folded here.
+        scale, bias, mean, variance = (np.asarray(a, np.float32) for a in found)
+        factor = scale / np.sqrt(variance + np.float32(op.attributes["epsilon"]))
+        shift = -mean * factor + bias
+        return factor.astype(np.float64), shift.astype(np.float64)
 
     def _as_affine(self, op: Op) -> bool:
         affine = self._batch_norm(op)
