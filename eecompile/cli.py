@@ -81,6 +81,9 @@ def _run(given: Sequence[str], told: _Told) -> int:
         told.failure("environment", "There is not enough memory")
         return _ENVIRONMENT
     except KeyboardInterrupt as stop:
+        # An interrupt inside `exec` of a text (dataclasses do that) makes CPython end the process
+        # by the signal, handled or not, unless another text is run after it.
+        exec("")
         told.failure("interrupted", "Interrupted; what was written before is as it was")
         return _TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED
     except SystemExit as ended:

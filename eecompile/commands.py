@@ -262,6 +262,10 @@ def run(options: argparse.Namespace) -> int:
     session = load(options.artifact, options.policy)
     x = _read_input(options.input)
     (_, type_), *_ = session.manifest.network.inputs
+    for array in x.values() if isinstance(x, dict) else [x]:
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            message = f"`{options.input}` holds values that are not finite"
+            raise CompileErrors([Diagnostic("bad-data", message, path=str(options.input))])
     batch = isinstance(x, np.ndarray) and x.ndim == len(type_.shape) and x.shape[0] != 1
     call = session.full_depth if options.full_depth else session.run
     if batch:
@@ -311,7 +315,9 @@ def _read_input(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         with found:
             return {name: found[name] for name in found.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "it is no .npy or .npz file"
+        reason = getattr(error, "strerror", None) or str(error)
+        if not reason or "pickle" in reason:  # numpy's advice would be to load it unsafely
+            reason = "it holds no plain array of a .npy or .npz file"
         raise CompileErrors(
             [Diagnostic("bad-data", f"Cannot read `{path}`: {reason}", path=str(path))]
         ) from error

@@ -339,13 +339,17 @@ class _Build:
 
     def _normalizations(self, segments: SegmentGraph) -> dict[str, Normalization]:
         data = self._data
-        if data is None or data.normalize is None or len(segments.inputs) != 1:
+        if data is None or len(segments.inputs) != 1:
             return {}
         low, high = data.pixels
         if low != 0.0 or high == 0.0:
             return {}
-        given = data.normalize
-        return {segments.inputs[0][0]: Normalization(given.mean, given.std, 255.0 / high)}
+        mean, std = ((0.0,), (1.0,))
+        if data.normalize is not None:
+            mean, std = data.normalize.mean, data.normalize.std
+        elif segments.inputs[0][1].dtype != "float32":
+            return {}
+        return {segments.inputs[0][0]: Normalization(mean, std, 255.0 / high)}
 
     # -- compiling -----------------------------------------------------------------------------
 

@@ -176,6 +176,8 @@ def open_test_data(session: Session, given: str) -> Dataset:
     if network.classes is None or len(network.inputs) != 1:
         message = f"`{network.name}` is no classifier of one input: its accuracy is not defined"
         raise CompileErrors([Diagnostic("bad-argument", message)])
+    if '"' in given or not given.isprintable():
+        raise CompileErrors([Diagnostic("bad-argument", f"`{given}` cannot be a path here")])
     if given.endswith(".ee"):
         spec, found = parse_file(given)
         found.raise_errors()
