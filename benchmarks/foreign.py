@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,10 @@ class Network:
     """A file, with its inputs as an `.ee` file says them.
 
     Attributes:
-        inputs: name -> shape; float32.
+        inputs: name -> shape.
         labelled: data with labels.
         spread: mean and standard deviation that pixels from 0 to 1 are normalised with.
-        whole_numbers: inputs of other types, name -> dtype.
+        dtypes: of inputs that are not float32.
     """
 
     inputs: Mapping[str, tuple[int, ...]]
@@ -69,9 +69,7 @@ class Network:
 
 
 def _cifar10(accuracy: float, std: tuple[float, ...], **named: Any) -> Labelled:
-    return Labelled(
-        "cifar10_test.npz", accuracy, named.get("mean", (0.4914, 0.4822, 0.4465)), std
-    )
+    return Labelled("cifar10_test.npz", accuracy, named.get("mean", (0.4914, 0.4822, 0.4465)), std)
 
 
 NETWORKS: dict[str, Network] = {
@@ -155,7 +153,7 @@ def labelled_images(data: Path, name: str, count: int) -> tuple[Arrays, np.ndarr
     with np.load(data / wanted.data) as archive:
         images, labels = archive["images"][:count], archive["labels"][:count]
     pixels = images.astype(np.float32) * np.float32(wanted.high / 255)
-    pixels = (pixels - np.float32(wanted.mean)) / np.float32(wanted.std)
+    pixels = (pixels - np.asarray(wanted.mean, np.float32)) / np.asarray(wanted.std, np.float32)
     ((given, shape),) = network.inputs.items()
     if pixels.ndim == 4 and shape[1] == 3:
         pixels = pixels.transpose(0, 3, 1, 2)
@@ -172,7 +170,7 @@ def real_inputs(data: Path, name: str, count: int) -> Arrays:
     if name == "dtln_model_1":
         return _spectra(count)
     ((given, shape),) = network.inputs.items()
-    mean, std = (np.float32(values).reshape(-1, 1, 1) for values in network.spread)
+    mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in network.spread)
     images = _photographs(data, count, shape[2], shape[3])
     if shape[1] == 1:
         images = images.mean(axis=1, keepdims=True)
@@ -196,7 +194,7 @@ def _bytes_of_files(count: int) -> np.ndarray:
     files = sorted((Path(__file__).parents[1] / "eecompile").glob("*.py"))
     long = [content for file in files if len(content := file.read_bytes()) >= 1536][:count]
     rows = [c[:512] + c[len(c) // 2 - 256 : len(c) // 2 + 256] + c[-512:] for c in long]
-    return np.float32([list(row) for row in rows])
+    return np.array([list(row) for row in rows], np.float32)
 
 
 def _spectra(count: int) -> Arrays:
@@ -242,11 +240,13 @@ def error(net: Any, peer: Any, inputs: Arrays) -> float:
 def times_s(net: Any, peer: Any, row: Arrays, limit_s: float = 3.0) -> tuple[float, float]:
     """Median seconds of ours and of ONNX Runtime, in turn."""
     found: tuple[list[float], list[float]] = ([], [])
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: net.full_depth(row),
+        lambda: peer.run(None, row),
+    )
     stop = time.perf_counter() + limit_s
     while time.perf_counter() < stop or len(found[0]) < 5:
-        for times, call in zip(
-            found, (lambda: net.full_depth(row), lambda: peer.run(None, row)), strict=True
-        ):
+        for times, call in zip(found, calls, strict=True):
             start = time.perf_counter()
             call()
             times.append(time.perf_counter() - start)
@@ -275,7 +275,8 @@ def report(name: str, folder: Path, data: Path, samples: int) -> bool:
     import onnx
 
     source = data / "onnx" / f"{name}.onnx"
-    opset = max(o.version for o in onnx.load(source).opset_import if o.domain == "")
+    model: Any = onnx.load(source)
+    opset = max(o.version for o in model.opset_import if o.domain == "")
     artifact = folder / f"{name}.artifact"
     built, refusal, seconds = build(write_file(folder, data, name), artifact, folder / "cache")
     if built is None:
