@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from eecompile import __version__
-from eecompile.diagnostics import CompileErrors, Diagnostic, ToolError
+from eecompile.diagnostics import CompileErrors, Diagnostic, ToolError, missing_package
 
 __all__ = ["main"]
 
@@ -76,6 +76,12 @@ def _run(given: Sequence[str], told: _Told) -> int:
         return _USER
     except ToolError as error:
         told.failure("environment", str(error))
+        return _ENVIRONMENT
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        if missing is None:
+            return told.bug(error, given)
+        told.failure("environment", str(missing))
         return _ENVIRONMENT
     except MemoryError:
         told.failure("environment", "There is not enough memory")

@@ -32,6 +32,7 @@ __all__ = [
     "ToolError",
     "did_you_mean",
     "did_you_mean_help",
+    "missing_package",
 ]
 
 _TAB = "    "
@@ -215,6 +216,30 @@ class ToolError(Exception):
     def __init__(self, message: str, remedy: str) -> None:
         self.message, self.remedy = message, remedy
         super().__init__(f"{message}: {remedy}")
+
+
+#: Import name -> distribution and what installs it.
+_PACKAGES = {
+    "torch": ("torch", "pip install 'eecompile[torch]'"),
+    "tvm": ("apache-tvm", "pip install apache-tvm"),
+    **{
+        name.replace("-", "_"): (name, f"pip install {name}")
+        for name in (
+            *("lark", "networkx", "numpy", "onnx", "onnx-graphsurgeon", "rich", "scipy"),
+            "threadpoolctl",
+        )
+    },
+}
+
+
+def missing_package(error: ModuleNotFoundError) -> ToolError | None:
+    """The environment's failure behind an import that failed; None where it is not ours to need.
+
+    >>> str(missing_package(ModuleNotFoundError("No module named 'tvm'", name="tvm.tirx")))
+    'apache-tvm is not installed: pip install apache-tvm'
+    """
+    found = _PACKAGES.get((error.name or "").partition(".")[0])
+    return found and ToolError(f"{found[0]} is not installed", found[1])
 
 
 class InternalError(Exception):

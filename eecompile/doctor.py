@@ -69,7 +69,10 @@ _PACKAGES = (
 def _package(name: str, distribution: str, needed: bool, remedy: str, use: str) -> Finding:
     if importlib.util.find_spec(name) is None:
         return Finding(distribution, False, f"not installed; for {use}", remedy, needed)
-    version = importlib.metadata.version(distribution)
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:  # built from source, perhaps
+        version = "version unknown"
     return Finding(distribution, True, f"{version}, for {use}", needed=needed)
 
 

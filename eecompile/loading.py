@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span
+from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span, missing_package
 from eecompile.dsl.check import GraphFacts, can_open, check, unsupported
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse_file
@@ -66,6 +66,11 @@ def open_host(spec: Spec) -> HostGraph:
         return host
     except HostError as error:
         raise source_errors(error, spec.model) from error
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        if missing is None:
+            raise
+        raise missing from error
 
 
 def _opened(spec: Spec) -> HostGraph:
