@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from eecompile.cost import graph_macs
-from eecompile.diagnostics import CompileErrors, Diagnostic
+from eecompile.diagnostics import CompileErrors, Diagnostic, Source
+from eecompile.dsl.format import format_text
+from eecompile.dsl.parser import parse
 from eecompile.inspect import readable
 from eecompile.ir import TensorType
 from eecompile.loading import open_host
@@ -47,8 +50,40 @@ def describe(
         str(weights) if weights else None,
         fixed,
     )
-    host = open_host(Spec(models=(source,)))
-    return _text(source, host, output.parent if output else Path("."), exits)
+    if weights and not entry:
+        raise _wrong("`--weights` are for torch networks; an ONNX file holds its own")
+    _check_writable(path, str(weights or ""))
+    try:
+        host = open_host(Spec(models=(source,)))
+    except CompileErrors as errors:
+        raise CompileErrors(map(_with_advice, errors.diagnostics)) from errors
+    _check_writable(*host.graph().inputs, *host.outputs())
+    text = format_text(_text(source, host, output.parent if output else Path("."), exits))
+    parse(Source("what was written", text))[1].raise_errors()
+    return text
+
+
+def _wrong(message: str) -> CompileErrors:
+    return CompileErrors([Diagnostic("bad-argument", message)])
+
+
+def _is_writable(name: str) -> bool:
+    """Whether the language has a way to write a name."""
+    return '"' not in name and name.isprintable()
+
+
+def _check_writable(*names: str) -> None:
+    for name in names:
+        if not _is_writable(name):
+            raise _wrong(f"`{name}` cannot be written in a .ee file: rename it")
+
+
+def _with_advice(found: Diagnostic) -> Diagnostic:
+    """Shapes are fixed by an argument here, not yet in a file."""
+    if found.id not in ("missing-input", "unknown-input"):
+        return found
+    advice = "`--input NAME=1,3,224,224` states an input's shape"
+    return replace(found, help=f"{found.help}; {advice}" if found.help else advice)
 
 
 def _input(text: str) -> Input:
@@ -88,10 +123,11 @@ def _text(model: Model, host: HostGraph, folder: Path, exits: int) -> str:
     (output, answer), *_ = outputs.items()
     shape = graph.types[answer].shape
     classes = shape[-1] if len(shape) == 2 and shape[0] == 1 and shape[1] > 1 else None
-    chosen = propose_points(graph, host.points(), answer, exits) if classes else ()
+    points = {name: point for name, point in host.points().items() if _is_writable(name)}
+    chosen = propose_points(graph, points, answer, exits) if classes else ()
     others = [
         candidate
-        for candidate in propose_points(graph, host.points(), answer, _MORE)
+        for candidate in propose_points(graph, points, answer, _MORE)
         if candidate.name not in {found.name for found in chosen}
     ]
     weights = f' weights "{_from(model.weights, folder)}"' if model.weights else ""
