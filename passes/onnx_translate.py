@@ -37,6 +37,8 @@ __all__ = [
 
 #: Elements a tensor may have that is computed at translation time.
 _LARGEST_FOLDED = 1 << 26
+#: Operators whose result is empty only where their windows are larger than what they slide over.
+_WINDOWS = frozenset(("AveragePool", "Conv", "MaxPool"))
 
 _DTYPES = {
     **{name: name for name in ("float32", "int64", "int32", "bool", "uint8", "int8")},
@@ -338,10 +340,18 @@ class _Translator:
                 raise Refused(f"it computes a constant of {result.size} elements")
             arrays = [self.constants[name] if name else None for name in op.inputs]
             return self.put(op.outputs[0], np.asarray(evaluate(op, arrays)[0]))
+        if result.size == 0:
+            return self._empty(op, result)
         name = self._unused(op.outputs[0])
         self._type(name, result)
         self.ops.append(replace(op, outputs=(name,)))
         return name
+
+    def _empty(self, op: Op, result: TensorType) -> str:
+        """A value without elements is known; but who slides windows wants to see something."""
+        if op.kind in _WINDOWS:
+            raise Refused(f"no window fits into {self.types[op.inputs[0]]}")
+        return self.put(op.outputs[0], np.zeros(result.shape, result.dtype))
 
     def inline(self, body: onnx.GraphProto) -> tuple[str, ...]:
         outer, self.values = self.values, dict(self.values)
