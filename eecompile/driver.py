@@ -202,7 +202,7 @@ class _Build:
             backbone = self.cut(host, backbone_pipeline())
             plans = self._plans(backbone)
         with self.steps.step("compile the backbone for this machine"):
-            recorder = self._compile_recorder(backbone, plans)
+            recorder = self._compile_recorder(backbone, plans) if splits else None
         with self.steps.step("run the data through it once") as progress:
             records = self._records(backbone, plans, recorder, splits, progress)
         with self.steps.step("fit the exit heads") as progress:
@@ -369,7 +369,7 @@ class _Build:
         self,
         backbone: SegmentGraph,
         plans: Sequence[ExitPlan],
-        recorder: Compiled,
+        recorder: Compiled | None,
         splits: Mapping[str, Dataset],
         progress: Reporter,
     ) -> dict[str, Record]:
@@ -400,6 +400,7 @@ class _Build:
                 self.cache.touch(kept)
             except (OSError, ValueError, KeyError, TypeError):
                 if runner is None:
+                    assert recorder is not None, "compiled where there are data"
                     runner = Runner(recorder.load(), backbone.inputs, recorder.functions)
                 run = runner
 

@@ -91,6 +91,17 @@ def test_what_is_refused_is_told_by_node_and_operator(name: str, tmp_path: Path)
     assert not (tmp_path / "net.artifact").exists()
 
 
+def test_a_shape_the_network_cannot_take_is_refused_by_node(tmp_path: Path) -> None:
+    path = write_file(tmp_path, DATA, "ppocr_mobile_v2_cls")
+    path.write_text(path.read_text().replace("[1, 3, 48, 192]", "[1, 3, 4, 4]"))
+    with pytest.raises(CompileErrors) as refused:
+        _build(path, tmp_path)
+    (found,) = refused.value.diagnostics
+    assert found.id == "unsupported-operator"
+    assert "`MaxPool` of node `p2o.MaxPool.0`" in found.message
+    assert "no window fits into float32[1, 200, 1, 2]" in found.message
+
+
 @pytest.mark.parametrize("name", EXITS)
 def test_exits_of_foreign_networks_answer_as_the_emitted_network_does(
     name: str, tmp_path: Path
