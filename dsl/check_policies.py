@@ -91,6 +91,8 @@ def _check_against_model(policy: Policy, model: Model, spec: Spec, found: Diagno
     for term in terms:
         if term.measure == "class_means":
             _check_class_means(term, model, found)
+        elif term.measure in MEASURES:
+            _check_trained(term, model, found)
         if term.kind == "predicted":
             _check_start(term, model, found)
     _check_fit(policy, model, spec, found)
@@ -105,6 +107,18 @@ def _check_class_means(term: RuleTerm, model: Model, found: Diagnostics) -> None
         term.at("measure"),
         f"no exit of `{model.name}` has them",
         help="add `comparator class_means(pool: 4)` to an exit",
+    )
+
+
+def _check_trained(term: RuleTerm, model: Model, found: Diagnostics) -> None:
+    if not model.exits or any(exit.head.kind != "class_means" for exit in model.exits):
+        return
+    found.error(
+        "no-exits",
+        f"`{term.measure}` looks at trained heads, and no exit has one",
+        term.at("measure"),
+        f"every head of `{model.name}` is `class_means`",
+        help="use `confidence(class_means)`",
     )
 
 

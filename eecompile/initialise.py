@@ -133,7 +133,7 @@ def _text(model: Model, host: HostGraph, folder: Path, exits: int) -> str:
     weights = f' weights "{_from(model.weights, folder)}"' if model.weights else ""
     entry = f":{model.entry}" if model.entry else ""
     lines = [
-        "# Written by `eecompile init`. Everything may be edited; `eecompile check` finds mistakes.",
+        "# Written by `eecompile init`. All of it may be edited; `eecompile check` finds mistakes.",
         "eecompile 1",
         "",
         f"# {readable(graph_macs(graph), 'MACs')}, {len(graph.ops)} operators",
@@ -159,7 +159,8 @@ def _exit_lines(chosen: Sequence[Candidate], others: Sequence[Candidate]) -> lis
     def line(name: str, candidate: Candidate) -> str:
         point = f'"{candidate.name}"'.ljust(width)
         share = f"{100 * candidate.macs_fraction:.0f} %"
-        return f"exit {name} after {point} head linear(pool: 4)  # {share:>4} of the MACs, {candidate.type}"
+        comment = f"# {share:>4} of the MACs, {candidate.type}"
+        return f"exit {name} after {point} head linear(pool: 4)  {comment}"
 
     found = ["", "    # Candidate exit points, with the share of the network's work done there."]
     found += [f"    {line(f'exit{i}', candidate)}" for i, candidate in enumerate(chosen, 1)]
@@ -171,14 +172,14 @@ def _exit_lines(chosen: Sequence[Candidate], others: Sequence[Candidate]) -> lis
 
 def _after_model() -> list[str]:
     return [
-        "# Labelled samples as .npz (arrays `images` and `labels`), .npy pairs or a Python function.",
+        "# Labelled samples: .npz (arrays `images` and `labels`), .npy pairs or a Python function.",
         "# Heads are fitted on `fit`, thresholds on `calibrate`; `test` is only reported on.",
         "data samples {",
         '    fit "fit.npz" calibrate "calibrate.npz" test "test.npz"',
         "    # normalize mean [0.485, 0.456, 0.406] std [0.229, 0.224, 0.225]",
         "}",
         "",
-        "# Leave where the head is sure enough. The thresholds are fitted so that the budget holds.",
+        "# Leave where the head is sure enough: thresholds are fitted so that the budget holds.",
         "policy quick { exit when confidence(max_softmax) budget accuracy drop <= 0.5 % }",
         "",
         "# `eecompile targets` lists what can be built for.",
