@@ -65,7 +65,8 @@ def held_out_lines(name: str, report: Mapping[str, Any]) -> list[str]:
 
     def spread(interval: Mapping[str, float], scale: float = 100.0) -> str:
         value, low, high = (scale * interval[key] for key in ("value", "low", "high"))
-        return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+        digits = 2 if scale == 100.0 or low >= 1 else 4  # Small networks take microseconds.
+        return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
     lines = [
         title,
