@@ -92,8 +92,9 @@ def either(first: Option, second: Option) -> Option:
     )
 
 
-#: Pooling to a grid of P x P per channel; `raw` keeps the map as it is.
-_POOL = either(whole(1, 4096), word("raw"))
+#: Pooling to a grid of P x P per channel; `raw` keeps the map as it is. Of a sequence of tokens
+#: `first` takes the first, `mean` (as any number) their mean.
+_POOL = either(whole(1, 4096), word("raw", "mean", "first"))
 
 #: Exit heads. `class_means` is also the comparator.
 HEADS: Mapping[str, Mapping[str, Option]] = {

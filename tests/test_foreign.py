@@ -36,7 +36,7 @@ EXITS = {
     "vnn_vit_pgd_2_3_16": (
         "output output: classes(10)\n"
         'exit a after "0" head linear comparator class_means\n'
-        'exit b after "1.0.1" head class_means(pool: raw)\n',
+        'exit b after "1.0.1" head class_means(pool: first)\n',
         "mean [0.4914, 0.4822, 0.4465] std [0.2023, 0.1994, 0.2010]",
     ),
     "vnn_marabou_cifar10_large": (
