@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+collect_ignore = ["arm/run.py"]  # a program for another machine, not a module
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,3 +33,29 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
             assert found == expected, f"{path}: run with --update-golden if this is right"
 
     return compare
+
+
+def _cache_folder() -> Path:
+    given = os.environ.get("EECOMPILE_ARM_ENV")
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(given) if given else base / "eecompile-tests" / "arm"
+
+
+@pytest.fixture(scope="session")
+def arm() -> Path:
+    """Folder of an aarch64 Python that runs here; set up only where it is required."""
+    folder = _cache_folder()
+    if (folder / "ready").exists():
+        return folder
+    setup = f"bash tests/arm/env.sh setup {folder}"
+    if os.environ.get("EECOMPILE_REQUIRE_ARM") != "1":
+        pytest.skip(f"no aarch64 environment: run `{setup}`, or set EECOMPILE_REQUIRE_ARM=1")
+    done = subprocess.run(
+        ["bash", str(Path(__file__).parent / "arm" / "env.sh"), "setup", str(folder)],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        pytest.fail(f"`{setup}` failed:\n{done.stdout}\n{done.stderr}")
+    return folder

@@ -1,13 +1,15 @@
-"""One way to build graphs in tests: from IR text. Nobody builds operators by hand."""
+"""What several tests share: graphs from IR text (nobody builds them by hand), and the data."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from eecompile.ir import Graph
 from eecompile.passes.base import Program
@@ -16,7 +18,7 @@ from eecompile.reference import run_graph
 from eecompile.spec import Exit, HeadSpec, Model, Output
 from eecompile.text import constant_digest, parse_graph, print_graph
 
-__all__ = ["TextHost", "model_of", "program_of", "random_inputs"]
+__all__ = ["TextHost", "model_of", "program_of", "random_inputs", "shared_data"]
 
 
 class TextHost(HostGraph):
@@ -133,3 +135,12 @@ def run_segments(
     for graph in graphs:
         known.update(run_graph(graph, {name: known[name] for name in graph.inputs}))
     return known
+
+
+def shared_data() -> Path:
+    """The folder with real data sets and trained networks; skips the test where there is none."""
+    given = os.environ.get("EECOMPILE_DATA")
+    folder = Path(given) if given else Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no shared data: {folder} (set EECOMPILE_DATA)")
+    return folder.resolve()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,38 +16,17 @@ from eecompile.cache import Cache
 from eecompile.console import Steps
 from eecompile.diagnostics import CompileErrors
 from eecompile.driver import BuildOptions, build
-from eecompile.policies import ThresholdPolicy
+from eecompile.policies import ExitPolicy, ThresholdPolicy, to_json
 from eecompile.policies.scores import max_softmax
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = ROOT / "tests" / "arm" / "env.sh"
 DEMO = ROOT / "eecompile" / "demo"
-
-
-def _cache_folder() -> Path:
-    given = os.environ.get("EECOMPILE_ARM_ENV")
-    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(given) if given else base / "eecompile-tests" / "arm"
-
-
-@pytest.fixture(scope="session")
-def arm() -> Path:
-    """Folder of an aarch64 Python that runs here; set up only where it is required."""
-    folder = _cache_folder()
-    if (folder / "ready").exists():
-        return folder
-    setup = f"bash tests/arm/env.sh setup {folder}"
-    if os.environ.get("EECOMPILE_REQUIRE_ARM") != "1":
-        pytest.skip(f"no aarch64 environment: run `{setup}`, or set EECOMPILE_REQUIRE_ARM=1")
-    done = subprocess.run(
-        ["bash", str(ENVIRONMENT), "setup", str(folder)],
-        env=os.environ | {"PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        pytest.fail(f"`{setup}` failed:\n{done.stdout}\n{done.stderr}")
-    return folder
+VERIFY = """
+import json, sys
+from eecompile.runtime.vectors import verify_artifact
+print(json.dumps(verify_artifact(sys.argv[1]).to_json()))
+"""
 
 
 @pytest.fixture(scope="session")
@@ -63,14 +42,15 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def thresholds_that_part(net: ee.Session, x: np.ndarray) -> list[float]:
-    """Thresholds of `max_softmax` by which some samples leave at each of the two exits.
+    """Thresholds of `max_softmax` by which some samples leave at every exit.
 
     However the heads were fitted: each lies in the widest gap between the middle samples' scores,
     so that no sample's exit hangs on its last digits.
     """
+    exits = len(net.exit_names) - 1
     found: list[float] = []
-    for index in range(2):
-        only = [float("inf")] * 2
+    for index in range(exits):
+        only = [float("inf")] * exits
         only[index] = 0.0
         net.set_policy(ThresholdPolicy("max_softmax", only))
         scores = np.sort(max_softmax(net.run_batch(x).logits))
@@ -81,23 +61,17 @@ def thresholds_that_part(net: ee.Session, x: np.ndarray) -> list[float]:
     return found
 
 
-def test_same_exits_and_logits_on_aarch64(
-    arm: Path, artifacts: dict[str, Path], tmp_path: Path
-) -> None:
-    with np.load(DEMO / "test.npz") as data:
-        images = data["images"][:50]
-    x = (images[:, None].astype(np.float32) / np.float32(255)).astype(np.float32)
-    np.save(tmp_path / "x.npy", x)
-    here = ee.load(artifacts["host"])
-    thresholds = thresholds_that_part(here, x)
-    script, output = ROOT / "tests" / "arm" / "run.py", tmp_path / "found.npz"
-    arguments = [
-        script,
-        artifacts["arm-cpu"],
-        ",".join(map(str, thresholds)),
-        tmp_path / "x.npy",
-        output,
-    ]
+def answers_on_arm(
+    arm: Path, artifact: Path, policy: ExitPolicy, x: np.ndarray, folder: Path, batch: int
+) -> dict[str, np.ndarray]:
+    """What tests/arm/run.py saves: the artifact's answers on an emulated aarch64 processor.
+
+    One by one, and the first `batch` samples together.
+    """
+    np.save(folder / "x.npy", x)
+    (folder / "policy.json").write_text(json.dumps(to_json(policy)))
+    script, output = ROOT / "tests" / "arm" / "run.py", folder / "found.npz"
+    arguments = [script, artifact, folder / "policy.json", folder / "x.npy", output, batch]
     done = subprocess.run(
         ["bash", str(ENVIRONMENT), "python", str(arm), *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
@@ -106,15 +80,25 @@ def test_same_exits_and_logits_on_aarch64(
     )
     assert done.returncode == 0, done.stderr
     with np.load(output) as arrays:
-        found = {name: arrays[name] for name in arrays.files}
+        return {name: arrays[name] for name in arrays.files}
+
+
+def test_same_exits_and_logits_on_aarch64(
+    arm: Path, artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    with np.load(DEMO / "test.npz") as data:
+        images = data["images"][:50]
+    x = (images[:, None].astype(np.float32) / np.float32(255)).astype(np.float32)
+    here = ee.load(artifacts["host"])
+    policy = ThresholdPolicy("max_softmax", thresholds_that_part(here, x))
+    found = answers_on_arm(arm, artifacts["arm-cpu"], policy, x, tmp_path, len(x))
     if platform.machine() != found["machine"]:
         with pytest.raises(CompileErrors, match=r"wrong-machine.*aarch64-linux-gnu"):
             ee.load(artifacts["arm-cpu"])
-    here.set_policy(ThresholdPolicy("max_softmax", thresholds))
+    here.set_policy(policy)
     expected = here.run_batch(x)
-    assert len(set(expected.exits.tolist())) == 3, "the images must leave at different exits"
+    assert len(set(expected.exits.tolist())) == 4, "the images must leave at different exits"
     assert found["machine"] == "aarch64"
-    assert found["verified"]
     assert found["heavy"].size == 0
     np.testing.assert_array_equal(found["exits"], expected.exits)
     np.testing.assert_array_equal(found["batch_exits"], expected.exits)
@@ -122,3 +106,16 @@ def test_same_exits_and_logits_on_aarch64(
     np.testing.assert_allclose(found["logits"], expected.logits, atol=1e-3)
     np.testing.assert_allclose(found["batch_logits"], expected.logits, atol=1e-3)
     np.testing.assert_allclose(found["full_depth"], here.full_depth_batch(x[:8]).logits, atol=1e-3)
+
+
+def test_test_vectors_hold_on_aarch64(arm: Path, artifacts: dict[str, Path]) -> None:
+    command = ["-c", VERIFY, str(artifacts["arm-cpu"])]
+    done = subprocess.run(
+        ["bash", str(ENVIRONMENT), "python", str(arm), *command],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["ok"] and report["exits_agree"] and report["samples"] >= 4

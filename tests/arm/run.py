@@ -1,26 +1,26 @@
-"""Saves what an artifact answers: artifact, thresholds by commas, samples, output."""
+"""Saves what an artifact answers: artifact, policy as JSON, samples, output, size of the batch."""
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
+from pathlib import Path
 
 import numpy as np
 
 import eecompile as ee
-from eecompile.policies import ThresholdPolicy
-from eecompile.runtime.vectors import verify_artifact
+from eecompile.policies import from_json
 
-folder, thresholds, samples, output = sys.argv[1:]
+folder, policy, samples, output, count = sys.argv[1:]
 x = np.load(samples)
 net = ee.load(folder)
-net.set_policy(ThresholdPolicy("max_softmax", list(map(float, thresholds.split(",")))))
+net.set_policy(from_json(json.loads(Path(policy).read_text())))
 answers = [net.run(sample) for sample in x]
-batch = net.run_batch(x)
+batch = net.run_batch(x[: int(count)])
 np.savez(
     output,
     machine=platform.machine(),
-    verified=verify_artifact(folder).ok,
     exits=np.array([net.exit_names.index(answer.exit) for answer in answers]),
     logits=np.stack([answer.logits for answer in answers]),
     segments_run=np.array([answer.segments_run for answer in answers]),
