@@ -54,9 +54,7 @@ def prepare(folder: Path, data: Path) -> dict[str, Path]:
         text = (HERE / f"{name}.ee").read_text().replace('"cifar10_', f'"{data}/cifar10_')
         written[name] = folder / f"{name}.ee"
         written[name].write_text(text)
-    torch_source = (
-        f'source torch "{HERE / "networks.py"}:resnet56" weights "{data / WEIGHTS}"'
-    )
+    torch_source = f'source torch "{HERE / "networks.py"}:resnet56" weights "{data / WEIGHTS}"'
     written["torch"] = folder / "resnet56_torch.ee"
     text = written["resnet56"].read_text()
     written["torch"].write_text(text.replace('source onnx "resnet56.onnx"', torch_source))
@@ -81,6 +79,17 @@ def routes_agree(folder: Path, data: Path, count: int) -> None:
         )
 
 
+def full_depth(folder: Path, data: Path) -> None:
+    """Accuracy with decisions off on all 10,000 test images."""
+    import eecompile as ee
+
+    with np.load(data / "cifar10_test.npz") as archive:
+        images, labels = archive["images"], archive["labels"]
+    net = ee.load(folder / "onnx.artifact", threads=2)
+    answers = net.full_depth_batch(images, normalize=True).labels
+    print(f"full depth on all {len(labels)} test images: {100 * (answers == labels).mean():.2f} %")
+
+
 def test_images(data: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first of the last 5,000 test images as stored, and their labels."""
     with np.load(data / "cifar10_test.npz") as archive:
@@ -101,7 +110,7 @@ def against_onnxruntime(folder: Path, data: Path, rounds: int = 300) -> None:
     net = ee.load(folder / "onnx.artifact")
     (name,) = (entry.name for entry in peer.get_inputs())
     images, _ = test_images(data, rounds)
-    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
     batch = ((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
     times: dict[str, list[float]] = {"onnxruntime": [], "full depth": [], "with exits": []}
     for image in np.ascontiguousarray(batch, np.float32)[:, None]:
@@ -171,6 +180,7 @@ def report(folder: Path, data: Path, samples: int) -> None:
                 f"{1e3 * found['full_depth_latency_s']:.3f} ms), "
                 f"latency / MACs {ratio / found['mean_macs_fraction']:.3f}"
             )
+    full_depth(folder, data)
     print("both routes:")
     routes_agree(folder, data, samples)
     print("against ONNX Runtime, one thread, in turn:")

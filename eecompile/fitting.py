@@ -155,7 +155,9 @@ def fit_plans(
         if plan.head is not None
     }
     key_of = {
-        name: digest("head", source_digest(), keys, recorded, head.kind, head.options, classes, seed)
+        name: digest(
+            "head", source_digest(), keys, recorded, head.kind, head.options, classes, seed
+        )
         for name, (head, recorded) in heads.items()
     }
     found = {name: cache.load_arrays(key) for name, key in key_of.items()}
@@ -174,9 +176,7 @@ def fit_plans(
     for name, parameters in made.items():
         head, recorded = heads[name]
         if calibrate is not None:
-            parameters = head.calibrate(
-                parameters, calibrate.recorded[recorded], calibrate.labels
-            )
+            parameters = head.calibrate(parameters, calibrate.recorded[recorded], calibrate.labels)
         cache.store_arrays(key_of[name], parameters)
         found[name] = parameters
     return {name: parameters for name, parameters in found.items() if parameters is not None}
@@ -186,7 +186,8 @@ def graphs_of(
     plans: Sequence[ExitPlan], parameters: Mapping[str, Parameters]
 ) -> tuple[dict[str, Graph], dict[str, Graph]]:
     """Exit -> graph of its head, and of its comparator."""
-    heads, comparators = {}, {}
+    heads: dict[str, Graph] = {}
+    comparators: dict[str, Graph] = {}
     for exit_ in plans:
         for plan in exit_.heads:
             graph = plan.given

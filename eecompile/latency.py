@@ -1,4 +1,4 @@
-"""What each compiled function takes on this machine, measured, and the cost table of an artifact."""
+"""What each compiled function takes on this machine, measured, and an artifact's cost table."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def cost_table(
 
     def row(name: str, *functions: Function) -> dict[str, Any]:
         values = [type_ for f in functions for _, type_ in (*f.inputs, *f.outputs)]
-        taken = latencies and sum(latencies.seconds[f.symbol] for f in functions)
+        taken = sum(latencies.seconds[f.symbol] for f in functions) if latencies else None
         return {
             "name": name,
             "macs": sum(f.macs for f in functions),

@@ -23,7 +23,7 @@ what stands here; `reference.py` says it in numpy. Rules that hold for all:
     Silu -> Sigmoid, Mul              Sum, Mean (variadic) -> Add ...
     Softmax before opset 13 -> Reshape, Softmax, Reshape (unless its axis is the last)
     Constant, Shape, ConstantOfShape, Range and anything with constant inputs -> folded constants
-    QLinearConv, QLinearMatMul, QLinearAdd ... -> DequantizeLinear, the float operator, QuantizeLinear
+    QLinearConv, QLinearAdd ... -> DequantizeLinear, the float operator, QuantizeLinear
 """
 
 from __future__ import annotations

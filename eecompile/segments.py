@@ -41,7 +41,7 @@ class Exit:
         point: the exit point's module path or node name, as resolved.
         feature: value name of the tapped backbone tensor (an output of segment `segment`).
         segment: index of the segment after which this exit decides.
-        head: graph from the feature to ``<name>.logits``; None where the exit has a comparator only.
+        head: graph from the feature to ``<name>.logits``; None for a comparator only.
         comparator: graph from the feature to ``<name>.class_means``, None where there is none.
             Its output is minus the normalised class-mean distances (times a temperature), so that
             softmax turns it into E2CM's confidence.

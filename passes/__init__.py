@@ -1,0 +1,1 @@
+"""Source networks behind one interface, and the passes over them, each written once."""

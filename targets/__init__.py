@@ -1,0 +1,1 @@
+"""What can be built for: board files, linkers, and lowering through TVM."""

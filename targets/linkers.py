@@ -26,10 +26,8 @@ class Linker:
 def find_linkers(machine: Machine) -> list[Linker]:
     """The linkers found for a machine, the preferred one first."""
     found = []
-    if machine.is_native:
-        names = ["cc", "gcc", "clang"]
-    else:
-        names = [f"{machine.arch}-linux-gnu-gcc"]
+    here = ["cc", "gcc", "clang"]
+    names = here if machine.is_native else [f"{machine.arch}-linux-gnu-gcc"]
     for name in names:
         path = shutil.which(name)
         if path:

@@ -163,7 +163,7 @@ def test_aarch64_gives_the_same_exits_and_logits(
 ) -> None:
     here = ee.load(built["onnx"].path, "softmax")
     policy = from_json(read_artifact(built["onnx"].path).policies["softmax"].rule)
-    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
     x = ((images[0][:50] / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
     x = np.ascontiguousarray(x, np.float32)
     found = answers_on_arm(arm, built["arm"].path, policy, x, tmp_path, batch=4)

@@ -286,7 +286,7 @@ class _Step:
         # In float32 and in the order exporters fold in: a network then gives the same bits whether
         # it was folded when it was exported or is folded here.
         scale, bias, mean, variance = (np.asarray(a, np.float32) for a in found)
-        factor = scale / np.sqrt(variance + np.float32(op.attributes["epsilon"]))
+        factor = scale / np.sqrt(variance + np.asarray(op.attributes["epsilon"], np.float32))
         shift = -mean * factor + bias
         return factor.astype(np.float64), shift.astype(np.float64)
 
