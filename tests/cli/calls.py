@@ -1,0 +1,82 @@
+"""What tests of the command line share: calls of the real command, and the demo's files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import eecompile.demo
+
+__all__ = ["ROOT", "Call", "Done", "content", "copy_demo", "edited", "start"]
+
+ROOT = Path(__file__).parents[2]
+FILES = ("digits.ee", "digits.onnx", "fit.npz", "calibrate.npz", "test.npz")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did: exit status, and what it wrote to its two streams."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one object on standard output, as strict JSON."""
+
+        def refuse(text: str) -> Any:
+            raise AssertionError(f"{text} is no JSON")
+
+        found = json.loads(self.out, parse_constant=refuse)
+        assert isinstance(found, dict)
+        return found
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the diagnostics in the object."""
+        return [found["id"] for found in self.json["diagnostics"]]
+
+
+Call = Callable[..., Done]
+
+
+def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """Runs a command as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "eecompile.cli", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def copy_demo(folder: Path) -> Path:
+    """The demo's files in a folder; gives its `.ee` file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        shutil.copy(Path(eecompile.demo.__file__).parent / name, folder / name)
+    return folder / "digits.ee"
+
+
+def edited(file: Path, *changes: tuple[str, str]) -> Path:
+    """The file with texts replaced, each of which is in it."""
+    text = file.read_text()
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    file.write_text(text)
+    return file
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, byte for byte."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

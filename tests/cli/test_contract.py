@@ -1,0 +1,172 @@
+"""The command line's contract: exit status, one JSON object, help, and artifacts that are whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eecompile.artifact import content_digest, read_artifact
+from tests.cli.calls import Call, content, copy_demo, edited, start
+
+VERBS = (
+    *("init", "check", "format", "build", "eval", "run", "verify", "inspect"),
+    *("targets", "doctor", "demo"),
+)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_has_an_example(verb: str, call: Call) -> None:
+    done = call(verb, "--help")
+    assert done.status == 0
+    assert f"example:\n  eecompile {verb}" in done.out
+
+
+@pytest.mark.parametrize(
+    ("verb", "keys"),
+    [
+        ("check FILE", {"diagnostics"}),
+        ("format FILE --check", {"file", "changed"}),
+        ("build FILE -o OUT", {"artifact", "exits", "policies", "max_abs_error", "unchanged"}),
+        ("build FILE -o OUT --dry-run", {"artifact", "target", "exits", "steps"}),
+        ("verify OUT", {"ok", "max_abs_error", "exits_agree", "files"}),
+        ("inspect OUT", {"model", "macs", "exits", "segments"}),
+        ("inspect FILE", {"model", "macs", "exits", "segments"}),
+        (
+            "eval OUT --data TEST --samples 5",
+            {
+                *("n", "accuracy", "full_depth_accuracy", "mean_macs_fraction", "policy"),
+                *("mean_latency_s", "p50_latency_s", "p99_latency_s", "full_depth_latency_s"),
+                *("mean_energy_j", "energy_provenance", "exits"),
+            },
+        ),
+        ("targets", {"targets"}),
+        ("targets show arm-cpu", {"name", "triple", "sources"}),
+        ("doctor", {"findings"}),
+        ("init MODEL", {"text"}),
+    ],
+)
+def test_every_verb_gives_one_json_object(
+    verb: str, keys: set[str], call: Call, built: Path
+) -> None:
+    places = {
+        "FILE": built / "digits.ee",
+        "OUT": built / "out",
+        "TEST": built / "test.npz",
+        "MODEL": built / "digits.onnx",
+    }
+    done = call(*(places.get(word, word) for word in verb.split()), "--json")
+    assert keys <= set(done.json)
+    assert done.status in ((0, 1) if "format" in verb else (0,))
+
+
+def test_what_user_code_prints_is_kept_out_of_the_object(call: Call, demo: Path) -> None:
+    (demo.parent / "samples.py").write_text(
+        "import numpy as np\nprint('at import')\n"
+        f"z = np.load({str(demo.parent / 'test.npz')!r})\n"
+        "def some():\n    print('called')\n    yield z['images'][:20], z['labels'][:20]\n"
+    )
+    data = f"{demo.parent / 'samples.py'}:some"
+    done = call("eval", demo.parent / "out", "--data", data, "--json")
+    assert done.json["n"] == 20
+    assert "at import" in done.err
+    assert "called" in done.err
+
+
+@pytest.mark.parametrize(
+    "wrong", ["bogus", "run OUT", "build", "eval OUT --data x --samples 0", "build x --jobs many"]
+)
+def test_wrong_arguments_are_wrong_input(wrong: str, call: Call) -> None:
+    done = call(*wrong.split(), "--json")
+    assert (done.status, done.ids) == (1, ["bad-argument"])
+    assert "--help` explains" in done.err
+
+
+def test_a_bug_of_ours_is_told_as_one(
+    call: Call, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> None:
+        raise ZeroDivisionError("an invariant")
+
+    monkeypatch.setattr("eecompile.inspection.inspect_path", broken)
+    done = call("inspect", built / "out", "--json")
+    assert done.status == 70
+    assert done.json["error"] == {"kind": "bug", "message": "ZeroDivisionError: an invariant"}
+    assert "this is a bug in eecompile" in done.err
+    assert "ZeroDivisionError" in done.err
+
+
+def test_the_command_survives_a_reader_that_goes_away(built: Path) -> None:
+    process = start("inspect", built / "out", "--ir")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_result_that_cannot_be_written_is_no_success(built: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "eecompile.cli", "inspect", str(built / "out"), "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+
+
+def test_the_same_build_twice_has_the_same_content(
+    built: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another folder and with an empty cache; only measured tables may differ."""
+    file = copy_demo(tmp_path / "elsewhere")
+    monkeypatch.setenv("EECOMPILE_CACHE", str(tmp_path / "cache"))
+    assert call("build", file, "-o", tmp_path / "out", "--quiet").status == 0
+    one, other = (read_artifact(folder) for folder in (built / "out", tmp_path / "out"))
+    assert content_digest(one.manifest) == content_digest(other.manifest)
+    measured = {name for name, member in one.manifest.members.items() if member.measured}
+    differing = {
+        name
+        for name, data in content(built / "out").items()
+        if (tmp_path / "out" / name).read_bytes() != data
+    }
+    assert differing <= measured | {"manifest.json"}
+
+
+def test_inputs_may_be_single_a_batch_or_raw(call: Call, demo: Path, images: np.ndarray) -> None:
+    out, given = demo.parent / "out", demo.parent / "x.npy"
+
+    def answered(array: np.ndarray, *more: str) -> list[dict[str, object]]:
+        np.save(given, array)
+        done = call("run", out, "--input", given, "--json", *more)
+        assert done.status == 0, done.err
+        found: list[dict[str, object]] = done.json.get("answers", [done.json])
+        return [{key: value for key, value in row.items() if key != "latency_s"} for row in found]
+
+    expected = answered(images[:3])
+    assert [row["label"] for row in expected] == [
+        answered(image)[0]["label"] for image in images[:3]
+    ]
+    assert answered(images[:1]) == expected[:1]
+    with np.load(demo.parent / "test.npz") as data:
+        assert answered(data["images"][:1], "--normalize") == expected[:1]
+    np.savez(demo.parent / "x.npz", image=images[:1])
+    named = call("run", out, "--input", demo.parent / "x.npz", "--json").json
+    assert named["label"] == expected[0]["label"]
+    full = answered(images[:1], "--full-depth")
+    assert full[0]["exit"] == "final"
+
+
+def test_a_value_set_on_the_command_line_holds_for_eval_too(call: Call, demo: Path) -> None:
+    """Normalisation that only `--set` gave: data of `eval` are normalised the same way."""
+    out = demo.parent / "set"
+    edited(demo, ("uci {", "uci {\n normalize mean [0.0] std [0.5]\n"))
+    option = "data.normalize.mean=[0.25]"
+    built = call("build", demo, "-o", out, "--set", option, "--json")
+    assert built.status == 0, built.err
+    (report,) = built.json["policies"].values()
+    measured = call("eval", out, "--data", demo.parent / "test.npz", "--json").json
+    assert measured["accuracy"] == report["test"]["accuracy"]["value"]
+    assert measured["full_depth_accuracy"] == report["test"]["full_depth_accuracy"]["value"]
