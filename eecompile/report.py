@@ -31,6 +31,7 @@ def policy_report(
     if test is not None:
         found["test"] = _report(test)
         found["test"]["budget_missed_by"] = test.missed_by(budget) if budget else 0.0
+        found["test"]["budget_quantity"] = budget.quantity if budget else None
     return found
 
 
@@ -76,7 +77,23 @@ def held_out_lines(name: str, report: Mapping[str, Any]) -> list[str]:
     ]
     if "latency" in test["costs"]:
         lines.append(f"  latency {spread(test['costs']['latency'], 1e3)} ms, measured")
-    missed = test["budget_missed_by"]
     if report["budget"]:
-        lines.append(f"  budget missed by {missed:.4g}" if missed else "  budget kept")
+        lines.append(f"  budget {_kept(test['budget_missed_by'], test['budget_quantity'])}")
     return lines
+
+
+def _kept(missed: float, quantity: str) -> str:
+    """Whether a budget held, and by how much it was missed.
+
+    >>> _kept(0.0, "macs"), _kept(0.0025, "accuracy_drop"), _kept(3e-5, "latency")
+    ('kept', 'missed by 0.25 percentage points', 'missed by 0.03 ms')
+    """
+    if not missed:
+        return "kept"
+    scale, unit = {
+        "macs": (1e2, "% of full depth"),
+        "accuracy_drop": (1e2, "percentage points"),
+        "latency": (1e3, "ms"),
+        "energy": (1e3, "mJ"),
+    }[quantity]
+    return f"missed by {scale * missed:.3g} {unit}"
