@@ -32,8 +32,10 @@ def left_over(demo: Path) -> list[str]:
     return [name for name in os.listdir(demo.parent) if name.startswith(".")]
 
 
-@pytest.mark.parametrize("stage", range(1, STAGES + 1))
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("stage", "number", "status"),
+    [*((stage, signal.SIGINT, 130) for stage in range(1, STAGES + 1)), (7, signal.SIGTERM, 143)],
+)
 def test_an_interrupt_in_any_stage_leaves_the_earlier_artifact(
     stage: int,
     number: signal.Signals,
