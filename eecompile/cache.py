@@ -104,18 +104,10 @@ class Cache:
         self.folder = folder or _default_folder()
         self.limit_bytes = limit_bytes
 
-    def bytes(self, key: str, compute: Callable[[], bytes]) -> bytes:
-        """The value stored under `key`, computed and stored where there is none."""
-        found = self.load(key)
-        if found is None:
-            found = compute()
-            self.store(key, found)
-        return found
-
     def arrays(
         self, key: str, compute: Callable[[], Mapping[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
-        """Like `bytes`, for named arrays."""
+        """The arrays stored under `key`, computed and stored where there are none."""
         found = self.load_arrays(key)
         if found is None:
             found = dict(compute())

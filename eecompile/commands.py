@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from eecompile.console import Steps, count, milliseconds, percent, table
+from eecompile.console import Steps, table
 from eecompile.diagnostics import CompileErrors, Diagnostic, did_you_mean_help
+from eecompile.figures import milliseconds, percent, readable
 
 __all__ = [
     "build", "check", "demo", "doctor", "eval", "format", "init", "inspect", "run", "targets",
@@ -175,15 +176,15 @@ def _print_build(summary: Mapping[str, Any]) -> None:
     print(f"\n{summary['model']} for {summary['target']} ({summary['triple']})")
     rounded = summary["roundings"]
     print(
-        f"full depth: {count(summary['macs'])} multiply-accumulates{taken}; decisions off, it "
+        f"full depth: {readable(summary['macs'])} multiply-accumulates{taken}; decisions off, it "
         f"differs from the {'definition' if rounded else 'source'} "
         f"by at most {summary['max_abs_error']:.2g}"
     )
     if rounded:
         print(
             f"quantised: step by step, the source's engine rounds {rounded['apart']} of "
-            f"{count(rounded['values'])} numbers the other way, by one step; end to end that makes "
-            f"{summary['max_source_error']:.2g}"
+            f"{readable(rounded['values'])} numbers the other way, by one step; end to end that "
+            f"makes {summary['max_source_error']:.2g}"
         )
     if len(summary["exits"]) > 1:
         _print_exits(summary["exits"])

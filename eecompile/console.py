@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["Reporter", "Steps", "count", "milliseconds", "percent", "table"]
+__all__ = ["Reporter", "Steps", "table"]
 
 
 class Reporter(Protocol):
     """Progress within one step: `done` of `total` units of `what`."""
 
-    def __call__(self, done: int, total: int, what: str = "") -> None: ...
+    def __call__(self, done: int, total: int, what: str = "") -> None: ...  # noqa: D102
 
 
 @dataclass
@@ -84,35 +84,3 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], lef
         drawn.add_row(*row)
     width = None if sys.stdout.isatty() else 120
     Console(highlight=False, markup=False, width=width).print(drawn)
-
-
-def percent(fraction: float, digits: int = 1) -> str:
-    """A fraction in percent.
-
-    >>> percent(0.7012)
-    '70.1 %'
-    """
-    return f"{100 * fraction:.{digits}f} %"
-
-
-def milliseconds(seconds: float) -> str:
-    """A duration in milliseconds, three significant digits.
-
-    >>> milliseconds(0.00151), milliseconds(0.0432)
-    ('1.51 ms', '43.2 ms')
-    """
-    value = seconds * 1e3
-    digits = 3 if value < 1 else 2 if value < 10 else 1
-    return f"{value:.{digits}f} ms"
-
-
-def count(value: float) -> str:
-    """A large count with its unit prefix.
-
-    >>> count(125485706), count(640), count(14_200)
-    ('125.5 M', '640', '14.2 k')
-    """
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.1f} {unit}"
-    return f"{value:.0f}"

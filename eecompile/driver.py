@@ -25,20 +25,21 @@ from eecompile.datasets import Dataset, open_dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, did_you_mean_help
 from eecompile.dsl.check_policies import needs_calibration
 from eecompile.equivalence import Equivalence, compare_with_source, example_inputs
-from eecompile.fit import ExitCosts, evaluate, fit_policy
-from eecompile.fitting import ExitPlan, fit_plans, graphs_of, plan_exits, with_outputs
+from eecompile.exit_table import exit_table
 from eecompile.freshness import Freshness
 from eecompile.hardware import Machine, machine, machine_names
-from eecompile.inspect import exit_table
+from eecompile.head_fitting import ExitPlan, fit_plans, graphs_of, plan_exits, with_outputs
 from eecompile.ir import Graph
 from eecompile.latency import Latencies, cost_table, measure
 from eecompile.loading import check_file, source_errors, with_classes
 from eecompile.manifest import Normalization, TargetInfo
+from eecompile.outcomes import ExitCosts, evaluate
 from eecompile.passes.base import Instrument, Pass, PassManager, Program
 from eecompile.passes.host import HostError, HostGraph
 from eecompile.passes.instruments import DumpText, Timing
 from eecompile.passes.pipelines import backbone_pipeline, segments_pipeline
 from eecompile.policies import ExitPolicy, from_json, to_json
+from eecompile.policy_fitting import fit_policy
 from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord, record
 from eecompile.report import policy_report
 from eecompile.rule_family import given_policy

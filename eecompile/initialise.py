@@ -11,7 +11,7 @@ from eecompile.cost import graph_macs
 from eecompile.diagnostics import CompileErrors, Diagnostic, Source
 from eecompile.dsl.format import format_text
 from eecompile.dsl.parser import parse
-from eecompile.inspect import readable
+from eecompile.figures import readable
 from eecompile.ir import TensorType
 from eecompile.loading import open_host
 from eecompile.passes.host import HostGraph

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from eecompile.artifact import read_artifact
-from eecompile.inspect import exit_table, readable
+from eecompile.exit_table import exit_rows
+from eecompile.figures import readable
 from eecompile.ir import TensorType
 from eecompile.segments import SegmentGraph
 from eecompile.svg import draw
@@ -29,8 +30,8 @@ class Inspection:
 
     @property
     def title(self) -> str:
-        """One line about the whole."""
-        told = ", ".join(f"{key} {value}" for key, value in self.facts.items())
+        """One line about the whole; the processor's features are for scripts."""
+        told = ", ".join(f"{key} {value}" for key, value in self.facts.items() if key != "features")
         return f"{self.segments.name}: {readable(self.segments.macs, 'MACs')}" + (
             f"; {told}" if told else ""
         )
@@ -38,8 +39,7 @@ class Inspection:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The exit table; its last row is the network's own answer."""
-        table = exit_table(self.segments, self.heads)
-        return [{name: getattr(row, name) for name in row.__slots__} for row in table]
+        return exit_rows(self.segments, self.heads)
 
     @property
     def text(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from eecompile.compiled import CompiledGraph, Function
-from eecompile.fit import ExitCosts
+from eecompile.outcomes import ExitCosts
 from eecompile.runtime.lane import Lane
 from eecompile.runtime.runner import Runner
 from eecompile.segments import SegmentGraph

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from eecompile.fit import DEFAULT_BUDGET, Interval, Report
+from eecompile.outcomes import Interval, Report
+from eecompile.policy_fitting import DEFAULT_BUDGET
 from eecompile.spec import Policy
 
 __all__ = ["held_out_lines", "policy_report"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
 from eecompile.cost import graph_macs
-from eecompile.inspect import borders, exit_table, readable
+from eecompile.exit_table import borders, exit_table
+from eecompile.figures import readable
 from eecompile.ir import Graph, TensorType
 from eecompile.segments import Exit, Segment, SegmentGraph
 

@@ -23,7 +23,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("ir", "operators", "shapes", "reference", "reference_windows", "reference_resize"),
         *("spec", "hardware", "cost", "segments", "atomic", "checked_json"),
     ),
-    ("text", "verify", "inspect", "svg", "compiled", "manifest", "artifact", "artifact_files"),
+    (
+        "text",
+        "verify",
+        "exit_table",
+        "figures",
+        "svg",
+        "compiled",
+        "manifest",
+        "artifact",
+        "artifact_files",
+    ),
     ("heads", "policies"),
     ("passes", "targets", "dsl"),
     ("runtime",),
@@ -48,8 +58,8 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "tvm": ("targets.lowering",),
     "lark": ("dsl.parser",),
     "networkx": ("passes.structure",),
-    "scipy": ("heads.", "fit"),
-    "sklearn": ("heads.", "fit"),
+    "scipy": ("heads.", "policy_fitting"),
+    "sklearn": ("heads.", "policy_fitting"),
 }
 
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from eecompile.inspect import borders, exit_table
+from eecompile.exit_table import borders, exit_table
 from eecompile.segments import SegmentGraph
 from eecompile.svg import draw
 from eecompile.text import parse_segments

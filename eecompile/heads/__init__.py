@@ -9,7 +9,7 @@ from eecompile.heads.bag_of_features import BagOfFeaturesHead
 from eecompile.heads.base import Head, HeadMismatch
 from eecompile.heads.class_means import ClassMeansHead
 from eecompile.heads.convolution import ConvHead
-from eecompile.heads.fitting import HeadJob, fit_heads
+from eecompile.heads.jobs import HeadJob, fit_heads
 from eecompile.heads.linear import LinearHead
 
 __all__ = [

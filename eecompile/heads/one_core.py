@@ -14,7 +14,7 @@ def one_core() -> AbstractContextManager[object]:
 
     Products in fitting are small: shared among cores, each costs more in waiting than it saves, and
     ten times more on a machine that is busy otherwise. Several heads can be fitted side by side
-    instead (`fitting.fit_heads`).
+    instead (`jobs.fit_heads`).
     """
     limits: AbstractContextManager[object] = threadpool_limits(1)
     return limits

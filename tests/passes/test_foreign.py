@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eecompile.inspect import borders
+from eecompile.exit_table import borders
 from eecompile.passes.base import PassManager, Program
 from eecompile.passes.pipelines import backbone_pipeline
 from eecompile.passes.propose_points import propose_points

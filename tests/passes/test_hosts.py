@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eecompile.cost import graph_macs
-from eecompile.inspect import borders
+from eecompile.exit_table import borders
 from eecompile.ir import Graph, TensorType
 from eecompile.passes.base import PassManager, Program
 from eecompile.passes.host import HostGraph

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from eecompile.diagnostics import CompileErrors, InternalError
-from eecompile.fit import ExitCosts, FittedPolicy, Interval, evaluate, fit_policy, wilson
+from eecompile.outcomes import ExitCosts, Interval, evaluate, wilson
 from eecompile.policies import EitherPolicy, PatiencePolicy, ThresholdPolicy, replay, to_json
 from eecompile.policies.points import most_accurate
+from eecompile.policy_fitting import FittedPolicy, fit_policy
 from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord
 from eecompile.spec import Budget, Rule, RuleTerm
 

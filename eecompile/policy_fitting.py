@@ -1,4 +1,4 @@
-"""Fitting a policy to a budget on calibration data, and what it does on data it never saw."""
+"""Fitting a policy to a budget on calibration data."""
 
 from __future__ import annotations
 
@@ -12,25 +12,15 @@ import numpy as np
 from eecompile.diagnostics import CompileErrors, Diagnostic, InternalError
 from eecompile.heads.logistic import fit_logistic
 from eecompile.operating_points import Search, Trial
-from eecompile.outcomes import ExitCosts, Interval, Report, evaluate, standard_error, wilson
+from eecompile.outcomes import ExitCosts, standard_error
 from eecompile.policies import ExitPolicy, NeverPolicy, replay, to_json
 from eecompile.policies.points import OperatingPoint, cheapest, most_accurate
 from eecompile.policies.scores import max_softmax
 from eecompile.record import CalibrateRecord
-from eecompile.rule_family import RuleFamily, families, given_policy
+from eecompile.rule_family import RuleFamily, families
 from eecompile.spec import Budget, Rule
 
-__all__ = [
-    "DEFAULT_BUDGET",
-    "ExitCosts",
-    "FittedPolicy",
-    "Interval",
-    "Report",
-    "evaluate",
-    "fit_policy",
-    "given_policy",
-    "wilson",
-]
+__all__ = ["DEFAULT_BUDGET", "FittedPolicy", "fit_policy"]
 
 Array = np.ndarray[Any, Any]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from eecompile.ir import TensorType
 from eecompile.segments import SegmentGraph
 
-__all__ = ["ExitRow", "borders", "exit_table", "readable"]
+__all__ = ["ExitRow", "borders", "exit_rows", "exit_table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +94,8 @@ def exit_table(
     return tuple(rows)
 
 
-def readable(count: float, unit: str = "") -> str:
-    """A count in three figures with its decimal prefix.
-
-    >>> readable(125_485_706, "MACs"), readable(640, "MACs"), readable(65536, "B")
-    ('125 M MACs', '640 MACs', '65.5 kB')
-    """
-    for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= limit * 0.9995:
-            text = f"{count / limit:.3g} {prefix}"
-            break
-    else:
-        text, prefix = f"{count:.3g} ", ""
-    return f"{text}{' ' if prefix and len(unit) > 1 else ''}{unit}".strip()
+def exit_rows(
+    segments: SegmentGraph, heads: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """`exit_table` as JSON."""
+    return [asdict(row) for row in exit_table(segments, heads)]
