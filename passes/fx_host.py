@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import operator
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +29,7 @@ from torch import fx
 
 from eecompile.ir import Graph, TensorType
 from eecompile.passes.fx_emit import Emitter, has_attribute
+from eecompile.passes.fx_evaluate import Evaluation
 from eecompile.passes.fx_export import Loaded
 from eecompile.passes.fx_load import load_module_head, load_torch_module
 from eecompile.passes.fx_translate import Translation, translate
@@ -75,7 +78,7 @@ class FxHost(HostGraph):
         self.inputs: dict[str, TensorType] = dict(loaded.inputs)
         self.batched: bool = loaded.batched
         self.name: str = loaded.name
-        self._view: tuple[object, Translation, dict[str, Point]] | None = None
+        self._forget()
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -84,34 +87,41 @@ class FxHost(HostGraph):
         twin = copy.copy(self)
         twin.module = copy.deepcopy(self.module)
         twin.inputs = dict(self.inputs)
+        twin._forget()
         return twin
+
+    def _forget(self) -> None:
+        """Marks everything that was read off the module as out of date."""
+        self._known = Evaluation(self.module, self.inputs)
+        self._view: _View | None = None
 
     def graph(self) -> Graph:
         """The neutral view; translated anew after an edit or a training step.
 
         NOTE: writes through a parameter's `.data` are not seen; torch counts no version for them.
         """
-        return self._translated()[0].graph
+        return self._translated().graph
 
     def outputs(self) -> dict[str, str]:
         """Output name -> value of `graph()`."""
-        return dict(self._translated()[0].outputs)
+        return dict(self._translated().outputs)
 
     def points(self) -> dict[str, Point]:
         """Module paths and node names."""
-        return self._translated()[1]
-
-    def _translated(self) -> tuple[Translation, dict[str, Point]]:
-        state = (*self.module.parameters(), *self.module.buffers())
-        stamp = (str(self.module.graph), tuple((id(t), t._version) for t in state))
-        if self._view is None or self._view[0] != stamp:
-            translation = translate(self.module, self.inputs, self.name)
-            graph = translation.graph
-            nodes = self._nodes()
+        translation = self._translated()
+        assert self._view is not None, "a translation is a view's"
+        if self._view.points is None:
+            graph, nodes = translation.graph, self._nodes()
             values = (*graph.inputs, *(op.name for op in graph.ops if op.name in nodes))
-            points = collect_points(graph, values, translation.aliases)
-            self._view = (stamp, translation, points)
-        return self._view[1], self._view[2]
+            self._view.points = collect_points(graph, values, translation.aliases)
+        return self._view.points
+
+    def _translated(self) -> Translation:
+        stamp = _Stamp.of(self.module)
+        if self._view is None or self._view.stamp != stamp:
+            translation = translate(self.module, self.inputs, self.name, self._known)
+            self._view = _View(stamp, translation)
+        return self._view.translation
 
     def _nodes(self) -> dict[str, fx.Node]:
         nodes = {node.name: node for node in self.module.graph.nodes}
@@ -120,7 +130,7 @@ class FxHost(HostGraph):
         return nodes | dict(zip(self.inputs, placeholders, strict=True))
 
     def _node(self, value: str) -> fx.Node:
-        translation, _ = self._translated()
+        translation = self._translated()
         node = self._nodes().get(value)
         known = translation.graph.types.keys() | translation.aliases.keys()
         if node is None or value not in known or node.op == "get_attr":
@@ -128,7 +138,7 @@ class FxHost(HostGraph):
         return node
 
     def _type(self, value: str) -> TensorType:
-        translation, _ = self._translated()
+        translation = self._translated()
         return translation.graph.types[translation.aliases.get(value, value)]
 
     # --- editing ----------------------------------------------------------------------------------
@@ -148,12 +158,12 @@ class FxHost(HostGraph):
         nodes = {graph.inputs[0]: node}
         emitter = Emitter(self.module, graph, prefix, self.batched, nodes)
         results = emitter.emit(node)
-        self._edited()
+        # Nothing is shown that was not before: the module's compiled code stays right.
+        self.module.graph.lint()
         try:
-            aliases = self._translated()[0].aliases
+            aliases = self._translated().aliases
         except HostError:
             emitter.undo()
-            self._edited()
             raise
         return tuple(aliases.get(result.name, result.name) for result in results)
 
@@ -163,7 +173,15 @@ class FxHost(HostGraph):
         shown = self._shown()
         if name in shown:
             raise _refusal(f"The network has an output `{name}` already", value)
+        before = self._translated()
         self._show({**shown, name: node})
+        found = before.aliases.get(value, value)
+        if found in before.graph.types.keys() - before.graph.constants.keys():
+            # An output changes nothing else of the view; deep networks take long to translate.
+            graph = replace(before.graph, outputs=(*before.graph.outputs, found))
+            outputs = {**before.outputs, name: found}
+            translation = replace(before, graph=graph, outputs=outputs)
+            self._view = _View(_Stamp.of(self.module), translation)
 
     def replace_uses(self, old: str, new: str) -> None:
         """Readers of `old`, but for the ancestors of `new`, read `new`."""
@@ -260,6 +278,43 @@ class FxHost(HostGraph):
             digest.update(f"{name}: {array.dtype}{tuple(array.shape)}\n".encode())
             digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class _Stamp:
+    """A state of a module: its nodes with what they read, its tensors with their versions.
+
+    Nodes, arguments and tensors are held, so that none can take the place of another unnoticed.
+    """
+
+    parts: tuple[object, ...]
+    versions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, module: fx.GraphModule) -> _Stamp:
+        """The state the module is in. O(#nodes + #tensors)."""
+        nodes = module.graph.nodes
+        read = (part for n in nodes for part in (n, n.name, n.target, n.args, n.kwargs))
+        tensors = (*module.parameters(), *module.buffers())
+        return cls((*read, *tensors), tuple(tensor._version for tensor in tensors))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether nothing was put in another's place or written to."""
+        return (
+            isinstance(other, _Stamp)
+            and self.versions == other.versions
+            and len(self.parts) == len(other.parts)
+            and all(map(operator.is_, self.parts, other.parts))
+        )
+
+
+@dataclass
+class _View:
+    """What was read off a module in one state of it; the points once they were asked for."""
+
+    stamp: _Stamp
+    translation: Translation
+    points: dict[str, Point] | None = None
 
 
 def _refusal(message: str, node: str) -> HostError:

@@ -16,33 +16,18 @@ import torch
 from torch import fx
 
 from eecompile.ir import Graph, TensorType
-from eecompile.passes.fx_builder import Builder, Untranslatable, Value, array_of, type_of
+from eecompile.passes.fx_builder import Builder, Untranslatable, Value, array_of
+from eecompile.passes.fx_evaluate import Evaluation
 from eecompile.passes.fx_rules_data import DATA_RULES
 from eecompile.passes.fx_rules_layers import LAYER_RULES
 from eecompile.passes.fx_rules_math import MATH_RULES
 from eecompile.passes.fx_rules_nn import NN_RULES
 from eecompile.passes.host import HostError, Problem
 
-__all__ = ["RULES", "SHAPE_ONLY", "Translation", "renamed", "translate"]
+__all__ = ["RULES", "Translation", "renamed", "translate"]
 
 #: ATen overload (or ``overload#result`` for one result of several) -> its rule.
 RULES = {**NN_RULES, **LAYER_RULES, **MATH_RULES, **DATA_RULES}
-
-#: Operators whose result depends on their tensors' types alone.
-SHAPE_ONLY = frozenset(
-    {
-        "aten.sym_size.int",
-        "aten.sym_numel.default",
-        "aten.sym_stride.int",
-        "aten.zeros_like.default",
-        "aten.ones_like.default",
-        "aten.full_like.default",
-        "aten.fill.Scalar",
-        "aten.new_zeros.default",
-        "aten.new_ones.default",
-        "aten.new_full.default",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -60,13 +45,27 @@ class Translation:
     outputs: Mapping[str, str]
 
 
-def translate(module: fx.GraphModule, inputs: Mapping[str, TensorType], name: str) -> Translation:
+def translate(
+    module: fx.GraphModule,
+    inputs: Mapping[str, TensorType],
+    name: str,
+    known: Evaluation | None = None,
+) -> Translation:
     """The neutral view of `module`, whose output is a dictionary of tensors.
 
+    Args:
+        module: what to translate.
+        inputs: name -> type, in the order of the placeholders.
+        name: of the graph.
+        known: the module's, from an earlier translation: only what changed since is run.
+
     Raises:
-        HostError: operators that cannot be translated, one problem for each node.
+        HostError: torch cannot run the module, or operators cannot be translated, one problem for
+            each node.
     """
-    work = _Translator(module, inputs)
+    known = known or Evaluation(module, inputs)
+    known.update()
+    work = _Translator(module, inputs, known)
     for node in module.graph.nodes:
         work.visit(node)
     if work.problems:
@@ -86,6 +85,7 @@ def translate(module: fx.GraphModule, inputs: Mapping[str, TensorType], name: st
 class _Translator:
     module: fx.GraphModule
     inputs: Mapping[str, TensorType]
+    known: Evaluation
     builder: Builder = field(default_factory=Builder)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -94,7 +94,6 @@ class _Translator:
 
     def __post_init__(self) -> None:
         self.unread = iter(self.inputs.items())
-        self.known = _Evaluation(self.module).evaluate(self.inputs)
         self.node_names = {node.name for node in self.module.graph.nodes}
 
     def visit(self, node: fx.Node) -> None:
@@ -190,46 +189,6 @@ def _bound(node: fx.Node) -> list[Any]:
         else:
             bound.append(node.kwargs.get(argument.name, argument.default_value))
     return bound
-
-
-class _Evaluation(fx.Interpreter):
-    """One run on zeros: `types` of the nodes that depend on the inputs, `constants` of the rest."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.types: dict[fx.Node, TensorType | None] = {}
-        self.constants: dict[fx.Node, Any] = {}
-
-    def evaluate(self, inputs: Mapping[str, TensorType]) -> _Evaluation:
-        training = self.module.training
-        self.module.eval()
-        types = [(t.shape, getattr(torch, t.dtype)) for t in inputs.values()]
-        try:
-            with torch.no_grad():
-                try:
-                    self.run(*(torch.zeros(shape, dtype=dtype) for shape, dtype in types))
-                except RuntimeError:  # a division by an input of whole numbers
-                    self.run(*(torch.ones(shape, dtype=dtype) for shape, dtype in types))
-        except Exception as error:
-            message = f"torch cannot run the network: {str(error).strip().splitlines()[0]}"
-            raise HostError(Problem("unreadable-model", message)) from error
-        finally:
-            self.module.train(training)
-        return self
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if n.op == "get_attr" or (n.op == "call_function" and self._is_constant(n)):
-            self.constants[n] = result
-        else:
-            self.types[n] = type_of(result) if isinstance(result, torch.Tensor) else None
-        return result
-
-    def _is_constant(self, node: fx.Node) -> bool:
-        if str(node.target) in SHAPE_ONLY:
-            return True
-        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        return not random and all(source in self.constants for source in node.all_input_nodes)
 
 
 def renamed(graph: Graph, names: Mapping[str, str]) -> Graph:

@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch", reason="the PyTorch host needs torch")
 
 from benchmarks.networks import INPUT_SHAPES, NETWORKS, load_weights
 from eecompile.ir import TensorType
+from eecompile.passes.fx_export import export
 from eecompile.passes.fx_host import FxHost, load_torch
 from eecompile.passes.host import HostError
 from eecompile.reference import run_graph
@@ -297,6 +298,71 @@ def test_later_value_may_replace_an_earlier_one() -> None:
     host.replace_uses(old, new)
     assert host.remove_unused()
     assert not any(key.startswith("layers.1.") for key in host.module.state_dict())
+
+
+def _views(host: FxHost) -> tuple[Any, ...]:
+    graph = host.graph()
+    constants = {name: array.tobytes() for name, array in graph.constants.items()}
+    return graph, constants, host.outputs(), host.points()
+
+
+def test_view_after_edits_is_that_of_a_network_read_anew() -> None:
+    host = _host()
+    assert _views(host) == _views(host.copy())
+    host = _with_head(host)
+    assert _views(host) == _views(host.copy())
+    host.add_output("feature", host.points()["layer2"].value)
+    assert _views(host) == _views(host.copy())
+    with torch.no_grad():
+        host.module.bn1.running_mean.add_(1)
+        host.module.linear.bias.mul_(2)
+    assert _views(host) == _views(host.copy())
+    host.replace_uses(host.points()["layer1.1"].value, host.points()["layer1.0"].value)
+    assert _views(host) == _views(host.copy())
+    assert host.remove_unused()
+    assert _views(host) == _views(host.copy())
+    host.module.linear.bias = torch.nn.Parameter(torch.zeros(10))
+    assert _views(host) == _views(host.copy())
+
+
+def test_an_edit_runs_only_what_was_inserted(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = _host()
+    host.graph()
+    run: list[str] = []
+    call = torch.fx.Interpreter.call_function
+    monkeypatch.setattr(
+        torch.fx.Interpreter,
+        "call_function",
+        lambda self, target, *rest: run.append(str(target)) or call(self, target, *rest),
+    )
+    _with_head(host).graph()
+    assert run == ["aten.mean.dim", "aten.matmul.default", "aten.add.Tensor"]
+    with torch.no_grad():
+        host.module.linear.bias.add_(1)
+    host.graph()
+    assert run[3:] == ["aten.linear.default"]
+
+
+def test_head_behind_a_broadcast_value_is_read() -> None:
+    class Widened(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x.relu().unsqueeze(2).expand(-1, -1, 4).sin()
+
+    loaded = export(Widened(), {"x": TensorType("float32", (1, 3))}, ("y",), "widened")
+    host = FxHost(loaded)
+    wide = next(op.name for op in host.graph().ops if op.kind == "Expand")
+    head = parse_graph(
+        """
+        graph head(x: float32[1, 3, 4]) -> (y: float32[1, 12]) {
+            y: float32[1, 12] = Reshape(x; shape=(1, 12))
+        }
+        """
+    )
+    (value,) = host.splice(head, wide, "exits.early")
+    host.add_output("early", value)
+    assert _views(host) == _views(host.copy())
+    found = host.run({"x": np.ones((1, 3), "float32")})["early"]
+    np.testing.assert_array_equal(found, np.ones((1, 12), "float32"))
 
 
 def test_unused_head_is_removed_with_its_weights() -> None:
