@@ -200,21 +200,31 @@ class Search:
                 paid = due * np.count_nonzero(arriving[k])
                 # What nobody arrives at keeps its threshold: an earlier one may yet let some pass.
                 if undecided.any():
-                    found[t] = self._best(t, undecided, leave - ahead, float(paid))
+                    found[t] = self._best(t, undecided, leave - ahead, float(paid), found[t])
             if any(found[t] < inf for t in self._tests[k]):
                 passing = self._passing(self._tests[k], found)
                 ahead = np.where(passing, leave, ahead) - toll
         return found
 
-    def _best(self, test: int, undecided: Array, gain: Array, paid: float) -> float:
-        """The threshold with the largest total gain of the undecided samples it lets leave."""
+    def _best(
+        self, test: int, undecided: Array, gain: Array, paid: float, current: float
+    ) -> float:
+        """The threshold with the largest total gain of the undecided samples it lets leave.
+
+        `current` where none is better: a move to an equal one could undo what makes a later move
+        of another threshold worth while, and the ascent would end too early.
+        """
         order = self._order[test]
         order = order[undecided[order]]
         score = self.scores[test][order]
         total = np.cumsum(gain[order])
+        passing = np.count_nonzero(score >= current)
+        reached = (float(total[passing - 1]) if passing else 0.0) - paid * (current < inf)
         # A threshold separates only samples of different scores.
         total[:-1][score[1:] == score[:-1]] = -inf
         best = int(total.argmax())
+        if max(float(total[best]) - paid, 0.0) <= reached + 1e-12:
+            return current
         return float(score[best]) if total[best] > paid else inf
 
     def quota_trials(self, ratios: int = 40) -> list[Trial]:

@@ -171,7 +171,7 @@ def handed_on(
 
     >>> steps = [("a.conv", ["x"], ["y"]), ("a.relu", ["y"], ["z"]), ("b", ["z"], ["w"])]
     >>> handed_on(steps, ["w"])
-    {'a': 'z', 'a.conv': 'y', 'a.relu': 'z', 'b': 'w'}
+    {'a.conv': 'y', 'a': 'z', 'a.relu': 'z', 'b': 'w'}
     """
     steps = [(scope, tuple(read), tuple(made)) for scope, read, made in steps]
     readers: dict[str, set[str]] = {}

@@ -77,6 +77,7 @@ def test_a_trial_is_what_a_loop_finds(seed: int, thresholds: tuple[float, ...]) 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10**6), choices, st.floats(0.01, 5))
 @example(306, (0.0, 0.2, 0.0), 0.5)
+@example(107, (0.2, 0.2, 0.0), 2.0)
 def test_no_single_threshold_improves_an_improved_vector(
     seed: int, start: tuple[float, ...], price: float
 ) -> None:

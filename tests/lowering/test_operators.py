@@ -62,12 +62,17 @@ class Compiled:
         return found
 
     def check(self, i: int) -> None:
-        """Floats within 4e-6 of max(1, |expected|), everything else exactly."""
+        """Floats within 4e-6 of max(1, |expected|), everything else exactly.
+
+        Resized floats within 2e-5: positions are float32, and their error of some 3e-6 (at position
+        40) is multiplied by the slope between two elements.
+        """
         found, expected = self.run(i), self.expected[i]
         assert found.dtype == expected.dtype
         if expected.dtype.kind == "f":
             scale = np.clip(np.abs(expected), 1, 1e30)
-            np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=4e-6)
+            atol = 2e-5 if self.cases[i].kind == "Resize" else 4e-6
+            np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=atol)
         else:
             np.testing.assert_array_equal(found, expected)
 

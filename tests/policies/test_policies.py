@@ -137,7 +137,9 @@ def test_policies_survive_json(policy: ExitPolicy) -> None:
 
 
 def test_every_kind_of_policy_is_tried_here() -> None:
-    assert {policy.kind for policy in POLICIES} == set(ExitPolicy.kinds)
+    # Other tests bring policies of their own, which register themselves too.
+    shipped = {k for k, p in ExitPolicy.kinds.items() if p.__module__.startswith("eecompile.")}
+    assert {policy.kind for policy in POLICIES} == shipped
 
 
 @pytest.mark.parametrize(
