@@ -233,7 +233,7 @@ def _lowered(
                     arguments.append(place(found.output))
         calls.append(Call(name, tuple(arguments)))
         kinds = tuple(op.kind for op in found.ops)
-        uses.append(KernelUse(name, kinds, sum(_macs(op, graph) for op in found.ops)))
+        uses.append(KernelUse(name, kinds, sum(op_macs(op, graph) for op in found.ops)))
     entry = entry_function(symbol, calls, len(graph.inputs), len(graph.outputs))
     function = CompiledFunction(
         symbol,
@@ -245,7 +245,3 @@ def _lowered(
         tuple(uses),
     )
     return function, entry
-
-
-def _macs(op: Op, graph: Graph) -> int:
-    return op_macs(op, graph)

@@ -28,12 +28,14 @@ __all__ = ["simplify"]
 
 #: Constants that folding may create at most: beyond it the operator stays (Tile, Expand ...).
 _FOLD_LIMIT = 1 << 26
+#: Rounds at most. Every rule makes the graph smaller, so that few chains need more than three.
+_ROUNDS = 8
 
 
 def simplify(graph: Graph) -> Graph:
     """The graph after all rules, applied until none fires. O(#operators) a round."""
-    graph = _named_outputs(graph)
-    for _ in range(8):
+    graph = graph.pruned()
+    for _ in range(_ROUNDS):
         simpler = _round(graph)
         if _shape_of(simpler) == _shape_of(graph):
             return simpler
@@ -43,11 +45,6 @@ def simplify(graph: Graph) -> Graph:
 
 def _shape_of(graph: Graph) -> list[tuple[Any, ...]]:
     return [(op.kind, op.inputs, op.outputs, tuple(op.attributes.items())) for op in graph.ops]
-
-
-def _named_outputs(graph: Graph) -> Graph:
-    """No rule below may rename an output: dropping `Identity`-like operators keeps that in mind."""
-    return graph.pruned()
 
 
 def _round(graph: Graph) -> Graph:
@@ -130,8 +127,13 @@ class _Step:
             return False
         a: Any = op.attributes
         match op.kind:
-            case "Reshape" | "Cast" | "Expand" | "Tile" | "Slice" | "Resize":
-                return op.kind != "Slice" or all(step > 0 for step in a["steps"])
+            case "Reshape" | "Cast" | "Expand" | "Tile":
+                return True
+            case "Slice":
+                return all(step > 0 for step in a["steps"])
+            case "Resize":
+                # A scale of 1.05 may leave the shape and still move what is in it.
+                return all(s == 1 or n == 1 for s, n in zip(a["scales"], after.shape, strict=True))
             case "Transpose":
                 return bool(a["perm"] == tuple(range(len(a["perm"]))))
             case "Concat":

@@ -245,6 +245,29 @@ ODD = {
         s: float32[1, 20] = Sigmoid(p)
         y: float32[1, 20] = Mul(p, s)
     }""",
+    "weights read behind their product": """graph odd(
+        x: float32[20, 20]) -> (y: float32[20, 20]) {
+        const w: float32[20, 20] = random(0)
+        p: float32[20, 20] = MatMul(x, w)
+        y: float32[20, 20] = Add(p, w)
+    }""",
+    "windows of nothing but padding": """graph odd(
+        x: float32[1, 4, 4, 4]) -> (y: float32[1, 4, 7, 7]) {
+        y: float32[1, 4, 7, 7] = AveragePool(x; kernel_shape=(2, 2), strides=(1, 1),
+            pads=(2, 2, 2, 2), dilations=(1, 1), count_include_pad=0)
+    }""",
+    "windows whose gaps hold all there is": """graph odd(
+        x: float32[1, 4, 2, 2]) -> (y: float32[1, 4, 3, 3]) {
+        y: float32[1, 4, 3, 3] = AveragePool(x; kernel_shape=(2, 2), strides=(1, 1),
+            pads=(2, 2, 2, 2), dilations=(3, 3), count_include_pad=0)
+    }""",
+    "a resize that keeps the shape and moves the content": """graph odd(
+        x: float32[1, 4, 6, 10]) -> (y: float32[1, 4, 6, 10]) {
+        r: float32[1, 4, 6, 10] = Resize(x; mode="linear", scales=(1.0, 1.0, 1.0, 1.05),
+            coordinate_transformation_mode="half_pixel", nearest_mode="floor",
+            cubic_coeff_a=-0.75)
+        y: float32[1, 4, 6, 10] = Relu(r)
+    }""",
 }
 
 

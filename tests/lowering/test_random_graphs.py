@@ -54,8 +54,10 @@ class Builder:
         shape = self.types[x].shape
         rank = len(shape)
         kinds = ["unary", "binary", "affine", "concat", "slice", "pad", "transpose", "softmax"]
+        kinds += ["backwards", "tile", "gather", "choice"]
         if rank == 4:
             kinds += ["conv", "conv", "conv", "pool", "reduce", "norm", "flatten", "gate"]
+            kinds += ["resize", "transposed", "blocks"]
         getattr(self, f"_{self.pick(*kinds)}")(x, shape)
 
     def _unary(self, x: str, shape: tuple[int, ...]) -> None:
@@ -136,6 +138,68 @@ class Builder:
     def _gate(self, x: str, shape: tuple[int, ...]) -> None:
         mean = self.add("ReduceMean", x, axes=(2, 3), keepdims=1)
         self.add("Mul", x, self.add("Sigmoid", mean))
+
+    def _backwards(self, x: str, shape: tuple[int, ...]) -> None:
+        axis = self.draw(st.integers(0, len(shape) - 1))
+        kind = self.pick("Slice", "CumSum")
+        if kind == "Slice":
+            last = shape[axis] - 1
+            self.add("Slice", x, starts=(last,), ends=(-1,), axes=(axis,), steps=(-1,))
+        else:
+            self.add("CumSum", x, axis=axis, exclusive=self.pick(0, 1), reverse=self.pick(0, 1))
+
+    def _tile(self, x: str, shape: tuple[int, ...]) -> None:
+        if self.types[x].size < 2000:
+            self.add("Tile", x, repeats=(1, *(self.pick(1, 2) for _ in shape[1:])))
+
+    def _gather(self, x: str, shape: tuple[int, ...]) -> None:
+        axis = self.draw(st.integers(1, len(shape) - 1))
+        name = f"w{len(self.constants)}"
+        self.constants[name] = self.rng.integers(0, shape[axis], 3)
+        self.types[name] = TensorType("int64", (3,))
+        self.add("Gather", x, name, axis=axis)
+
+    def _choice(self, x: str, shape: tuple[int, ...]) -> None:
+        same = [v for v in self.values if self.types[v].shape == shape]
+        limit = self.constant(*(self.pick(1, n) for n in shape[1:]))
+        kind = self.pick("PRelu", "Where")
+        if kind == "PRelu":
+            self.add("PRelu", x, limit)
+        else:
+            test = self.add("Greater", x, limit)
+            self.values.pop()  # a truth value is no picture
+            self.add("Where", test, self.pick(*same), self.pick(limit, x))
+
+    def _resize(self, x: str, shape: tuple[int, ...]) -> None:
+        scales = (1.0, 1.0, self.pick(1.0, 1.05, 2.0, 0.5), self.pick(1.0, 1.1, 1.5))
+        if min(np.multiply(shape, scales)) < 1 or self.types[x].size > 4000:
+            return
+        mode = self.pick("nearest", "linear")
+        how = self.pick("half_pixel", "asymmetric", "align_corners")
+        self.add(
+            "Resize",
+            x,
+            mode=mode,
+            scales=scales,
+            coordinate_transformation_mode=how,
+            nearest_mode="floor",
+            cubic_coeff_a=-0.75,
+        )
+
+    def _transposed(self, x: str, shape: tuple[int, ...]) -> None:
+        group = self.pick(1, shape[1])
+        k, s = self.pick(1, 2, 3), self.pick(1, 2)
+        pads = tuple(self.draw(st.integers(0, 1)) for _ in range(4))
+        w = self.constant(shape[1], self.pick(1, 4), k, k)
+        attributes = {"strides": (s, s), "pads": pads, "dilations": (1, 1), "group": group}
+        if min(shape[2:]) > 3 and self.types[x].size < 4000:
+            self.add("ConvTranspose", x, w, output_padding=(s - 1, 0), **attributes)
+
+    def _blocks(self, x: str, shape: tuple[int, ...]) -> None:
+        if shape[1] % 4 == 0:
+            self.add("DepthToSpace", x, blocksize=2, mode=self.pick("DCR", "CRD"))
+        elif shape[2] % 2 == shape[3] % 2 == 0:
+            self.add("SpaceToDepth", x, blocksize=2)
 
     def graph(self, outputs: tuple[str, ...]) -> Graph:
         graph = Graph("random", ("x",), outputs, tuple(self.ops), self.constants, self.types)

@@ -77,14 +77,16 @@ def _averaged(total: te.Tensor, spec: KernelSpec) -> te.Tensor:
             high = extent[i] + (pads[n + i] if counted else 0)
             first = place * strides[i] - pads[i]
             if dilations[i] == 1:
-                count *= tirx.min(first + kernel[i], high) - tirx.max(first, low)
+                reach = tirx.min(first + kernel[i], high) - tirx.max(first, low)
+                count *= tirx.max(reach, 0)
                 continue
             inside: Expr = tirx.const(0, "int32")
             for tap in range(kernel[i]):
                 at = first + tap * dilations[i]
                 inside += tirx.all(at >= low, at < high).astype("int32")
             count *= inside
-        return total(*index) / count.astype("float32")
+        # A window in which nothing counts gives 0.
+        return total(*index) / tirx.max(count, 1).astype("float32")
 
     return te.compute(total.shape, element, name="averaged")
 

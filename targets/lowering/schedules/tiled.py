@@ -244,17 +244,19 @@ def schedule_tile(
     Args:
         spec: the kernel.
         tensors: its operands.
-        replaced: operands that are not passed as they are.
+        replaced: operands that the anchor reads in another form; they are passed as they are only
+            where a later step reads them too.
         given: further parameters.
         result: the last stage.
         tile: what stays in registers.
         lanes: elements of a vector.
         prepared: a copy of an input that is made first, in the workspace.
     """
+    unread = replaced - {i for step in spec.steps[1:] for i in step.inputs}
     pairs: list[tuple[te.Tensor, Argument]] = [
         (tensors[i], Passed(i))
         for i, operand in enumerate(spec.operands)
-        if i not in replaced and operand.number is None
+        if i not in unread and operand.number is None
     ]
     pairs = [*pairs, *given, (result, Output())]
     sch = s_tir.Schedule(te.create_prim_func([tensor for tensor, _ in pairs]))
