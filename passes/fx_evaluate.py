@@ -95,7 +95,7 @@ class Evaluation:
     def _run_anew(self) -> dict[fx.Node, _Known]:
         """Runs what must be run; all of it where zeros, and then ones, are divided by."""
         valid = _unchanged(self._module, self._known)
-        attempts = [({}, torch.zeros), ({}, torch.ones)]
+        attempts: list[tuple[dict[fx.Node, _Known], Any]] = [({}, torch.zeros), ({}, torch.ones)]
         attempts = [(valid, torch.zeros), *attempts] if valid else attempts
         for kept, fill in attempts[:-1]:
             try:
@@ -143,6 +143,7 @@ class _Run(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, kept: Mapping[fx.Node, _Known]) -> None:
         super().__init__(module)
+        self.network = module
         self.kept = kept
         self.known = dict(kept)
 
@@ -161,7 +162,7 @@ class _Run(fx.Interpreter):
         result = super().run_node(n)
         constant = n.op == "get_attr" or (n.op == "call_function" and self._is_constant(n))
         told = result if constant else pytree.tree_map(_described, result)
-        self.known[n] = _Known(_reads(self.module, n), told, constant)
+        self.known[n] = _Known(_reads(self.network, n), told, constant)
         return result
 
     def _is_constant(self, node: fx.Node) -> bool:

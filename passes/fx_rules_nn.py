@@ -100,7 +100,7 @@ def attention(
     columns = key.shape[-2]
     swapped = [*range(key.ndim - 2), key.ndim - 1, key.ndim - 2]
     scores = b.op("MatMul", query, b.transpose(key, swapped))
-    scores = b.binary("Mul", scores, scale or 1 / sqrt(width), query.dtype)
+    scores = b.binary("Mul", scores, 1 / sqrt(width) if scale is None else scale, query.dtype)
     if causal:
         mask = b.constant(np.tri(rows, columns, dtype=bool), "bool")
     if mask is not None and mask.dtype == "bool":

@@ -20,7 +20,7 @@ _FIRST, _LAST = 0.02, 0.98
 _FINISHING = frozenset(
     """BatchNormalization Celu Clip Elu Gelu GroupNormalization HardSigmoid HardSwish
     InstanceNormalization LayerNormalization LeakyRelu Mish PRelu Relu Selu Sigmoid Softplus Tanh
-    ThresholdedRelu""".split()  # noqa: SIM905
+    ThresholdedRelu""".split()
 )
 
 
