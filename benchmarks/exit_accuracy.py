@@ -25,10 +25,10 @@ from benchmarks.machine import shared_data
 from benchmarks.networks import load_weights, resnet56
 from eecompile.cost import graph_macs
 from eecompile.datasets import Dataset, Split, open_dataset
-from eecompile.driver import cut_file
 from eecompile.heads import Head, HeadJob, fit_heads, make_head
 from eecompile.ir import TensorType
 from eecompile.outcomes import ExitCosts, Report, evaluate
+from eecompile.planning import cut_file
 from eecompile.policy_fitting import fit_policy
 from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord, record
 from eecompile.spec import Budget, DataSet, DataSource, Normalize, Rule, RuleTerm, Spec

@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all.
+"""Folders and files that are written whole or not at all.
 
 A new folder is built beside its destination, brought to disk and then put in the destination's
 place in one step, so that whoever looks, and whenever the process or the machine stops, finds
@@ -23,7 +23,14 @@ from pathlib import Path
 
 from eecompile.diagnostics import CompileErrors, Diagnostic
 
-__all__ = ["check_replaceable", "replaced_directory", "replaced_file", "write_file"]
+__all__ = [
+    "check_file",
+    "check_replaceable",
+    "replaced_directory",
+    "replaced_file",
+    "write_errors",
+    "write_file",
+]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -56,7 +63,7 @@ def replaced_directory(destination: Path, refusal: Callable[[Path], str]) -> Ite
         CompileErrors: `destination` may not be replaced, the disk is full or not writable.
     """
     wanted, destination = destination, Path(os.path.realpath(destination))
-    with _write_errors(wanted):
+    with write_errors(wanted):
         _refuse_foreign(wanted, destination, refusal)
         destination.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(destination)
@@ -86,15 +93,35 @@ def check_replaceable(destination: Path, refusal: Callable[[Path], str]) -> None
         CompileErrors: `destination` may not be replaced, or its folder not be written to.
     """
     real = Path(os.path.realpath(destination))
-    with _write_errors(destination):
+    with write_errors(destination):
         _refuse_foreign(destination, real, refusal)
         there = next(path for path in real.parents if os.path.lexists(path))
         with tempfile.TemporaryFile(dir=there):
             pass
 
 
+def check_file(destination: Path) -> None:
+    """Refuses a place where no file can be written, as far as can be told beforehand.
+
+    Raises:
+        CompileErrors: `destination` is a folder, or its folder cannot be written to.
+    """
+    real = Path(os.path.realpath(destination))
+    with write_errors(destination):
+        if real.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        there = next(path for path in real.parents if os.path.lexists(path))
+        with tempfile.TemporaryFile(dir=there):
+            pass
+
+
 @contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
+    """Turns what the system says of writing to `path` into a diagnostic.
+
+    Raises:
+        CompileErrors: the body raised an `OSError`.
+    """
     try:
         yield
     except OSError as error:
@@ -230,9 +257,13 @@ def replaced_file(path: Path, data: bytes) -> None:
     What is there and no plain file, such as ``/dev/stdout``, is written to.
 
     Raises:
-        OSError: it cannot be written; the old file is as it was.
+        CompileErrors: it cannot be written; the old file is as it was.
     """
-    path = Path(os.path.realpath(path))  # a link stays a link
+    with write_errors(path):
+        _replace_file(Path(os.path.realpath(path)), data)  # a link stays a link
+
+
+def _replace_file(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return

@@ -7,17 +7,19 @@ import json
 import math
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eecompile.console import Steps, table
 from eecompile.diagnostics import CompileErrors, Diagnostic, did_you_mean_help
 from eecompile.figures import milliseconds, percent, readable
+
+if TYPE_CHECKING:
+    from eecompile.runtime.answers import Answer
 
 __all__ = [
     "build", "check", "demo", "doctor", "eval", "format", "init", "inspect", "run", "targets",
@@ -42,16 +44,6 @@ def _finite(value: Any) -> Any:
     return value
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns a failure to write a file into a diagnostic."""
-    try:
-        yield
-    except OSError as error:
-        message = f"Cannot write `{path}`: {error.strerror or error}"
-        raise CompileErrors([Diagnostic("cannot-write", message, path=str(path))]) from error
-
-
 def init(options: argparse.Namespace) -> int:
     """Write a commented `.ee` file."""
     from eecompile.atomic import replaced_file
@@ -71,8 +63,7 @@ def init(options: argparse.Namespace) -> int:
                 )
             ]
         )
-    with _writing(output):
-        replaced_file(output, text.encode())
+    replaced_file(output, text.encode())
     if options.json:
         _print_json(options, {"file": str(output), "text": text})
     else:
@@ -108,8 +99,7 @@ def format(options: argparse.Namespace) -> int:
     text = format_text(source.text)
     changed = text != source.text
     if changed and not options.check:
-        with _writing(options.file):
-            replaced_file(options.file, text.encode())
+        replaced_file(options.file, text.encode())
     if options.json:
         _print_json(options, {"file": str(options.file), "changed": changed})
     elif options.check:
@@ -119,8 +109,9 @@ def format(options: argparse.Namespace) -> int:
 
 def build(options: argparse.Namespace) -> int:
     """Build an artifact and say what it holds."""
-    from eecompile.driver import BuildOptions, plan
+    from eecompile.driver import BuildOptions
     from eecompile.driver import build as build_artifact
+    from eecompile.planning import plan
 
     chosen = BuildOptions(
         options.target,
@@ -149,9 +140,8 @@ def _print_plan(planned: Mapping[str, Any]) -> None:
         print(f"  {line}")
 
 
-def _print_exits(rows: list[Mapping[str, Any]]) -> None:
+def _print_exits(rows: Sequence[Mapping[str, Any]]) -> None:
     table(
-        "",
         ("exit", "after", "head", "tensor", "backbone", "with heads"),
         [
             (
@@ -217,9 +207,11 @@ def eval(options: argparse.Namespace) -> int:
 def print_evaluation(found: Mapping[str, Any]) -> None:
     """Accuracy and cost with exits beside full depth, and the exits taken."""
     ratio = found["mean_latency_s"] / found["full_depth_latency_s"]
-    table(
+    print(
         f"{found['n']} samples, policy {found['policy'] or 'none'}; one thread, measured, "
-        "exits and full depth in turn",
+        "exits and full depth in turn"
+    )
+    table(
         ("", "with exits", "full depth"),
         [
             ("accuracy", percent(found["accuracy"], 2), percent(found["full_depth_accuracy"], 2)),
@@ -243,7 +235,6 @@ def print_evaluation(found: Mapping[str, Any]) -> None:
     )
     print()
     table(
-        "",
         ("exit", "samples", "accuracy"),
         [
             (
@@ -258,53 +249,48 @@ def print_evaluation(found: Mapping[str, Any]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Answer one input or a batch."""
+    from eecompile.compiled import sample_shape
     from eecompile.runtime.session import load
 
     session = load(options.artifact, options.policy)
     x = _read_input(options.input)
-    (_, type_), *_ = session.manifest.network.inputs
     for array in x.values() if isinstance(x, dict) else [x]:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             message = f"`{options.input}` holds values that are not finite"
             raise CompileErrors([Diagnostic("bad-data", message, path=str(options.input))])
-    batch = isinstance(x, np.ndarray) and x.ndim == len(type_.shape) and x.shape[0] != 1
+    (_, type_), *_ = session.manifest.network.inputs
+    batch = isinstance(x, np.ndarray) and x.ndim > len(sample_shape(type_)) and len(x) != 1
+    samples = [row[None] for row in x] if isinstance(x, np.ndarray) and batch else [x]
+    if not samples:
+        raise CompileErrors([Diagnostic("bad-data", f"`{options.input}` holds no samples")])
     call = session.full_depth if options.full_depth else session.run
-    if batch:
-        if not len(x):
-            raise CompileErrors([Diagnostic("bad-data", f"`{options.input}` holds no samples")])
-        answers = [call(row[None], normalize=options.normalize) for row in x]
-    else:
-        answers = [call(x, normalize=options.normalize)]
-    shown = [
-        {
-            "exit": answer.exit,
-            "label": answer.label,
-            "confidence": answer.confidence,
-            "segments_run": answer.segments_run,
-            "latency_s": answer.latency_s,
-            "frequency_hz": answer.frequency_hz,
-            "energy_j": answer.energy_j,
-        }
-        for answer in answers
-    ]
+    answers = [call(sample, normalize=options.normalize) for sample in samples]
     if options.json:
+        shown = [_answer_json(answer) for answer in answers]
         _print_json(options, {"answers": shown} if batch else shown[0])
         return 0
     table(
-        "",
         ("exit", "label", "confidence", "segments run", "latency"),
         [
             (
-                row["exit"],
-                "-" if row["label"] is None else str(row["label"]),
-                "-" if row["confidence"] is None else f"{row['confidence']:.3f}",
-                str(row["segments_run"]),
-                milliseconds(row["latency_s"]),
+                answer.exit,
+                "-" if answer.label is None else str(answer.label),
+                "-" if answer.confidence is None else f"{answer.confidence:.3f}",
+                str(answer.segments_run),
+                milliseconds(answer.latency_s),
             )
-            for row in shown
+            for answer in answers
         ],
     )
     return 0
+
+
+def _answer_json(answer: Answer) -> dict[str, Any]:
+    names = (
+        *("exit", "label", "confidence", "segments_run"),
+        *("latency_s", "frequency_hz", "energy_j"),
+    )
+    return {name: getattr(answer, name) for name in names}
 
 
 def _read_input(path: Path) -> np.ndarray | dict[str, np.ndarray]:
@@ -347,8 +333,7 @@ def inspect(options: argparse.Namespace) -> int:
 
     found = inspect_path(options.what)
     if options.svg is not None:
-        with _writing(options.svg):
-            replaced_file(options.svg, found.svg().encode())
+        replaced_file(options.svg, found.svg().encode())
     if options.json:
         _print_json(options, found.to_json())
         return 0
@@ -380,14 +365,14 @@ def targets(options: argparse.Namespace) -> int:
             for key, value in asdict(found).items()
             if key not in ("sources", "name", "description")
         ]
-        table(f"{found.name}: {found.description}", ("", "value", "source"), rows, left=3)
+        print(f"{found.name}: {found.description}")
+        table(("", "value", "source"), rows, left=3)
         return 0
     machines = [machine(name) for name in machine_names()]
     if options.json:
         _print_json(options, {"targets": [asdict(found) for found in machines]})
         return 0
     table(
-        "",
         ("target", "triple", "processor", "description"),
         [(m.name, m.triple, m.mcpu or "this machine's", m.description) for m in machines],
         left=4,

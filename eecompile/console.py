@@ -75,9 +75,9 @@ def _bar(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
     """Print an aligned table; the first `left` columns are text, the rest numbers."""
-    drawn = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    drawn = Table(box=None, pad_edge=False)
     for index, name in enumerate(columns):
         drawn.add_column(name, justify="left" if index < left else "right", overflow="fold")
     for row in rows:

@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, did_yo
 from eecompile.ir import TensorType
 from eecompile.sample_form import BadValue, SampleForm
 from eecompile.spec import DataSet, DataSource, Spec, plain
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 __all__ = ["MINIMUM", "Dataset", "Split", "open_dataset"]
 
@@ -66,17 +69,26 @@ class Dataset:
         """Number of samples; None where only running the callable would tell."""
         return None if self.files is None else self.stop - self.start
 
-    def batches(self, size: int = 64) -> Iterator[Batch]:
+    def batches(self, size: int = 64, content: Hash | None = None) -> Iterator[Batch]:
         """(images, labels): the input's type and shape with n in place of its leading 1, int64.
+
+        Args:
+            size: samples in a batch; a callable's batches are as it makes them.
+            content: of `content()`; it is that of `digest` when all batches have been taken, and
+                tells what they held even where a callable gives other samples each time.
 
         Raises:
             CompileErrors: a label is no class, a value is not finite, a shape is wrong, a file is
-                damaged, or a callable fails.
+                damaged, or a callable fails or gives nothing.
         """
         done = 0
         for images, labels in self._stored(size):
+            if content is not None:
+                self._add(content, images, labels)
             yield self._converted(images, done), self._checked_labels(labels, len(images), done)
             done += len(images)
+        if not done:
+            self._refuse("too-few-samples", "Found no samples")
 
     def labels(self) -> Array:
         """All labels, int64 (n,).
@@ -95,13 +107,23 @@ class Dataset:
 
         A callable is run once for it.
         """
-        state = hashlib.sha256(self.identity.encode())
+        content = self.content()
         if self.generate is not None:
             for images, labels in self._stored(0):
-                state.update(f"{images.dtype}{images.shape}{labels.dtype}".encode())
-                state.update(np.ascontiguousarray(images).data)
-                state.update(np.ascontiguousarray(labels).data)
-        return state.hexdigest()
+                self._add(content, images, labels)
+        return content.hexdigest()
+
+    def content(self) -> Hash:
+        """What `batches` adds the samples to: their digest, as far as known without a callable."""
+        return hashlib.sha256(self.identity.encode())
+
+    def _add(self, content: Hash, images: Array, labels: Array) -> None:
+        """Of a callable's batch; files are hashed as such."""
+        if self.generate is None:
+            return
+        content.update(f"{images.dtype}{images.shape}{labels.dtype}".encode())
+        content.update(np.ascontiguousarray(images).data)
+        content.update(np.ascontiguousarray(labels).data)
 
     def check(self) -> None:
         """Refuses labels that are no classes, and too few samples.

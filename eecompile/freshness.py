@@ -9,25 +9,16 @@ import sysconfig
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from eecompile import __version__
+from eecompile.build_options import BuildOptions
 from eecompile.cache import Cache, digest, source_digest
 from eecompile.diagnostics import CompileErrors
 from eecompile.hardware import cpu_features_of_this_machine
 from eecompile.spec import DataSource, Spec
 
 __all__ = ["Freshness"]
-
-
-class _Options(Protocol):
-    """The options that decide what is built."""
-
-    target: str | None
-    emit: Path | None
-    dump_ir: Path | None
-    seed: int
-    overrides: Any
 
 
 class Freshness:
@@ -38,7 +29,7 @@ class Freshness:
     then, or when data come from a callable, whose result no file tells.
     """
 
-    def __init__(self, cache: Cache, path: Path, options: _Options, output: Path) -> None:
+    def __init__(self, cache: Cache, path: Path, options: BuildOptions, output: Path) -> None:
         self._cache, self._path, self._output = cache, path, output
         self._wants_files = options.emit is not None or options.dump_ir is not None
         self._begun_ns = time.time_ns() - _CLOCK_NS

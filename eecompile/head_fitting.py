@@ -132,7 +132,7 @@ def fit_plans(
     seed: int,
     workers: int,
     cache: Cache,
-    keys: tuple[str, str],
+    keys: Sequence[str],
     progress: Callable[[int, int, str], None],
 ) -> dict[str, Parameters]:
     """Parameters of every head to be fitted, by its name, from the cache where fitted before.
@@ -145,7 +145,7 @@ def fit_plans(
         seed: of everything random.
         workers: heads fitted at the same time.
         cache: of parameters.
-        keys: content of the fit and the calibrate record.
+        keys: content of the fit and, if there is one, the calibrate record.
         progress: told of each head.
     """
     heads = {
@@ -156,7 +156,7 @@ def fit_plans(
     }
     key_of = {
         name: digest(
-            "head", source_digest(), keys, recorded, head.kind, head.options, classes, seed
+            "head", source_digest(), list(keys), recorded, head.kind, head.options, classes, seed
         )
         for name, (head, recorded) in heads.items()
     }

@@ -98,7 +98,7 @@ def _absent(digest: str, type_: TensorType) -> np.ndarray:
 
 
 def _of_file(path: Path) -> Inspection:
-    from eecompile.driver import cut_file
+    from eecompile.planning import cut_file
 
     spec, segments = cut_file(path)
     heads = {exit_.name: str(exit_.head) for exit_ in spec.model.exits}

@@ -46,7 +46,7 @@ def check_file(
             host = open_host(spec)
         except CompileErrors as errors:
             found.add(*errors.diagnostics)
-    facts = host and GraphFacts.of(host.graph(), host.outputs(), host.points())
+    facts = None if host is None else GraphFacts.of(host.graph(), host.outputs(), host.points())
     found.add(*check(spec, facts, names, names), *unsupported(spec))
     return spec, host, found
 
@@ -125,7 +125,7 @@ def source_errors(error: HostError, model: Model) -> CompileErrors:
     found = []
     for problem in error.problems:
         place = _place(problem, model)
-        notes = ()
+        notes: tuple[str, ...] = ()
         if problem.node:
             operator = f", operator `{problem.operator}`" if problem.operator else ""
             notes = (f"node `{problem.node}`{operator}",)

@@ -206,9 +206,7 @@ class Search:
                 ahead = np.where(passing, leave, ahead) - toll
         return found
 
-    def _best(
-        self, test: int, undecided: Array, gain: Array, paid: float, current: float
-    ) -> float:
+    def _best(self, test: int, undecided: Array, gain: Array, paid: float, current: float) -> float:
         """The threshold with the largest total gain of the undecided samples it lets leave.
 
         `current` where none is better: a move to an equal one could undo what makes a later move

@@ -132,6 +132,7 @@ def record(
     logits: Mapping[str, str] | None = None,
     class_means: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    named: Callable[[], str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> R:
     """Runs the network over the data once and keeps what is named.
@@ -149,6 +150,7 @@ def record(
         logits: exit -> name of its logits, where `run_batch` gives them (a user's own head).
         class_means: the same for comparators.
         folder: where to keep the record; it then replaces what is there. None keeps all in memory.
+        named: asked when all is recorded: the name of the folder, in place of that of `folder`.
         progress: told the number of samples done after each batch.
 
     Raises:
@@ -179,7 +181,7 @@ def record(
             "exits": list(exits),
             "arrays": [(group, name) for group, name, _ in wanted],
         }
-        arrays = writers.finish(made, index)
+        arrays = writers.finish(made, index, named)
         for (group, name, _), array in zip(wanted, arrays, strict=True):
             groups[group][name] = array
     return made
@@ -241,7 +243,9 @@ class _Writers:
         header = {"descr": "<f4", "fortran_order": False, "shape": self._shapes[number]}
         np.lib.format.write_array_header_1_0(self._files[number], header)
 
-    def finish(self, made: Record, index: Mapping[str, Any]) -> list[Array]:
+    def finish(
+        self, made: Record, index: Mapping[str, Any], named: Callable[[], str] | None
+    ) -> list[Array]:
         """The arrays; where there is a folder it is complete from now on."""
         if self.folder is None or self._temporary is None:
             return [np.concatenate(chunks) for chunks in self._chunks]
@@ -260,9 +264,10 @@ class _Writers:
         # Mapped before they are moved: another build may write the same record at any time.
         paths = [self._temporary / f"{number}.npy" for number in range(len(self._files))]
         arrays = [np.load(path, mmap_mode="r") for path in paths]
-        shutil.rmtree(self.folder, ignore_errors=True)
+        folder = self.folder.with_name(named()) if named else self.folder
+        shutil.rmtree(folder, ignore_errors=True)
         try:
-            self._temporary.rename(self.folder)
+            self._temporary.rename(folder)
             self._temporary = None
         except OSError as error:  # another build was faster: its record is the same
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):

@@ -90,6 +90,12 @@ class SegmentGraph:
         """Multiply-accumulates of the untouched backbone, for one sample."""
         return sum(segment.macs for segment in self.segments)
 
+    @property
+    def shown(self) -> frozenset[str]:
+        """Values the outside sees: network inputs and outputs, and what exits give."""
+        ends = [self.segments[-1].graph, *(graph for exit_ in self.exits for graph in exit_.graphs)]
+        return frozenset(name for name, _ in self.inputs).union(*(end.outputs for end in ends))
+
     def graphs(self) -> tuple[Graph, ...]:
         """Every graph to compile: segments and exits in execution order."""
         found: list[Graph] = []

@@ -11,16 +11,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from eecompile.heads.base import Array, Head, HeadMismatch, Progress
+from eecompile.heads.base import Array, HeadMismatch
 from eecompile.heads.graphs import GraphBuilder
 from eecompile.heads.pooling import flatten, whole_map
+from eecompile.heads.training import GradientHead, array_of
 from eecompile.ir import Graph, TensorType
 
 __all__ = ["BagOfFeaturesHead"]
 
 
 @dataclass(frozen=True)
-class BagOfFeaturesHead(Head):
+class BagOfFeaturesHead(GradientHead):
     """How often each of `codewords` learned patterns occurs in each window, then a linear layer.
 
     With ``z`` the 1 x 1 convolution of the map to one channel per codeword:
@@ -64,23 +65,46 @@ class BagOfFeaturesHead(Head):
         self.window_of(feature.shape)
         return graph
 
-    def fit(
-        self,
-        recorded: Array,
-        labels: Array,
-        classes: int,
-        *,
-        seed: int,
-        progress: Progress = None,
-    ) -> dict[str, Array]:
+    def module(self, torch: Any, shape: tuple[int, ...], classes: int) -> Any:
+        """The head as published, one learned number for each of a, c, n1 and n2."""
+        nn, codewords = torch.nn, self.codewords
+        window = self.window_of(shape)
+        windows = (shape[2] // window) * (shape[3] // window)
+        bins = windows * codewords
+
+        class Bag(nn.Module):  # type: ignore[misc,name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(shape[1], codewords, 1)
+                self.a = nn.Parameter(torch.ones(()))
+                self.c = nn.Parameter(torch.zeros(()))
+                self.n1 = nn.Parameter(torch.tensor(float(codewords)))
+                self.n2 = nn.Parameter(torch.tensor(float(window)))
+                self.first = nn.Linear(bins, codewords) if windows == 4 else nn.Identity()
+                self.second = nn.Linear(codewords if windows == 4 else bins, classes)
+
+            def forward(self, x: Any) -> Any:
+                u = (torch.tanh(self.a * self.conv(x) + self.c) + 1) / 2
+                v = self.n1 * u / (u.sum(dim=1, keepdim=True) + 5e-16)
+                h = self.n2 * nn.functional.avg_pool2d(v, window)
+                return self.second(self.first(h.flatten(1)))
+
+        return Bag()
+
+    def folded(self, net: Any) -> dict[str, Array]:
         """``codebook`` (K, C, 1, 1), ``offset`` (K,), ``weight`` (windows * K, classes), ``bias``.
 
-        Raises:
-            ToolError: torch is not installed.
+        With four windows, the two linear layers are one.
         """
-        from eecompile.heads.training import fit_bag_of_features
-
-        return fit_bag_of_features(self, recorded, labels, classes, seed=seed, progress=progress)
+        weight, bias = net.second.weight, net.second.bias
+        if hasattr(net.first, "weight"):
+            weight, bias = weight @ net.first.weight, bias + weight @ net.first.bias
+        return {
+            "codebook": array_of(net.a * net.conv.weight),
+            "offset": array_of(net.a * net.conv.bias + net.c),
+            "weight": array_of((net.n1 * net.n2 * weight).T),
+            "bias": array_of(bias),
+        }
 
     def graph(self, feature: TensorType, parameters: Mapping[str, Array]) -> Graph:
         """Convolution, tanh, normalisation over codewords, pooling, one matrix product."""
@@ -103,7 +127,4 @@ class BagOfFeaturesHead(Head):
             pads=(0, 0, 0, 0),
             count_include_pad=0,
         )
-        row = flatten(builder, pooled)
-        product = builder.op("MatMul", row, builder.constant("weight", parameters["weight"]))
-        bias = builder.constant("bias", parameters["bias"])
-        return builder.build(builder.op("Add", product, bias, output="logits"))
+        return builder.classifier(flatten(builder, pooled), parameters)

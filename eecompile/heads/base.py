@@ -55,6 +55,14 @@ class Head(ABC):
             HeadMismatch: this head cannot stand behind such a tensor.
         """
 
+    def check_environment(self) -> None:
+        """Refuses to be fitted where something for it is missing; most heads need nothing.
+
+        Raises:
+            ToolError: what is missing, and how to get it.
+        """
+        return
+
     @abstractmethod
     def fit(
         self,

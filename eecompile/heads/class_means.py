@@ -14,7 +14,7 @@ import numpy as np
 from eecompile.heads.base import Array, Head, Progress
 from eecompile.heads.graphs import GraphBuilder
 from eecompile.heads.logistic import blocks, flat, mean_nll
-from eecompile.heads.pooling import Pool, flatten, pool
+from eecompile.heads.pooling import Pool, flatten, pool, pooled_row
 from eecompile.ir import Graph, TensorType
 
 __all__ = ["ClassMeansHead"]
@@ -47,8 +47,7 @@ class ClassMeansHead(Head):
 
     def feature_graph(self, feature: TensorType) -> Graph:
         """The (pooled) features as a row: float32 (1, F)."""
-        builder = GraphBuilder("features", "feature", feature)
-        return builder.build(flatten(builder, pool(builder, "feature", self.pool), "recorded"))
+        return pooled_row(feature, self.pool)
 
     def fit(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,12 @@ class GraphBuilder:
         """Add a 2-D convolution of stride 1; returns the name of its result."""
         one = (1, 1)
         return self.op("Conv", x, weight, bias, pads=pads, strides=one, dilations=one, group=1)
+
+    def classifier(self, row: str, parameters: Mapping[str, np.ndarray[Any, Any]]) -> Graph:
+        """The graph that ends with ``logits = row @ weight + bias``."""
+        product = self.op("MatMul", row, self.constant("weight", parameters["weight"]))
+        bias = self.constant("bias", parameters["bias"])
+        return self.build(self.op("Add", product, bias, output="logits"))
 
     def build(self, *outputs: str) -> Graph:
         """The graph whose outputs are these values."""

@@ -10,7 +10,7 @@ from eecompile.heads.base import Array, Head, Progress
 from eecompile.heads.graphs import GraphBuilder
 from eecompile.heads.logistic import Linear, fit_logistic
 from eecompile.heads.one_core import one_core
-from eecompile.heads.pooling import Pool, flatten, pool
+from eecompile.heads.pooling import Pool, flatten, pool, pooled_row
 from eecompile.ir import Graph, TensorType
 
 __all__ = ["LinearHead"]
@@ -34,8 +34,7 @@ class LinearHead(Head):
 
     def feature_graph(self, feature: TensorType) -> Graph:
         """The pooled features as a row: float32 (1, F)."""
-        builder = GraphBuilder("features", "feature", feature)
-        return builder.build(flatten(builder, pool(builder, "feature", self.pool), "recorded"))
+        return pooled_row(feature, self.pool)
 
     def fit(
         self,
@@ -59,6 +58,4 @@ class LinearHead(Head):
         """Pooling, one matrix product, the bias."""
         builder = GraphBuilder("linear", "feature", feature)
         row = flatten(builder, pool(builder, "feature", self.pool))
-        product = builder.op("MatMul", row, builder.constant("weight", parameters["weight"]))
-        bias = builder.constant("bias", parameters["bias"])
-        return builder.build(builder.op("Add", product, bias, output="logits"))
+        return builder.classifier(row, parameters)

@@ -8,7 +8,16 @@ from eecompile.heads.base import HeadMismatch
 from eecompile.heads.graphs import GraphBuilder
 from eecompile.ir import Graph, TensorType
 
-__all__ = ["DEFAULT_CELLS", "Pool", "as_recorded", "flatten", "pool", "whole_map"]
+__all__ = [
+    "DEFAULT_CELLS",
+    "Pool",
+    "as_recorded",
+    "flatten",
+    "pool",
+    "pooled_row",
+    "whole_map",
+    "windows",
+]
 
 #: Cells a side for maps; ``raw`` keeps the whole tensor; for token sequences ``mean`` is the mean
 #: over tokens and ``first`` the first (class) token.
@@ -42,7 +51,7 @@ def pool(builder: GraphBuilder, value: str, how: Pool) -> str:
         raise HeadMismatch(f"pooling to {cells} cells a side needs a larger map than {sides}")
     if cells == 1:
         return builder.op("ReduceMean", value, axes=tuple(range(2, len(shape))), keepdims=1)
-    strides, kernel = _windows(shape[2:], cells)
+    strides, kernel = windows(shape[2:], cells)
     if prod(kernel) == 1:
         return value
     padless = (0,) * (2 * len(kernel))
@@ -56,10 +65,10 @@ def pool(builder: GraphBuilder, value: str, how: Pool) -> str:
     )
 
 
-def _windows(sides: tuple[int, ...], cells: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def windows(sides: tuple[int, ...], cells: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Strides and extents of `cells` windows a side that cover it exactly.
 
-    >>> _windows((8, 7), 4)
+    >>> windows((8, 7), 4)
     ((2, 1), (2, 4))
     """
     strides = tuple(side // cells for side in sides)
@@ -71,6 +80,16 @@ def flatten(builder: GraphBuilder, value: str, output: str = "") -> str:
     """Each sample as one row: (1, size)."""
     count, *rest = builder.shape(value)
     return builder.op("Reshape", value, output=output, shape=(count, prod(rest)))
+
+
+def pooled_row(feature: TensorType, how: Pool) -> Graph:
+    """The graph that records a feature pooled, each sample as one row (1, F).
+
+    Raises:
+        HeadMismatch: as `pool`.
+    """
+    builder = GraphBuilder("features", "feature", feature)
+    return builder.build(flatten(builder, pool(builder, "feature", how), "recorded"))
 
 
 def as_recorded(feature: TensorType) -> Graph:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from eecompile.diagnostics import ToolError
-from eecompile.heads.base import Array, Progress
+from eecompile.heads.base import Array, Head, Progress
 from eecompile.heads.logistic import stratified_split
 
-if TYPE_CHECKING:
-    from eecompile.heads.bag_of_features import BagOfFeaturesHead
-    from eecompile.heads.convolution import ConvHead
-
-__all__ = ["fit_bag_of_features", "fit_conv"]
+__all__ = ["GradientHead", "array_of"]
 
 _BATCH = 128
 #: Passes over the data, or more where they are too few for this many steps.
@@ -27,115 +25,56 @@ _RATE = 1e-3
 _PATIENCE = 0.2
 
 
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ToolError(
-            "Heads `conv` and `bag_of_features` are fitted with torch, which is not installed",
-            "pip install 'eecompile[torch]', or use `linear` or `class_means`",
-        ) from error
-    return torch
+class GradientHead(Head):
+    """A head on whole maps that is fitted by gradient descent. It runs without torch."""
+
+    @abstractmethod
+    def module(self, torch: Any, shape: tuple[int, ...], classes: int) -> Any:
+        """A new `torch.nn.Module` from maps (n, C, H, W) of that shape to logits (n, classes)."""
+
+    @abstractmethod
+    def folded(self, net: Any) -> dict[str, Array]:
+        """The head's parameters, from its fitted module."""
+
+    def check_environment(self) -> None:
+        """Refuses where there is no torch, without importing it."""
+        if importlib.util.find_spec("torch") is None:
+            raise _missing_torch()
+
+    def fit(
+        self,
+        recorded: Array,
+        labels: Array,
+        classes: int,
+        *,
+        seed: int,
+        progress: Progress = None,
+    ) -> dict[str, Array]:
+        """What `folded` says, fitted on maps float32 (n, C, H, W).
+
+        Raises:
+            ToolError: torch is not installed.
+        """
+        try:
+            import torch
+        except ImportError as error:
+            raise _missing_torch() from error
+
+        def build() -> Any:
+            return self.module(torch, recorded.shape, classes)
+
+        return self.folded(_trained(torch, build, recorded, labels, seed, progress))
 
 
-def fit_conv(
-    head: ConvHead,
-    recorded: Array,
-    labels: Array,
-    classes: int,
-    *,
-    seed: int,
-    progress: Progress = None,
-) -> dict[str, Array]:
-    """Parameters of a convolutional head, fitted on maps float32 (n, C, H, W)."""
-    torch = _torch()
-    nn = torch.nn
-
-    def build() -> Any:
-        layers: list[Any] = []
-        channels = recorded.shape[1]
-        for _ in range(head.layers):
-            pad = (head.kernel - 1) // 2
-            layers += [
-                nn.Conv2d(channels, head.channels, head.kernel, padding=pad, bias=False),
-                nn.BatchNorm2d(head.channels),
-                nn.ReLU(),
-            ]
-            channels = head.channels
-        layers += [_Pool(head.pool), nn.Flatten(), nn.LazyLinear(classes)]
-        return nn.Sequential(*layers)
-
-    class _Pool(nn.Module):  # type: ignore[misc,name-defined]
-        """Windows as `pooling.pool` takes them."""
-
-        def __init__(self, cells: int) -> None:
-            super().__init__()
-            self.cells = cells
-
-        def forward(self, x: Any) -> Any:
-            sides = x.shape[2:]
-            step = [side // self.cells for side in sides]
-            kernel = [side - (self.cells - 1) * s for side, s in zip(sides, step, strict=True)]
-            return nn.functional.avg_pool2d(x, kernel, step)
-
-    net = _trained(torch, build, recorded, labels, seed, progress)
-    found: dict[str, Array] = {}
-    for layer in range(head.layers):
-        conv, norm = net[3 * layer], net[3 * layer + 1]
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        found[f"weight{layer}"] = _array(conv.weight * scale[:, None, None, None])
-        found[f"bias{layer}"] = _array(norm.bias - norm.running_mean * scale)
-    return {**found, "weight": _array(net[-1].weight.T), "bias": _array(net[-1].bias)}
+def _missing_torch() -> ToolError:
+    return ToolError(
+        "Heads `conv` and `bag_of_features` are fitted with torch, which is not installed",
+        "pip install 'eecompile[torch]', or use `linear` or `class_means`",
+    )
 
 
-def fit_bag_of_features(
-    head: BagOfFeaturesHead,
-    recorded: Array,
-    labels: Array,
-    classes: int,
-    *,
-    seed: int,
-    progress: Progress = None,
-) -> dict[str, Array]:
-    """Parameters of a bag-of-features head, fitted on maps float32 (n, C, H, W)."""
-    torch = _torch()
-    nn = torch.nn
-    window = head.window_of(recorded.shape)
-    windows = (recorded.shape[2] // window) * (recorded.shape[3] // window)
-    bins = windows * head.codewords
-
-    class Bag(nn.Module):  # type: ignore[misc,name-defined]
-        """The head as published, one learned number for each of a, c, n1 and n2."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(recorded.shape[1], head.codewords, 1)
-            self.a = nn.Parameter(torch.ones(()))
-            self.c = nn.Parameter(torch.zeros(()))
-            self.n1 = nn.Parameter(torch.tensor(float(head.codewords)))
-            self.n2 = nn.Parameter(torch.tensor(float(window)))
-            self.first = nn.Linear(bins, head.codewords) if windows == 4 else nn.Identity()
-            self.second = nn.Linear(head.codewords if windows == 4 else bins, classes)
-
-        def forward(self, x: Any) -> Any:
-            u = (torch.tanh(self.a * self.conv(x) + self.c) + 1) / 2
-            v = self.n1 * u / (u.sum(dim=1, keepdim=True) + 5e-16)
-            h = self.n2 * nn.functional.avg_pool2d(v, window)
-            return self.second(self.first(h.flatten(1)))
-
-    bag = _trained(torch, Bag, recorded, labels, seed, progress)
-    weight, bias = bag.second.weight, bag.second.bias
-    if windows == 4:
-        weight, bias = weight @ bag.first.weight, bias + weight @ bag.first.bias
-    return {
-        "codebook": _array(bag.a * bag.conv.weight),
-        "offset": _array(bag.a * bag.conv.bias + bag.c),
-        "weight": _array((bag.n1 * bag.n2 * weight).T),
-        "bias": _array(bias),
-    }
-
-
-def _array(tensor: Any) -> Array:
+def array_of(tensor: Any) -> Array:
+    """A module's tensor as float32."""
     return np.ascontiguousarray(tensor.detach().cpu().numpy(), np.float32)
 
 

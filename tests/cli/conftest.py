@@ -61,4 +61,5 @@ def demo(tmp_path: Path, built: Path) -> Path:
 def images(built: Path) -> np.ndarray:
     """The test digits as the network reads them, float32 (500, 1, 8, 8)."""
     with np.load(built / "test.npz") as data:
-        return (data["images"].astype(np.float32) / np.float32(255))[:, None]
+        images: np.ndarray = data["images"].astype(np.float32) / np.float32(255)
+    return images[:, None]

@@ -126,7 +126,7 @@ def test_wrong_data_are_refused(
 ) -> None:
     file = demo.parent / "calibrate.npz"
     with np.load(file) as data:
-        np.savez(file, **_spoil(part, dict(data)))
+        np.savez(file, **_spoil(part, dict(data)))  # type: ignore[arg-type]
     done = untouched(demo, lambda: call("build", demo, "-o", demo.parent / "out", "--json"))
     refused(done, id, "calibrate.npz", *words)
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from eecompile.artifact import write_artifact
 from eecompile.cache import Cache, digest
 from eecompile.record import FitRecord, record
 from tests.cli.calls import Call, edited
@@ -93,17 +94,13 @@ def test_options_and_edits_of_the_artifact_are_noticed(build: Any, demo: Path) -
 def test_a_file_that_changes_during_a_build_is_not_remembered(
     build: Any, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eecompile import driver
-
-    write = driver.write_artifact
-
     def meddled(*arguments: Any) -> Any:
         _reversed(demo.parent / "fit.npz")
-        return write(*arguments)
+        return write_artifact(*arguments)
 
     edited(demo, ("policy quick", "# again\npolicy quick"))
     with monkeypatch.context() as patched:
-        patched.setattr(driver, "write_artifact", meddled)
+        patched.setattr("eecompile.driver.write_artifact", meddled)
         build()
     assert not build()["unchanged"]
 

@@ -200,7 +200,7 @@ def test_other_things_are_never_replaced(
         place = changed.parent
     else:
         place.write_text("years of work")
-    monkeypatch.setattr("eecompile.driver.check_file", None)  # not even the network is read
+    monkeypatch.setattr("eecompile.planning.check_source", None)  # not even the network is read
     target = place / "out" if kind == "below a file" else place
     done = call("build", changed, "-o", target, "--json")
     assert (done.status, done.ids) == (1, ["cannot-write"])

@@ -1,0 +1,169 @@
+"""What a build begins with: everything that can be said and refused before any data are run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eecompile.artifact import check_destination
+from eecompile.atomic import check_file, write_errors
+from eecompile.build_options import BuildOptions
+from eecompile.datasets import Dataset
+from eecompile.diagnostics import CompileErrors, Diagnostic, did_you_mean_help
+from eecompile.exit_table import exit_rows
+from eecompile.hardware import Machine, machine, machine_names
+from eecompile.head_fitting import ExitPlan, plan_exits
+from eecompile.loading import check_file as check_source
+from eecompile.loading import source_errors, with_classes
+from eecompile.passes.base import Instrument, Pass, PassManager, Program
+from eecompile.passes.host import HostError, HostGraph
+from eecompile.passes.instruments import DumpText
+from eecompile.passes.pipelines import backbone_pipeline
+from eecompile.recording import open_splits
+from eecompile.segments import SegmentGraph
+from eecompile.spec import Model, Spec
+
+__all__ = ["Prepared", "choose_machine", "cut", "cut_file", "plan", "plan_heads", "prepare"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A build whose file, network, target, destinations and data headers are in order.
+
+    Attributes:
+        spec: the file's meaning, overrides and number of classes included.
+        host: the network in its own host.
+        machine: what to compile for.
+        splits: the data by split; none for a network without exits or data.
+    """
+
+    spec: Spec
+    host: HostGraph
+    machine: Machine
+    splits: dict[str, Dataset]
+
+
+def prepare(path: Path, options: BuildOptions) -> Prepared:
+    """All checks that need neither passes nor a run of the network.
+
+    Raises:
+        CompileErrors: something cannot be read, does not fit, or could not be written in the end.
+        ToolError: the environment lacks what the network needs to be read.
+    """
+    check_destination(options.output_for(path))
+    if options.emit is not None:
+        check_file(options.emit)
+    spec, host = _checked_network(path, options.overrides)
+    found = choose_machine(spec, options.target)
+    return Prepared(spec, host, found, open_splits(spec, host.graph()))
+
+
+def _checked_network(path: Path, overrides: Sequence[str]) -> tuple[Spec, HostGraph]:
+    spec, host, found = check_source(path, overrides)
+    found.raise_errors()
+    assert host is not None, "a host that cannot be opened is an error"
+    return with_classes(spec, host), host
+
+
+def choose_machine(spec: Spec, target: str | None) -> Machine:
+    """The machine to compile for: the command line's, else the file's, else this one.
+
+    Raises:
+        CompileErrors: there is no such target.
+    """
+    written = {entry.name: entry for entry in spec.targets}
+    name = target or next(iter(written), "host")
+    entry = written.get(name)
+    board = (entry.board if entry else None) or name
+    known = machine_names()
+    if board not in known:
+        help_ = did_you_mean_help(board, known) or f"targets: {', '.join(known)}"
+        place = entry.at("board") if entry else None
+        raise CompileErrors(
+            [Diagnostic("unknown-target", f"Unknown target `{board}`", place, help=help_)]
+        )
+    return machine(board)
+
+
+def cut(
+    host: HostGraph,
+    model: Model,
+    pipeline: tuple[Pass, ...],
+    instruments: Sequence[Instrument] = (),
+    dump: Path | None = None,
+) -> SegmentGraph:
+    """What a pipeline that ends with cutting gives; the host is edited.
+
+    Args:
+        host: the network.
+        model: what the file says of it.
+        pipeline: of `eecompile.passes.pipelines`.
+        instruments: told of each pass.
+        dump: folder for the IR after each pass.
+
+    Raises:
+        CompileErrors: a point or a head does not fit the network, or `dump` cannot be written.
+    """
+    dumps = [] if dump is None else [DumpText(dump)]
+    try:
+        with nullcontext() if dump is None else write_errors(dump):
+            result = PassManager(pipeline, [*instruments, *dumps]).run(Program(host, model))
+    except HostError as error:
+        raise source_errors(error, model) from error
+    assert result.graph.segments is not None, "the pipelines end with cutting"
+    return result.graph.segments
+
+
+def plan_heads(prepared: Prepared, backbone: SegmentGraph) -> tuple[ExitPlan, ...]:
+    """What is computed at each exit, and that it can be fitted where there are data to fit it.
+
+    Raises:
+        CompileErrors: a head cannot read the tensor at its exit, or a user's head is unreadable.
+        ToolError: a head needs torch, which is not installed.
+    """
+    try:
+        plans = plan_exits(prepared.spec, backbone)
+    except HostError as error:
+        raise source_errors(error, prepared.spec.model) from error
+    for exit_ in plans if "fit" in prepared.splits else ():
+        for planned in exit_.heads:
+            if planned.head is not None:
+                planned.head.check_environment()
+    return plans
+
+
+def cut_file(path: Path, overrides: Sequence[str] = ()) -> tuple[Spec, SegmentGraph]:
+    """A file and its backbone, cut at its exits, with no heads inserted.
+
+    Raises:
+        CompileErrors: the file or the network are wrong.
+    """
+    spec, host = _checked_network(path, overrides)
+    return spec, cut(host, spec.model, backbone_pipeline())
+
+
+def plan(path: Path, options: BuildOptions) -> dict[str, Any]:
+    """What `build` would do, after all its checks that need no data to be run: a JSON value.
+
+    Raises:
+        CompileErrors: as `build`, for the file, the network, the labels and what would be written.
+        ToolError: as `build`, for what fitting the heads needs.
+    """
+    prepared = prepare(path, options)
+    spec, model = prepared.spec, prepared.spec.model
+    backbone = cut(prepared.host, model, backbone_pipeline())
+    plan_heads(prepared, backbone)
+    steps = [f"fit {exit_.head} at `{exit_.name}`" for exit_ in model.exits]
+    for split, data in prepared.splits.items():
+        steps.append(f"run the {split} data {data.source.path} through it once")
+    steps += [f"fit policy `{p.name}` to {p.budget or 'its default'}" for p in spec.policies]
+    return {
+        "artifact": str(options.output_for(path)),
+        "target": prepared.machine.name,
+        "triple": prepared.machine.triple,
+        "exits": exit_rows(backbone, {e.name: str(e.head) for e in model.exits}),
+        "steps": steps,
+    }

@@ -1,0 +1,118 @@
+"""The policies of a build: fitted to their budgets, or as given, and what each achieves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eecompile.artifact import PolicyEntry
+from eecompile.compiled import CompiledGraph
+from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
+from eecompile.dsl.check_policies import needs_calibration
+from eecompile.outcomes import ExitCosts, evaluate
+from eecompile.policies import ExitPolicy, from_json, to_json
+from eecompile.policy_fitting import fit_policy
+from eecompile.record import CalibrateRecord, Record, TestRecord
+from eecompile.report import policy_report
+from eecompile.rule_family import given_policy
+from eecompile.spec import Policy
+
+__all__ = ["BuiltPolicy", "build_policies"]
+
+
+@dataclass(frozen=True)
+class BuiltPolicy:
+    """A policy ready to decide, and how it came about as JSON."""
+
+    policy: ExitPolicy
+    report: Mapping[str, Any]
+
+    @property
+    def entry(self) -> PolicyEntry:
+        """As the artifact keeps it."""
+        return PolicyEntry(to_json(self.policy), self.report)
+
+
+def build_policies(
+    written: Sequence[Policy],
+    network: CompiledGraph,
+    costs: Mapping[str, ExitCosts],
+    records: Mapping[str, Record],
+    *,
+    target: str,
+    seed: int,
+) -> dict[str, BuiltPolicy]:
+    """Each policy of the file, by name.
+
+    Args:
+        written: as in the file.
+        network: whose exits they decide at.
+        costs: quantity -> what pieces cost.
+        records: by split, with every exit's outputs; "calibrate" is fitted on, "test" reported on.
+        target: name of what is built for.
+        seed: of everything random.
+
+    Raises:
+        CompileErrors: budgets that cannot be kept, or thresholds that cannot be fitted; all of
+            them at once.
+    """
+    calibrate, test = records.get("calibrate"), records.get("test")
+    found: dict[str, BuiltPolicy] = {}
+    problems = Diagnostics()
+    for policy in written:
+        try:
+            if isinstance(calibrate, CalibrateRecord):
+                made = _fitted(policy, calibrate, costs, target, seed)
+            else:
+                made = _given(policy, network)
+        except CompileErrors as errors:
+            problems.add(*errors.diagnostics)
+            continue
+        # What is reported is what the artifact's own form of the policy does.
+        ready = from_json(made["policy"])
+        held_out = evaluate(ready, test, costs) if isinstance(test, TestRecord) else None
+        found[policy.name] = BuiltPolicy(ready, policy_report(policy, made, held_out))
+    problems.raise_errors()
+    return found
+
+
+def _fitted(
+    written: Policy,
+    calibrate: CalibrateRecord,
+    costs: Mapping[str, ExitCosts],
+    target: str,
+    seed: int,
+) -> dict[str, Any]:
+    budget = written.budget
+    if budget is not None and budget.quantity not in ("accuracy_drop", *costs):
+        raise CompileErrors(
+            [
+                Diagnostic(
+                    "not-supported-yet",
+                    f"A budget of {budget.quantity} for `{target}` is not supported yet",
+                    written.at("budget"),
+                    "nothing measures it here",
+                    help="use a budget of macs or of accuracy drop, or build for `host`",
+                )
+            ]
+        )
+    fitted = fit_policy(written.rule, budget, calibrate, costs, seed=seed)
+    return {
+        "policy": to_json(fitted.policy),
+        "point": fitted.point.to_json(),
+        "points": [point.to_json() for point in fitted.points],
+    }
+
+
+def _given(written: Policy, network: CompiledGraph) -> dict[str, Any]:
+    """A policy without calibration data: all its thresholds have to be given."""
+    if needs_calibration(written):
+        message = f"Thresholds of policy `{written.name}` cannot be fitted"
+        place = written.rule.span if written.rule else None
+        why = "there are no calibration data for a network with one input and known classes"
+        raise CompileErrors([Diagnostic("missing-data", message, place, notes=(why,))])
+    heads = [exit_.head is not None for exit_ in network.exits]
+    class_means = [exit_.comparator is not None for exit_ in network.exits]
+    policy = given_policy(written.rule, heads, class_means)
+    return {"policy": to_json(policy), "point": None, "points": []}

@@ -1,0 +1,197 @@
+"""The data, run once through the backbone compiled for this machine, and kept as records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from eecompile.cache import Cache, digest, source_digest
+from eecompile.compiling import Compiled, compile_graphs
+from eecompile.console import Reporter
+from eecompile.datasets import Dataset, Split, open_dataset
+from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span
+from eecompile.hardware import Machine
+from eecompile.head_fitting import ExitPlan
+from eecompile.ir import Graph
+from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord, record
+from eecompile.runtime.runner import Runner
+from eecompile.segments import SegmentGraph
+from eecompile.spec import Spec
+
+__all__ = ["Recorder", "Recording", "open_splits"]
+
+_KINDS: Mapping[Split, type[Record]] = {
+    "fit": FitRecord,
+    "calibrate": CalibrateRecord,
+    "test": TestRecord,
+}
+#: Samples run together, for each thread.
+_BATCH = 64
+
+
+def open_splits(spec: Spec, graph: Graph) -> dict[str, Dataset]:
+    """The data by split, their labels checked; none for a network without exits or data.
+
+    Raises:
+        CompileErrors: everything that is wrong with them, or the network has several inputs.
+    """
+    data, output = spec.data_for(spec.model), spec.model.output
+    if data is None or not spec.model.exits or output is None or not output.classes:
+        return {}
+    if len(graph.inputs) != 1:
+        message = "Heads can be fitted for networks with one input only"
+        notes = (f"this one has {len(graph.inputs)}: {', '.join(graph.inputs)}",)
+        raise CompileErrors([Diagnostic("not-supported-yet", message, data.span, notes=notes)])
+    input_ = graph.types[graph.inputs[0]]
+    found: dict[str, Dataset] = {}
+    problems = Diagnostics()
+    for split in get_args(Split):
+        try:
+            opened = open_dataset(spec, data, split, input_, output.classes)
+            if opened is not None:
+                opened.check()
+                found[split] = opened
+        except CompileErrors as errors:
+            problems.add(*errors.diagnostics)
+    problems.raise_errors()
+    return found
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A record, the digest of the samples in it, and the key of all that it was made from."""
+
+    record: Record
+    samples: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """The backbone with what heads want of it, compiled for this machine.
+
+    Attributes:
+        backbone: cut at the exits.
+        recorded: names of the values that are kept beside the network's answer.
+        graphs: segments and recorders, in an order in which each reads what is there.
+        machine: what they are compiled for: this one.
+        compiled: their code.
+    """
+
+    backbone: SegmentGraph
+    recorded: tuple[str, ...]
+    graphs: tuple[Graph, ...]
+    machine: Machine
+    compiled: Compiled
+
+    @classmethod
+    def compile(
+        cls,
+        backbone: SegmentGraph,
+        plans: Sequence[ExitPlan],
+        machine: Machine,
+        cache: Cache,
+        place: Span | None = None,
+    ) -> Recorder:
+        """Compile the backbone with the recorders of all heads.
+
+        Raises:
+            CompileErrors: an operator has no compiled form.
+            ToolError: no linker.
+        """
+        recorders = [plan.recorder for exit_ in plans for plan in exit_.heads]
+        recorded = tuple(graph.outputs[0] for graph in recorders)
+        graphs = _in_order(backbone, recorders)
+        plain = backbone.shown | set(recorded)
+        compiled = compile_graphs(graphs, machine, plain, cache, place)
+        return cls(backbone, recorded, graphs, machine, compiled)
+
+    def record(
+        self, splits: Mapping[str, Dataset], *, threads: int, cache: Cache, progress: Reporter
+    ) -> dict[str, Recording]:
+        """A record of each split, from the cache where the same samples were recorded before.
+
+        Raises:
+            CompileErrors: some sample cannot be the network's input.
+        """
+        total = sum(data.count or 0 for data in splits.values())
+        found: dict[str, Recording] = {}
+        done = 0
+        for split, data in splits.items():
+
+            def tell(n: int, done: int = done, what: str = split) -> None:
+                progress(done + n, total, what)
+
+            found[split] = self._recording(data, threads, cache, tell)
+            done += len(found[split].record)
+        return found
+
+    def _recording(
+        self, data: Dataset, threads: int, cache: Cache, progress: Callable[[int], None]
+    ) -> Recording:
+        kind, samples = _KINDS[data.split], data.digest()
+        key = self._key(data.split, samples)
+        kept = cache.folder / f"record-{key}"
+        try:
+            found = Recording(kind.load(kept), samples, key)
+        except (OSError, ValueError, KeyError, TypeError):
+            return cache.folder_made(kept, lambda f: self._made(data, threads, f, progress))
+        cache.touch(kept)
+        return found
+
+    def _made(
+        self, data: Dataset, threads: int, folder: Path, progress: Callable[[int], None]
+    ) -> Recording:
+        """A new record, kept under what it holds: a callable may give other samples each time."""
+        content = data.content()
+
+        def key() -> str:
+            return self._key(data.split, content.hexdigest())
+
+        made = record(
+            _KINDS[data.split],
+            lambda images: self._run(images, threads),
+            data.batches(_BATCH * threads, content),
+            output=self.backbone.output,
+            exits=[exit_.name for exit_ in self.backbone.exits],
+            recorded=self.recorded,
+            folder=folder,
+            named=lambda: f"record-{key()}",
+            progress=progress,
+        )
+        return Recording(made, content.hexdigest(), key())
+
+    def _key(self, split: Split, samples: str) -> str:
+        """Everything a record follows from."""
+        wanted = (*self.recorded, self.backbone.output)
+        return digest("record", source_digest(), split, self.graphs, self.machine, wanted, samples)
+
+    @cached_property
+    def _runner(self) -> Runner:
+        """Loaded when something has to be recorded."""
+        return Runner(self.compiled.load(), self.backbone.inputs, self.compiled.functions)
+
+    def _run(self, images: np.ndarray, threads: int) -> dict[str, np.ndarray]:
+        (name, _), *_ = self.backbone.inputs
+        output = self.backbone.output
+        values = self._runner.run_all({name: images}, [*self.recorded, output], threads)
+        values[output] = values[output].reshape(len(images), -1)
+        return values
+
+
+def _in_order(backbone: SegmentGraph, recorders: Sequence[Graph]) -> tuple[Graph, ...]:
+    """Segments and recorders in an order in which each reads what is there."""
+    by_tap: dict[str, list[Graph]] = {}
+    for graph in recorders:
+        by_tap.setdefault(graph.inputs[0], []).append(graph)
+    found: list[Graph] = []
+    for index, segment in enumerate(backbone.segments):
+        found.append(segment.graph)
+        for exit_ in backbone.exits[index : index + 1]:
+            found.extend(by_tap.get(exit_.feature, ()))
+    return tuple(found)
