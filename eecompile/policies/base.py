@@ -46,7 +46,8 @@ class ExitPolicy(ABC):
     kinds: ClassVar[dict[str, type[ExitPolicy]]] = {}
 
     def __init_subclass__(cls) -> None:
-        ExitPolicy.kinds[cls.kind] = cls
+        if "kind" in vars(cls):  # else it only serves others
+            ExitPolicy.kinds[cls.kind] = cls
 
     def start(self, count: int) -> Any:
         """A fresh per-sample state for `count` samples (None where the rule has no memory)."""

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from eecompile.policies.base import ExitOutputs, ExitPolicy
+from eecompile.policies.base import ExitOutputs
 from eecompile.policies.scores import max_softmax
-from eecompile.policies.steps import Steps, from_json, to_json
+from eecompile.policies.steps import StepsPolicy, from_json, to_json
 
 __all__ = ["ClassMeansPolicy"]
 
 
-class ClassMeansPolicy(ExitPolicy):
+class ClassMeansPolicy(StepsPolicy):
     """Leave at the first exit whose comparator's confidence is at least the exit's threshold.
 
     The answer is the nearest mean's class. Nothing leaves at an exit without a comparator.
     """
 
     kind: ClassVar[str] = "class_means"
-
-    def __init__(self, thresholds: Sequence[float]) -> None:
-        self._steps = Steps(thresholds)
-
-    @property
-    def thresholds(self) -> tuple[float, ...]:
-        """One per exit."""
-        return self._steps.thresholds
-
-    def first(self) -> int:
-        """The first exit that can be taken."""
-        return self._steps.first
 
     def decide(self, index: int, outputs: ExitOutputs, state: Any) -> np.ndarray[Any, Any]:
         """Compares the comparator's confidence with the exit's threshold."""

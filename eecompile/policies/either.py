@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,7 +48,7 @@ class EitherPolicy(ExitPolicy):
         decisions = [
             rule.decide(index, outputs, own) for rule, own in zip(self.rules, state, strict=True)
         ]
-        return np.asarray(np.minimum.reduce(decisions))
+        return reduce(np.minimum, decisions)
 
     def parameters(self) -> dict[str, Any]:
         """The rules, as JSON."""

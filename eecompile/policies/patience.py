@@ -11,6 +11,9 @@ from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
 
 __all__ = ["PatiencePolicy"]
 
+#: An array, because adding a Python number first makes one of it.
+_ONE = np.ones(1, np.int64)
+
 
 class PatiencePolicy(ExitPolicy):
     """Leave at the first exit that confirms the previous answer for the `count`-th time in a row.
@@ -26,6 +29,9 @@ class PatiencePolicy(ExitPolicy):
 
     def __init__(self, count: int, exits: int) -> None:
         self.count, self.exits = count, exits
+        self._wanted = np.array([count])
+        #: By whether it is content: the next exit, leave.
+        self._outcomes = [np.array([index + 1, EXIT]) for index in range(exits)]
 
     def start(self, count: int) -> Any:
         """Per sample: the last answer and how often in a row it was confirmed."""
@@ -40,9 +46,11 @@ class PatiencePolicy(ExitPolicy):
     def decide(self, index: int, outputs: ExitOutputs, state: Any) -> np.ndarray[Any, Any]:
         """Counts confirmations."""
         answers = outputs.logits.argmax(axis=1)
-        state[:, 1] = np.where(answers == state[:, 0], state[:, 1] + 1, 0)
-        state[:, 0] = answers
-        return np.where(state[:, 1] >= self.count, EXIT, index + 1)
+        last, confirmed = state.T
+        confirmed += _ONE
+        confirmed *= answers == last
+        last[:] = answers
+        return self._outcomes[index].take(confirmed >= self._wanted)
 
     def parameters(self) -> dict[str, Any]:
         """Count and number of exits."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from eecompile.policies.base import EXIT
+from eecompile.policies.base import EXIT, ExitPolicy
 
-__all__ = ["Steps", "from_json", "to_json"]
+__all__ = ["Steps", "StepsPolicy", "from_json", "to_json"]
 
 
 class Steps:
@@ -38,6 +38,22 @@ class Steps:
     def going_on(self, index: int, count: int) -> np.ndarray[Any, Any]:
         """The next exit to evaluate for all of `count` samples."""
         return np.full(count, self._next[index])
+
+
+class StepsPolicy(ExitPolicy):
+    """A policy with one threshold per exit; `decide` compares a score of its own with them."""
+
+    def __init__(self, thresholds: Sequence[float]) -> None:
+        self._steps = Steps(thresholds)
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """One per exit."""
+        return self._steps.thresholds
+
+    def first(self) -> int:
+        """The first exit that can be taken."""
+        return self._steps.first
 
 
 def to_json(thresholds: Sequence[float]) -> list[float | None]:

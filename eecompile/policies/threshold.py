@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from eecompile.policies.base import ExitOutputs, ExitPolicy
+from eecompile.policies.base import ExitOutputs
 from eecompile.policies.scores import SCORES
-from eecompile.policies.steps import Steps, from_json, to_json
+from eecompile.policies.steps import StepsPolicy, from_json, to_json
 
 __all__ = ["ThresholdPolicy"]
 
 
-class ThresholdPolicy(ExitPolicy):
+class ThresholdPolicy(StepsPolicy):
     """Leave at the first exit whose head's score is at least the exit's threshold.
 
     Args:
@@ -28,16 +28,7 @@ class ThresholdPolicy(ExitPolicy):
     def __init__(self, score: str, thresholds: Sequence[float]) -> None:
         self.score = score
         self._score = SCORES[score]
-        self._steps = Steps(thresholds)
-
-    @property
-    def thresholds(self) -> tuple[float, ...]:
-        """One per exit."""
-        return self._steps.thresholds
-
-    def first(self) -> int:
-        """The first exit that can be taken."""
-        return self._steps.first
+        super().__init__(thresholds)
 
     def decide(self, index: int, outputs: ExitOutputs, state: Any) -> np.ndarray[Any, Any]:
         """Compares the head's score with the exit's threshold."""
