@@ -105,7 +105,7 @@ class _Writer:
         for name, value in attributes.items():
             if name in schema.attributes:
                 kept[name] = list(value) if isinstance(value, tuple) else value
-            elif np.any(np.asarray(value) != _NEUTRAL.get(name, value)):
+            elif name not in _NEUTRAL or np.any(np.asarray(value) != _NEUTRAL[name]):
                 raise Unexpressible(
                     f"Attribute `{name}` of `{op.name}` does not exist in operator set {self.opset}"
                 )

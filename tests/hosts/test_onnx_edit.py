@@ -77,6 +77,42 @@ def with_head(host: OnnxHost, point: str, name: str, head: Graph) -> None:
     host.add_output(f"{name}.logits", value)
 
 
+@pytest.mark.parametrize(
+    ("opset", "attribute", "body"),
+    [
+        # Without it the average would have fewer windows.
+        (
+            9,
+            "ceil_mode",
+            """scores: float32[1, 6, 3, 3] = AveragePool(feature; kernel_shape=(3, 3),
+                strides=(3, 3), pads=(0, 0, 0, 0), count_include_pad=0, extra=(1, 1))""",
+        ),
+        # Without it the scales, one a channel, would be those of nothing.
+        (
+            11,
+            "axis",
+            """const scale: float32[6] = random(0)
+            const zero: int8[6] = random(1)
+            whole: int8[1, 6, 8, 8] = QuantizeLinear(feature, scale, zero; axis=1)
+            scores: float32[1, 6, 8, 8] = DequantizeLinear(whole, scale, zero; axis=1)""",
+        ),
+    ],
+)
+def test_attribute_that_matters_is_not_dropped(
+    tmp_path: Path, opset: int, attribute: str, body: str
+) -> None:
+    host, size = network(tmp_path, opset), "3, 3" if attribute == "ceil_mode" else "8, 8"
+    head = parse_graph(
+        f"""graph head(feature: float32[1, 6, 8, 8]) -> (scores: float32[1, 6, {size}]) {{
+            {body}
+        }}"""
+    )
+    before = host.fingerprint()
+    with pytest.raises(HostError, match=f"Attribute `{attribute}` of .* does not exist"):
+        host.splice(head, "d", "exits.early")
+    assert host.fingerprint() == before
+
+
 @pytest.mark.parametrize("opset", [7, 11, 13, 17, 18, 21])
 def test_saved_network_returns_every_exits_logits(tmp_path: Path, opset: int) -> None:
     host, head = network(tmp_path, opset), parse_graph(HEAD)
