@@ -19,7 +19,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from eecompile.ir import TensorType
-from eecompile.passes.fx_emit import training_flag
+from eecompile.passes.fx_state import training_flag
 from eecompile.passes.host import HostError, Problem
 
 __all__ = ["Loaded", "export", "failed", "said", "unreadable"]

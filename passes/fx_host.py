@@ -28,10 +28,11 @@ import torch
 from torch import fx
 
 from eecompile.ir import Graph, TensorType
-from eecompile.passes.fx_emit import Emitter, has_attribute
+from eecompile.passes.fx_emit import Emitter
 from eecompile.passes.fx_evaluate import Evaluation
 from eecompile.passes.fx_export import Loaded
 from eecompile.passes.fx_load import load_module_head, load_torch_module
+from eecompile.passes.fx_state import has_attribute
 from eecompile.passes.fx_translate import Translation, translate
 from eecompile.passes.host import HostError, HostGraph, Point, Problem, collect_points
 

@@ -22,12 +22,13 @@ from eecompile.passes.fx_rules_data import DATA_RULES
 from eecompile.passes.fx_rules_layers import LAYER_RULES
 from eecompile.passes.fx_rules_math import MATH_RULES
 from eecompile.passes.fx_rules_nn import NN_RULES
+from eecompile.passes.fx_rules_pooling import POOLING_RULES
 from eecompile.passes.host import HostError, Problem
 
 __all__ = ["RULES", "Translation", "renamed", "translate"]
 
 #: ATen overload (or ``overload#result`` for one result of several) -> its rule.
-RULES = {**NN_RULES, **LAYER_RULES, **MATH_RULES, **DATA_RULES}
+RULES = {**NN_RULES, **POOLING_RULES, **LAYER_RULES, **MATH_RULES, **DATA_RULES}
 
 
 @dataclass(frozen=True)

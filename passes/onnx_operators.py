@@ -12,9 +12,6 @@ from eecompile.passes.onnx_translate import Handler, Node, Refused, neutral_dtyp
 
 __all__ = ["OPERATORS", "named_axes"]
 
-_BOOLEAN = {"And", "Or", "Xor", "Not"}
-
-
 # -- element-wise ------------------------------------------------------------------------------
 
 

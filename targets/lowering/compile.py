@@ -11,7 +11,7 @@ from tvm import tirx
 
 from eecompile.cost import graph_macs, op_macs
 from eecompile.hardware import Machine
-from eecompile.ir import Graph, Op, TensorType
+from eecompile.ir import Graph, TensorType
 from eecompile.targets.lowering.aot import Address, Call, entry_function
 from eecompile.targets.lowering.build import emit_object, plain_kernel, target_of
 from eecompile.targets.lowering.errors import UnsupportedOperator
