@@ -100,6 +100,7 @@ def check_graph(model: Model, view: GraphView, found: Diagnostics) -> None:
     _check_output(model, view, found)
     taken: dict[str, Exit] = {}
     for exit in model.exits:
+        _check_exit_name(exit, view, found)
         point = _exit_point(exit, model, view, found)
         if point is None:
             continue
@@ -122,6 +123,19 @@ def check_graph(model: Model, view: GraphView, found: Diagnostics) -> None:
                 skip.at("point"),
                 f"none in `{model.name}`",
                 help=_point_help(skip.point, view),
+            )
+
+
+def _check_exit_name(exit: Exit, view: GraphView, found: Diagnostics) -> None:
+    """What is inserted at `early` is shown as outputs `early.logits` and the like."""
+    for output in view.outputs:
+        if output.startswith(f"{exit.name}."):
+            found.error(
+                "duplicate-name",
+                f"Exit `{exit.name}` is called as the network's output `{output}` begins",
+                exit.at("name"),
+                f"its own outputs are called `{exit.name}.logits` and the like",
+                help="give the exit another name",
             )
 
 

@@ -54,6 +54,12 @@ VIEWS = {
         frozenset({"logits", "features"}),
         POINTS,
     ),
+    "dotted-output": GraphFacts(
+        {"image": Declared("float32", (1, 3, 32, 32))},
+        {"early.1": Declared("float32", (1, 10))},
+        frozenset({"logits"}),
+        POINTS,
+    ),
     "none": None,
 }
 
