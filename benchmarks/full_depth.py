@@ -25,8 +25,8 @@ from torch import nn
 from benchmarks import networks
 from eecompile.hardware import machine
 from eecompile.passes.onnx_host import load_onnx
+from eecompile.targets.loaded import LoadedLibrary
 from eecompile.targets.lowering import compile_functions
-from eecompile.targets.profile import LoadedLibrary
 
 
 def lively(name: str) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import lru_cache
 
 import onnx
 
@@ -82,6 +83,7 @@ def slash_path(name: str) -> str:
     return ".".join(path)
 
 
+@lru_cache(maxsize=1 << 14)  # every edit of a network reads the same texts again
 def _name_scope(text: str) -> str:
     """The module path in the list of enclosing names, which ends with the node's own."""
     try:
