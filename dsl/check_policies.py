@@ -5,7 +5,7 @@ from __future__ import annotations
 from eecompile.diagnostics import Diagnostics, did_you_mean_help
 from eecompile.dsl.check_options import check_call, heads_of, listed_names, missing_data
 from eecompile.dsl.options import FREQUENCIES, MEASURES, RULES, SPLITS
-from eecompile.spec import HeadSpec, Model, Name, Policy, RuleTerm, Spec
+from eecompile.spec import DataSet, HeadSpec, Model, Name, Policy, Rule, RuleTerm, Spec
 
 __all__ = ["check_policy", "needs_calibration"]
 
@@ -149,6 +149,7 @@ def _check_fit(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> 
                 secondary=((policy.rule.span, "all given"),) if policy.rule.span else (),
                 help="remove the budget, or a threshold",
             )
+        _check_scale(policy.rule, spec.data_for(model), found)
         return
     fitted = [term for term in policy.rule.terms if _is_open(term) and term.kind != "predicted"]
     if fitted and not _is_given(policy, "budget"):
@@ -167,3 +168,17 @@ def _check_fit(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> 
         return  # which data are meant has been asked for already
     if data is None or data.calibrate is None:
         missing_data("calibrate", f"Policy `{policy.name}`", policy.rule.span, data, found)
+
+
+def _check_scale(rule: Rule, data: DataSet | None, found: Diagnostics) -> None:
+    """A given threshold of class means needs their temperature, which is fitted."""
+    terms = [term for term in rule.terms if term.measure == "class_means"]
+    if not terms or data is None or data.calibrate is not None:
+        return
+    found.error(
+        "missing-data",
+        "The confidence of class means has no scale, and there is no `calibrate` data",
+        terms[0].at("threshold"),
+        "is nearly flat until its temperature is fitted",
+        help=f'add `calibrate "....npz"` in `data {data.name} {{ }}`',
+    )

@@ -135,7 +135,6 @@ class _Build:
                 network,
                 exit_costs,
                 records,
-                target=self.machine.name,
                 seed=self.options.seed,
             )
         with self.steps.step(f"write {self.output}"):

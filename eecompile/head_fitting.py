@@ -69,11 +69,13 @@ def plan_exits(spec: Spec, backbone: SegmentGraph) -> tuple[ExitPlan, ...]:
     plans = []
     for exit_ in backbone.exits:
         feature = backbone.segments[exit_.segment].graph.types[exit_.feature]
-        plans.append(_plan_exit(spec, written[exit_.name], exit_.feature, feature))
+        plans.append(_plan_exit(spec, written[exit_.name], exit_.feature, feature, backbone))
     return tuple(plans)
 
 
-def _plan_exit(spec: Spec, exit_: Exit, tap: str, feature: TensorType) -> ExitPlan:
+def _plan_exit(
+    spec: Spec, exit_: Exit, tap: str, feature: TensorType, backbone: SegmentGraph
+) -> ExitPlan:
     wanted = [("logits" if exit_.head.kind != "class_means" else "class_means", exit_.head)]
     if exit_.comparator is not None:
         wanted.append(("class_means", exit_.comparator))
@@ -81,10 +83,13 @@ def _plan_exit(spec: Spec, exit_: Exit, tap: str, feature: TensorType) -> ExitPl
     for output, head in wanted:
         name = f"{exit_.name}.{output}"
         try:
-            plans.append(_plan_head(spec, name, exit_.name, head, tap, feature))
+            planned = _plan_head(spec, name, exit_.name, head, tap, feature)
         except ValueError as error:  # a head refuses a tensor it cannot read
             message = f"Head `{head}` cannot read the tensor {feature} at `{exit_.point}`"
             raise CompileErrors([Diagnostic("bad-head", message, head.span, str(error))]) from error
+        if planned.given is not None:
+            _check_given(planned.given, head, backbone)
+        plans.append(planned)
     return ExitPlan(exit_.name, tuple(plans))
 
 
@@ -115,6 +120,20 @@ def _given(spec: Spec, written: HeadSpec, feature: TensorType) -> Graph:
     return load_module_head(
         f"{spec.resolve(path)}:{function}", weights and spec.resolve(str(weights)), feature
     )
+
+
+def _check_given(given: Graph, written: HeadSpec, backbone: SegmentGraph) -> None:
+    """A head that the user brings answers as the network does, or nothing can be compared.
+
+    Raises:
+        CompileErrors: it has another output.
+    """
+    wanted = backbone.segments[-1].graph.types[backbone.output]
+    found = [given.types[name] for name in given.outputs]
+    if found != [wanted]:
+        message = f"Head `{written}` has to give one output {wanted}, as the network does"
+        shown = f"gives {', '.join(map(str, found))}"
+        raise CompileErrors([Diagnostic("bad-head", message, written.span, shown)])
 
 
 def _isolated(graph: Graph, names: Mapping[str, str], name: str) -> Graph:

@@ -12,7 +12,7 @@ from eecompile.artifact import check_destination
 from eecompile.atomic import check_file, write_errors
 from eecompile.build_options import BuildOptions
 from eecompile.datasets import Dataset
-from eecompile.diagnostics import CompileErrors, Diagnostic, did_you_mean_help
+from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, did_you_mean_help
 from eecompile.exit_table import exit_rows
 from eecompile.hardware import Machine, machine, machine_names
 from eecompile.head_fitting import ExitPlan, plan_exits
@@ -58,6 +58,7 @@ def prepare(path: Path, options: BuildOptions) -> Prepared:
         check_file(options.emit)
     spec, host = _checked_network(path, options.overrides)
     found = choose_machine(spec, options.target)
+    _check_budgets(spec, found)
     return Prepared(spec, host, found, open_splits(spec, host.graph()))
 
 
@@ -66,6 +67,22 @@ def _checked_network(path: Path, overrides: Sequence[str]) -> tuple[Spec, HostGr
     found.raise_errors()
     assert host is not None, "a host that cannot be opened is an error"
     return with_classes(spec, host), host
+
+
+def _check_budgets(spec: Spec, machine: Machine) -> None:
+    """Refuses budgets of what nothing measures: only what runs here can be timed here."""
+    known = {"accuracy_drop", "macs", *(["latency"] if machine.is_native else [])}
+    problems = Diagnostics()
+    for policy in spec.policies:
+        if policy.budget is not None and policy.budget.quantity not in known:
+            problems.error(
+                "not-supported-yet",
+                f"A budget of {policy.budget.quantity} for `{machine.name}` is not supported yet",
+                policy.at("budget"),
+                "nothing measures it here",
+                help="use a budget of macs or of accuracy drop, or build for `host`",
+            )
+    problems.raise_errors()
 
 
 def choose_machine(spec: Spec, target: str | None) -> Machine:

@@ -40,7 +40,6 @@ def build_policies(
     costs: Mapping[str, ExitCosts],
     records: Mapping[str, Record],
     *,
-    target: str,
     seed: int,
 ) -> dict[str, BuiltPolicy]:
     """Each policy of the file, by name.
@@ -48,9 +47,8 @@ def build_policies(
     Args:
         written: as in the file.
         network: whose exits they decide at.
-        costs: quantity -> what pieces cost.
+        costs: quantity -> what pieces cost, every budget's among them.
         records: by split, with every exit's outputs; "calibrate" is fitted on, "test" reported on.
-        target: name of what is built for.
         seed: of everything random.
 
     Raises:
@@ -63,7 +61,7 @@ def build_policies(
     for policy in written:
         try:
             if isinstance(calibrate, CalibrateRecord):
-                made = _fitted(policy, calibrate, costs, target, seed)
+                made = _fitted(policy, calibrate, costs, seed)
             else:
                 made = _given(policy, network)
         except CompileErrors as errors:
@@ -81,23 +79,9 @@ def _fitted(
     written: Policy,
     calibrate: CalibrateRecord,
     costs: Mapping[str, ExitCosts],
-    target: str,
     seed: int,
 ) -> dict[str, Any]:
-    budget = written.budget
-    if budget is not None and budget.quantity not in ("accuracy_drop", *costs):
-        raise CompileErrors(
-            [
-                Diagnostic(
-                    "not-supported-yet",
-                    f"A budget of {budget.quantity} for `{target}` is not supported yet",
-                    written.at("budget"),
-                    "nothing measures it here",
-                    help="use a budget of macs or of accuracy drop, or build for `host`",
-                )
-            ]
-        )
-    fitted = fit_policy(written.rule, budget, calibrate, costs, seed=seed)
+    fitted = fit_policy(written.rule, written.budget, calibrate, costs, seed=seed)
     return {
         "policy": to_json(fitted.policy),
         "point": fitted.point.to_json(),

@@ -50,7 +50,8 @@ class PatiencePolicy(ExitPolicy):
         confirmed += _ONE
         confirmed *= answers == last
         last[:] = answers
-        return self._outcomes[index].take(confirmed >= self._wanted)
+        outcome: np.ndarray[Any, Any] = self._outcomes[index].take(confirmed >= self._wanted)
+        return outcome
 
     def parameters(self) -> dict[str, Any]:
         """Count and number of exits."""

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from eecompile.diagnostics import InternalError, ToolError
+from eecompile.diagnostics import ToolError
 from eecompile.hardware import Machine
 from eecompile.targets.linkers import Linker, find_linkers, remedy
 
@@ -19,7 +19,7 @@ def link(objects: Sequence[bytes], symbols: Sequence[str], machine: Machine) -> 
     """A shared library that exports `symbols` and nothing else; equal input gives equal bytes.
 
     Raises:
-        ToolError: no linker for the machine, or it could not be run.
+        ToolError: no linker for the machine, or it could not be run or failed; its output is told.
     """
     linkers = find_linkers(machine)
     if not linkers:
@@ -44,7 +44,8 @@ def link(objects: Sequence[bytes], symbols: Sequence[str], machine: Machine) -> 
         except OSError as error:
             raise ToolError(f"Cannot run `{linkers[0].name}`: {error}", remedy(machine)) from error
         if done.returncode:
-            raise InternalError(f"`{' '.join(command)}` failed:\n{done.stderr.strip()}")
+            said = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
+            raise ToolError(f"The linker `{linkers[0].name}` failed: {said}", remedy(machine))
         return (folder / "kernels.so").read_bytes()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -324,3 +325,57 @@ def test_init_refuses_what_it_cannot_write(call: Call, demo: Path) -> None:
     done = call("check", folder / "é.ee", "--json")
     assert set(done.ids) == {"missing-file"}  # the data it proposes
     assert call("format", folder / "é.ee", "--check").status == 0
+
+
+@pytest.mark.parametrize("kind", ["folder", "below a file"])
+def test_a_place_nothing_can_be_emitted_to_is_refused_first(
+    kind: str, call: Call, demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eecompile.planning.check_source", None)  # not even the network is read
+    edited(demo, ("policy quick", "policy other"))
+    place = demo.parent if kind == "folder" else demo.parent / "test.npz" / "net.onnx"
+    options = ("-o", demo.parent / "out", "--emit", place, "--json")
+    refused(untouched(demo, lambda: call("build", demo, *options)), "cannot-write")
+
+
+@pytest.mark.parametrize("head", ["conv(channels: 4)", "bag_of_features(codewords: 8)"])
+@pytest.mark.parametrize("dry", [True, False])
+def test_without_torch_a_head_that_needs_it_stops_the_build_before_data_are_run(
+    head: str, dry: bool, call: Call, demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edited(demo, ("linear(pool: 4)", head))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr("eecompile.recording.record", None)
+    monkeypatch.setattr("eecompile.recording.compile_graphs", None)
+    options = ["--dry-run"] if dry else []
+    done = call("build", demo, "-o", demo.parent / "other", "--json", *options)
+    assert (done.status, done.json["error"]["kind"]) == (2, "environment")
+    assert "eecompile[torch]" in done.err
+
+
+@pytest.mark.parametrize("classes", [1, 7])
+def test_a_head_of_the_users_that_answers_otherwise_is_refused(
+    classes: int, call: Call, demo: Path
+) -> None:
+    weights = np.zeros((32, classes), np.float32)
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["f"], keepdims=0),
+        helper.make_node("MatMul", ["f", "w"], ["scores"]),
+    ]
+    shapes = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", (1, 32, 8, 8)), ("scores", (1, classes)))
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(weights, "w"),
+        onnx.numpy_helper.from_array(np.array([2, 3]), "axes"),
+    ]
+    graph = helper.make_graph(nodes, "head", shapes[:1], shapes[1:], constants)
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(
+        helper.make_model(graph, opset_imports=opset, ir_version=8),
+        demo.parent / "head.onnx",
+    )
+    edited(demo, ('"layer1.0" head linear(pool: 4)', '"layer1.0" head onnx("head.onnx")'))
+    done = untouched(demo, lambda: call("build", demo, "-o", demo.parent / "out", "--json"))
+    refused(done, "bad-head", f"float32[1, {classes}]", "float32[1, 10]")

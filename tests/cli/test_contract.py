@@ -170,3 +170,18 @@ def test_a_value_set_on_the_command_line_holds_for_eval_too(call: Call, demo: Pa
     measured = call("eval", out, "--data", demo.parent / "test.npz", "--json").json
     assert measured["accuracy"] == report["test"]["accuracy"]["value"]
     assert measured["full_depth_accuracy"] == report["test"]["full_depth_accuracy"]["value"]
+
+
+def test_titles_stand_on_a_line_of_their_own(call: Call, built: Path) -> None:
+    done = call("eval", built / "out", "--data", built / "digits.ee", "--samples", 20, "--quiet")
+    assert done.out.splitlines()[0] == (
+        "20 samples, policy quick; one thread, measured, exits and full depth in turn"
+    )
+
+
+def test_features_of_the_processor_are_for_scripts(call: Call, built: Path) -> None:
+    title = call("inspect", built / "out").out.splitlines()[0]
+    assert title.startswith("digits: ")
+    assert "target host, triple " in title
+    assert "features" not in title
+    assert call("inspect", built / "out", "--json").json["features"]

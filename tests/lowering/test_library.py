@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections import Counter
@@ -14,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
+from eecompile.diagnostics import ToolError
 from eecompile.hardware import machine
 from eecompile.ir import Graph
 from eecompile.reference import run_graph
 from eecompile.targets.lowering import compile_functions, find_linkers
+from eecompile.targets.lowering.link import link
 from eecompile.targets.lowering.plan import Buffer, aligned, plan_workspace
 from eecompile.text import parse_graph
 from tests.lowering.calling import Loaded, compile_plain, inputs_of, worst_error
@@ -165,6 +168,17 @@ def test_macs_are_the_sources_and_each_kernel_tells_its_own() -> None:
     expected = 100 * 16 * 9 * (3 + 16 * BLOCKS) + 160
     assert function.macs == expected
     assert sum(use.macs for use in function.kernels) == expected
+
+
+def test_a_linker_that_fails_is_the_environments_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho cannot find crt >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(ToolError, match="The linker `cc` failed: cannot find crt"):
+        link([b""], ["f"], machine("host"))
 
 
 def test_a_linker_is_found_for_this_machine() -> None:
