@@ -1,8 +1,8 @@
 """A torch.export graph module as a neutral graph.
 
-The module is run once on zeros: that gives every value's type and the value of everything that
-does not depend on the inputs' numbers (weights, masks, positions, sizes), which become constants.
-What is left is translated operator by operator by the rules of `fx_rules_*.py`.
+`fx_evaluate` runs the module on zeros: that gives every value's type and the value of everything
+that does not depend on the inputs' numbers (weights, masks, positions, sizes), which become
+constants. What is left is translated operator by operator by the rules of `fx_rules_*.py`.
 """
 
 from __future__ import annotations

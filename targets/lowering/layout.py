@@ -192,8 +192,7 @@ class _Layouts:
         self.borders.setdefault(name, layout)
         value = self._get(name, self.borders[name])
         made = {out for op in self.edit.ops for out in op.outputs}
-        taken = value in self.edit.source.inputs or value not in made
-        if taken or list(have.values()).count(value) > 1:
+        if value in self.edit.source.inputs or value not in made:
             # An input or a constant passed on: the caller's buffer must still be written.
             value = self._reshape(value, self.edit.types[value].shape, name)
         return value
