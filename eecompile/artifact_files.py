@@ -113,7 +113,8 @@ def read_file(path: Path, folder: int, name: str) -> mmap.mmap | bytes:
                 raise bad_artifact(path, f"`{name}` is no plain file")
             if name == WEIGHTS and found.st_size:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return file.read(LIMITS[name] + 1)
+            # Room is made for what is asked for; one byte more shows a file that has grown since.
+            return file.read(min(found.st_size, LIMITS[name]) + 1)
     except OSError as error:
         if error.errno == errno.ELOOP:  # O_NOFOLLOW met a link
             raise bad_artifact(path, f"`{name}` is a link, not a plain file") from error

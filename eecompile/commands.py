@@ -207,8 +207,9 @@ def eval(options: argparse.Namespace) -> int:
 def print_evaluation(found: Mapping[str, Any]) -> None:
     """Accuracy and cost with exits beside full depth, and the exits taken."""
     ratio = found["mean_latency_s"] / found["full_depth_latency_s"]
+    budget = f" at {found['budget']}" if found["budget"] else ""
     print(
-        f"{found['n']} samples, policy {found['policy'] or 'none'}; one thread, measured, "
+        f"{found['n']} samples, policy {found['policy'] or 'none'}{budget}; one thread, measured, "
         "exits and full depth in turn"
     )
     table(

@@ -27,11 +27,15 @@ _SAMPLES = 64
 
 @dataclass
 class Evaluation:
-    """Figures of one run over the data; `to_json` has the keys scripts rely on."""
+    """Figures of one run over the data; `to_json` has the keys scripts rely on.
+
+    `budget` is what an operating point of the policy was chosen for, None for the one built in.
+    """
 
     policy: str | None
     exit_names: tuple[str, ...]
     backbone_macs: int
+    budget: str | None = None
     labels: list[int] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     full_answers: list[int] = field(default_factory=list)
@@ -68,6 +72,7 @@ class Evaluation:
             "latency_provenance": "measured",
             "exits": exits,
             "policy": self.policy,
+            "budget": self.budget,
         }
 
 
@@ -91,7 +96,7 @@ def evaluate_artifact(
         session.set_policy(choose_budget(session, name, budget))
     dataset = open_test_data(session, data)
     network = artifact.manifest.network
-    found = Evaluation(name, network.exit_names, network.macs)
+    found = Evaluation(name, network.exit_names, network.macs, budget)
     total = min(dataset.count or samples or 0, samples or dataset.count or 0)
     _warm_up(session, dataset)
     for images, labels in dataset.batches(_SAMPLES):

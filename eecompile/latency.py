@@ -26,7 +26,12 @@ _LIMIT_S = 3.0
 
 @dataclass(frozen=True)
 class Latencies:
-    """Median seconds of one sample, one thread, by function symbol; `provenance` is measured."""
+    """Median seconds of one sample, one thread, by function symbol, measured.
+
+    A call of the compiled code counts, with what ctypes takes for it. What a `Session` does around
+    it does not: checking and copying the input, the policy's decisions (about 5 us each) and making
+    the answer, some 20 us a sample in all. Networks of less than a millisecond feel that.
+    """
 
     network: CompiledGraph
     seconds: Mapping[str, float]

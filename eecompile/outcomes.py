@@ -27,7 +27,7 @@ class ExitCosts:
 
     Attributes:
         segments: cost of each segment, in order; one more than exits.
-        heads: cost of evaluating each exit: head, comparator and decision.
+        heads: cost of evaluating each exit: head and comparator; the decision itself is free here.
         full_depth: cost of the untouched backbone, which budgets in per cent refer to.
     """
 

@@ -185,3 +185,33 @@ def test_features_of_the_processor_are_for_scripts(call: Call, built: Path) -> N
     assert "target host, triple " in title
     assert "features" not in title
     assert call("inspect", built / "out", "--json").json["features"]
+
+
+def test_a_leading_dimension_that_is_no_batch_belongs_to_the_sample(
+    call: Call, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    shapes = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (2, 3)) for name in "xy"
+    ]
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "pair", shapes[:1], shapes[1:])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    onnx.save(model, tmp_path / "pair.onnx")
+    file = tmp_path / "pair.ee"
+    file.write_text('eecompile 1\nmodel pair { source onnx "pair.onnx" }\n')
+    assert call("build", file, "-o", tmp_path / "out", "--json").status == 0
+    np.save(tmp_path / "one.npy", np.zeros((2, 3), np.float32))
+    np.save(tmp_path / "four.npy", np.zeros((4, 2, 3), np.float32))
+    one = call("run", tmp_path / "out", "--input", tmp_path / "one.npy", "--json").json
+    four = call("run", tmp_path / "out", "--input", tmp_path / "four.npy", "--json").json
+    assert one["exit"] == "final"
+    assert [answer["exit"] for answer in four["answers"]] == ["final"] * 4
+
+
+def test_an_evaluation_says_which_budget_it_was_for(call: Call, built: Path) -> None:
+    options = ("--data", built / "digits.ee", "--samples", 20, "--json")
+    assert call("eval", built / "out", *options).json["budget"] is None
+    chosen = call("eval", built / "out", *options, "--budget", "mean macs <= 90 %").json
+    assert chosen["budget"] == "mean macs <= 90 %"
