@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eecompile.diagnostics import Diagnostics, did_you_mean_help
+from eecompile.diagnostics import Diagnostic, Diagnostics, did_you_mean_help
 from eecompile.dsl.check_options import check_call, heads_of, listed_names, missing_data
 from eecompile.dsl.options import FREQUENCIES, MEASURES, RULES, SPLITS
 from eecompile.spec import DataSet, HeadSpec, Model, Name, Policy, Rule, RuleTerm, Spec
@@ -171,14 +171,17 @@ def _check_fit(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> 
 
 
 def _check_scale(rule: Rule, data: DataSet | None, found: Diagnostics) -> None:
-    """A given threshold of class means needs their temperature, which is fitted."""
+    """A given threshold of class means is meant for their temperature, which is fitted."""
     terms = [term for term in rule.terms if term.measure == "class_means"]
     if not terms or data is None or data.calibrate is not None:
         return
-    found.error(
-        "missing-data",
-        "The confidence of class means has no scale, and there is no `calibrate` data",
-        terms[0].at("threshold"),
-        "is nearly flat until its temperature is fitted",
-        help=f'add `calibrate "....npz"` in `data {data.name} {{ }}`',
+    found.add(
+        Diagnostic(
+            "missing-data",
+            "The confidence of class means has no scale, and there is no `calibrate` data",
+            terms[0].at("threshold"),
+            "is nearly flat until its temperature is fitted",
+            help=f'add `calibrate "....npz"` in `data {data.name} {{ }}`',
+            severity="warning",
+        )
     )

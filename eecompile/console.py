@@ -55,6 +55,10 @@ class Steps:
         self.times_s[name] = time.perf_counter() - start
         self.say(f"{label} ... {self.times_s[name]:.1f} s")
 
+    def warn(self, text: str) -> None:
+        """What a person should know even where progress is not wanted."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
     def say(self, text: str) -> None:
         """One line for the person at the terminal."""
         if not self.quiet:

@@ -82,6 +82,8 @@ def build(
         return BuildReport(output, True, stored)
     with steps.step("check the file against the network"):
         job = _Build(path, options, steps, cache)
+    for warning in job.prepared.warnings:
+        steps.warn(warning.full())
     summary = job.run()
     freshness.store(job.prepared.spec, summary)
     return BuildReport(output, False, summary)

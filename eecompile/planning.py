@@ -38,12 +38,14 @@ class Prepared:
         host: the network in its own host.
         machine: what to compile for.
         splits: the data by split; none for a network without exits or data.
+        warnings: what is allowed and hardly meant.
     """
 
     spec: Spec
     host: HostGraph
     machine: Machine
     splits: dict[str, Dataset]
+    warnings: tuple[Diagnostic, ...] = ()
 
 
 def prepare(path: Path, options: BuildOptions) -> Prepared:
@@ -56,17 +58,24 @@ def prepare(path: Path, options: BuildOptions) -> Prepared:
     check_destination(options.output_for(path))
     if options.emit is not None:
         check_file(options.emit)
-    spec, host = _checked_network(path, options.overrides)
+    spec, host, warnings = _checked_network(path, options.overrides)
     found = choose_machine(spec, options.target)
     _check_budgets(spec, found)
-    return Prepared(spec, host, found, open_splits(spec, host.graph()))
+    return Prepared(spec, host, found, open_splits(spec, host.graph()), warnings)
 
 
-def _checked_network(path: Path, overrides: Sequence[str]) -> tuple[Spec, HostGraph]:
+def _checked_network(
+    path: Path, overrides: Sequence[str]
+) -> tuple[Spec, HostGraph, tuple[Diagnostic, ...]]:
+    """The file's meaning, its network, and warnings.
+
+    Raises:
+        CompileErrors: anything in the file is wrong.
+    """
     spec, host, found = check_source(path, overrides)
     found.raise_errors()
     assert host is not None, "a host that cannot be opened is an error"
-    return with_classes(spec, host), host
+    return with_classes(spec, host), host, found.in_order()
 
 
 def _check_budgets(spec: Spec, machine: Machine) -> None:
@@ -158,7 +167,7 @@ def cut_file(path: Path, overrides: Sequence[str] = ()) -> tuple[Spec, SegmentGr
     Raises:
         CompileErrors: the file or the network are wrong.
     """
-    spec, host = _checked_network(path, overrides)
+    spec, host, _ = _checked_network(path, overrides)
     return spec, cut(host, spec.model, backbone_pipeline())
 
 
