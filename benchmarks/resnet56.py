@@ -125,15 +125,19 @@ def random_halves(folder: Path, data: Path, count: int = 10) -> None:
         accuracies, spent = [], []
         for seed in range(count):
             order = np.random.default_rng(seed).permutation(len(labels))
-            halves = [
-                kind(
-                    tuple(exits), labels[rows], values[network.output][rows],
-                    logits={name: values[f"{name}.logits"][rows] for name in exits},
-                )
-                for kind, rows in ((CalibrateRecord, order[:5000]), (TestRecord, order[5000:]))
-            ]  # fmt: skip
-            fitted = fit_policy(rule, Budget("macs", limit), halves[0], {"macs": costs})
-            held_out = evaluate(fitted.policy, halves[1], {"macs": costs})
+            calibrate, test = (
+                {
+                    "exits": tuple(exits),
+                    "labels": labels[rows],
+                    "final": values[network.output][rows],
+                    "logits": {name: values[f"{name}.logits"][rows] for name in exits},
+                }
+                for rows in (order[:5000], order[5000:])
+            )
+            fitted = fit_policy(
+                rule, Budget("macs", limit), CalibrateRecord(**calibrate), {"macs": costs}
+            )
+            held_out = evaluate(fitted.policy, TestRecord(**test), {"macs": costs})
             accuracies.append(100 * held_out.accuracy.value)
             spent.append(100 * held_out.costs["macs"].value)
         print(
