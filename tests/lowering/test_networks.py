@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from eecompile.passes.onnx_host import load_onnx  # noqa: E402
 from eecompile.targets.lowering import compile_functions  # noqa: E402
 from tests.lowering.calling import Loaded, compile_plain, inputs_of  # noqa: E402
 
+ENVIRONMENT = Path(__file__).parents[1] / "arm" / "env.sh"
 NAMES = ["resnet20", "resnet56", "mobilenet_v2_small", "densenet_small", "vit_small", "mlp"]
 
 
@@ -63,17 +62,10 @@ def test_depth_does_not_add_kernels(exported: Path) -> None:
     assert kernels("resnet20") == kernels("resnet56")
 
 
-def _emulator() -> list[str] | None:
-    """The command of an aarch64 Python with numpy, from EECOMPILE_ARM_PYTHON (a JSON list)."""
-    given = os.environ.get("EECOMPILE_ARM_PYTHON")
-    if given and shutil.which(json.loads(given)[0]):
-        return list(json.loads(given))
-    return None
-
-
-@pytest.mark.skipif(_emulator() is None, reason="EECOMPILE_ARM_PYTHON names no aarch64 Python")
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2_small"])
-def test_a_network_answers_on_arm(name: str, exported: Path, tmp_path: Path) -> None:
+def test_a_network_answers_on_arm(
+    name: str, exported: Path, arm: Path, tmp_path: Path
+) -> None:
     graph, path = _load(name, exported)
     compiled = compile_functions([graph], machine("arm-cpu"), plain=[*graph.inputs, *graph.outputs])
     (function,) = compiled.functions
@@ -100,7 +92,10 @@ np.save({str(tmp_path / "result.npy")!r}, result)
     )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        [*(_emulator() or []), str(script)], capture_output=True, text=True, env=environment
+        ["bash", str(ENVIRONMENT), "python", str(arm), str(script)],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     found = np.load(tmp_path / "result.npy")
