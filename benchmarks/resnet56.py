@@ -105,15 +105,11 @@ def random_halves(folder: Path, data: Path, count: int = 10) -> None:
 
     with np.load(data / "cifar10_test.npz") as archive:
         images, labels = archive["images"], archive["labels"].astype(np.int64)
-    mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
-    batch = ((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
     net = ee.load(folder / "onnx.artifact")
     network = net.manifest.network
     exits = [exit_.name for exit_ in network.exits]
     names = [*(f"{name}.logits" for name in exits), network.output]
-    values = Runner.of(net.library, network).run_all(
-        np.ascontiguousarray(batch, np.float32), names, threads=2
-    )
+    values = Runner.of(net.library, network).run_all(normalized(images), names, threads=2)
     full = network.macs
     costs = ExitCosts(
         tuple(segment.macs / full for segment in network.segments),
@@ -147,6 +143,13 @@ def random_halves(folder: Path, data: Path, count: int = 10) -> None:
         )
 
 
+def normalized(images: np.ndarray) -> np.ndarray:
+    """Images as stored, as the network reads them: float32 (n, 3, 32, 32)."""
+    mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
+    batch = ((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(batch, np.float32)
+
+
 def test_images(data: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first of the last 5,000 test images as stored, and their labels."""
     with np.load(data / "cifar10_test.npz") as archive:
@@ -167,10 +170,8 @@ def against_onnxruntime(folder: Path, data: Path, rounds: int = 300) -> None:
     net = ee.load(folder / "onnx.artifact")
     (name,) = (entry.name for entry in peer.get_inputs())
     images, _ = test_images(data, rounds)
-    mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
-    batch = ((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
     times: dict[str, list[float]] = {"onnxruntime": [], "full depth": [], "with exits": []}
-    for image in np.ascontiguousarray(batch, np.float32)[:, None]:
+    for image in normalized(images)[:, None]:
         for label, call in (
             ("onnxruntime", lambda image=image: peer.run(None, {name: image})),
             ("full depth", lambda image=image: net.full_depth(image)),

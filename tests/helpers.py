@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,18 @@ from eecompile.reference import run_graph
 from eecompile.spec import Exit, HeadSpec, Model, Output
 from eecompile.text import constant_digest, parse_graph, print_graph
 
-__all__ = ["TextHost", "model_of", "program_of", "random_inputs", "shared_data"]
+__all__ = [
+    "ROOT",
+    "TextHost",
+    "data_folder",
+    "model_of",
+    "program_of",
+    "python_on_arm",
+    "random_inputs",
+    "shared_data",
+]
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class TextHost(HostGraph):
@@ -137,10 +149,27 @@ def run_segments(
     return known
 
 
-def shared_data() -> Path:
-    """The folder with real data sets and trained networks; skips the test where there is none."""
+def data_folder() -> Path:
+    """Where real data sets and trained networks are, if there are any."""
     given = os.environ.get("EECOMPILE_DATA")
-    folder = Path(given) if given else Path(__file__).parents[2] / "shared" / "data"
+    return (Path(given) if given else ROOT.parent / "shared" / "data").resolve()
+
+
+def shared_data(*, module: bool = False) -> Path:
+    """`data_folder`; skips the test, or at its top the whole module, where there is none."""
+    folder = data_folder()
     if not folder.is_dir():
-        pytest.skip(f"no shared data: {folder} (set EECOMPILE_DATA)")
-    return folder.resolve()
+        pytest.skip(f"no shared data: {folder} (set EECOMPILE_DATA)", allow_module_level=module)
+    return folder
+
+
+def python_on_arm(arm: Path, *arguments: object) -> str:
+    """What a program prints that the aarch64 Python of the fixture `arm` runs, by its arguments."""
+    done = subprocess.run(
+        ["bash", str(ROOT / "tests/arm/env.sh"), "python", str(arm), *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +16,8 @@ from eecompile.diagnostics import CompileErrors
 from eecompile.driver import BuildOptions, build
 from eecompile.policies import ExitPolicy, ThresholdPolicy, to_json
 from eecompile.policies.scores import max_softmax
+from tests.helpers import ROOT, python_on_arm
 
-ROOT = Path(__file__).parents[1]
-ENVIRONMENT = ROOT / "tests" / "arm" / "env.sh"
 DEMO = ROOT / "eecompile" / "demo"
 VERIFY = """
 import json, sys
@@ -72,13 +69,7 @@ def answers_on_arm(
     (folder / "policy.json").write_text(json.dumps(to_json(policy)))
     script, output = ROOT / "tests" / "arm" / "run.py", folder / "found.npz"
     arguments = [script, artifact, folder / "policy.json", folder / "x.npy", output, batch]
-    done = subprocess.run(
-        ["bash", str(ENVIRONMENT), "python", str(arm), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    python_on_arm(arm, *arguments)
     with np.load(output) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
@@ -109,13 +100,5 @@ def test_same_exits_and_logits_on_aarch64(
 
 
 def test_test_vectors_hold_on_aarch64(arm: Path, artifacts: dict[str, Path]) -> None:
-    command = ["-c", VERIFY, str(artifacts["arm-cpu"])]
-    done = subprocess.run(
-        ["bash", str(ENVIRONMENT), "python", str(arm), *command],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = json.loads(python_on_arm(arm, "-c", VERIFY, artifacts["arm-cpu"]))
     assert report["ok"] and report["exits_agree"] and report["samples"] >= 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,10 @@ from eecompile.driver import BuildOptions, BuildReport, build
 from eecompile.ir import TensorType
 from eecompile.passes.onnx_host import load_onnx
 from eecompile.roundings import Follower
+from tests.helpers import shared_data
 
 onnxruntime = pytest.importorskip("onnxruntime")
-ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("EECOMPILE_DATA") or ROOT.parent / "shared" / "data").resolve()
-if not DATA.is_dir():
-    pytest.skip(f"no shared data: {DATA} (set EECOMPILE_DATA)", allow_module_level=True)
+DATA = shared_data(module=True)
 
 #: Small ones of each kind; `benchmarks/foreign.py` builds all of them.
 BUILT = ["dtln_model_1", "magika_standard_v1", "mnist_cntk_c_cxx", "onnx2c_mnist_pytorch"]

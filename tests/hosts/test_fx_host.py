@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -25,9 +24,9 @@ from eecompile.passes.host import HostError
 from eecompile.reference import run_graph
 from eecompile.shapes import check_types
 from eecompile.text import parse_graph
+from tests.helpers import ROOT, data_folder
 
-ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("EECOMPILE_DATA") or ROOT.parent / "shared" / "data")
+DATA = data_folder()
 NETWORK_FILE = ROOT / "benchmarks" / "networks.py"
 needs_data = pytest.mark.skipif(
     not (DATA / "nets").is_dir(), reason="no shared data: set EECOMPILE_DATA"

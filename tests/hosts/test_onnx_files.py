@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,13 +14,11 @@ from eecompile.passes.host import HostError
 from eecompile.passes.onnx_host import OnnxHost, load_onnx
 from eecompile.reference import evaluate, run_graph
 from eecompile.shapes import check_types
+from tests.helpers import shared_data
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = Path(os.environ.get("EECOMPILE_DATA") or ROOT.parent / "shared/data") / "onnx"
-if not FOLDER.is_dir():
-    pytest.skip(f"no shared data: {FOLDER} (set EECOMPILE_DATA)", allow_module_level=True)
+FOLDER = shared_data(module=True) / "onnx"
 
 IMAGE = TensorType("float32", (1, 3, 224, 224))
 

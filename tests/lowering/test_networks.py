@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +16,9 @@ from eecompile.hardware import machine  # noqa: E402
 from eecompile.ir import Graph  # noqa: E402
 from eecompile.passes.onnx_host import load_onnx  # noqa: E402
 from eecompile.targets.lowering import compile_functions  # noqa: E402
+from tests.helpers import python_on_arm  # noqa: E402
 from tests.lowering.calling import Loaded, compile_plain, inputs_of  # noqa: E402
 
-ENVIRONMENT = Path(__file__).parents[1] / "arm" / "env.sh"
 NAMES = ["resnet20", "resnet56", "mobilenet_v2_small", "densenet_small", "vit_small", "mlp"]
 
 
@@ -63,9 +61,7 @@ def test_depth_does_not_add_kernels(exported: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2_small"])
-def test_a_network_answers_on_arm(
-    name: str, exported: Path, arm: Path, tmp_path: Path
-) -> None:
+def test_a_network_answers_on_arm(name: str, exported: Path, arm: Path, tmp_path: Path) -> None:
     graph, path = _load(name, exported)
     compiled = compile_functions([graph], machine("arm-cpu"), plain=[*graph.inputs, *graph.outputs])
     (function,) = compiled.functions
@@ -90,13 +86,6 @@ np.save({str(tmp_path / "result.npy")!r}, result)
 """,
         encoding="utf-8",
     )
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        ["bash", str(ENVIRONMENT), "python", str(arm), str(script)],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
+    python_on_arm(arm, script)
     found = np.load(tmp_path / "result.npy")
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,12 +11,9 @@ from eecompile.passes.pipelines import backbone_pipeline
 from eecompile.passes.propose_points import propose_points
 from eecompile.reference import run_graph
 from eecompile.spec import Exit, HeadSpec, Model
-from tests.helpers import random_inputs, run_segments
+from tests.helpers import random_inputs, run_segments, shared_data
 
-ROOT = Path(__file__).parent.parent.parent
-FOLDER = Path(os.environ.get("EECOMPILE_DATA") or ROOT.parent / "shared" / "data") / "onnx"
-if not FOLDER.is_dir():
-    pytest.skip(f"no shared data: {FOLDER} (set EECOMPILE_DATA)", allow_module_level=True)
+FOLDER = shared_data(module=True) / "onnx"
 
 #: File -> how many tensors cross the borders behind its proposed points.
 CASES = {
