@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from eecompile.hardware import Machine
+from eecompile.targets.lowering.schedules.conv import conv
 from eecompile.targets.lowering.schedules.depthwise import depthwise
-from eecompile.targets.lowering.schedules.loops import loops, pool
-from eecompile.targets.lowering.schedules.tiled import conv, matmul
+from eecompile.targets.lowering.schedules.loops import loops
+from eecompile.targets.lowering.schedules.matmul import matmul
+from eecompile.targets.lowering.schedules.pooling import pool
 from eecompile.targets.lowering.spec import KernelSpec, Scheduled
 
 __all__ = ["schedule"]
