@@ -20,17 +20,26 @@ from torch import Tensor, nn
 __all__ = [
     "INPUT_SHAPES",
     "NETWORKS",
+    "Activation",
+    "BasicBlock",
     "CifarResNet",
+    "Classified",
     "DenseNet",
+    "InvertedResidual",
     "MobileNetV2",
     "VisionTransformer",
+    "conv_bn",
     "densenet_small",
     "export_onnx",
     "load_weights",
     "mlp",
     "mobilenet_v2_small",
+    "residual_stage",
     "resnet20",
     "resnet56",
+    "resnet110",
+    "resnet1202",
+    "scaled",
     "vit_small",
 ]
 
@@ -52,15 +61,27 @@ class PaddedShortcut(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
-        """A block that halves the picture where `stride` is 2."""
+    def __init__(
+        self, channels_in: int, channels: int, stride: int, *, projected: bool = False
+    ) -> None:
+        """A block that halves the picture where `stride` is 2.
+
+        Where shapes change, the shortcut pads (option A), or is a 1x1 convolution (option B,
+        `projected`).
+        """
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        same = stride == 1 and channels_in == channels
-        self.shortcut = nn.Sequential() if same else PaddedShortcut(channels - channels_in)
+        self.shortcut: nn.Module
+        if stride == 1 and channels_in == channels:
+            self.shortcut = nn.Sequential()
+        elif projected:
+            conv = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(channels))
+        else:
+            self.shortcut = PaddedShortcut(channels - channels_in)
 
     def forward(self, x: Tensor) -> Tensor:
         """f32[N, C_in, H, W] -> f32[N, C, H/stride, W/stride]."""
@@ -68,23 +89,28 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
+def residual_stage(
+    channels_in: int, channels: int, blocks: int, stride: int, *, projected: bool = False
+) -> nn.Sequential:
+    first = BasicBlock(channels_in, channels, stride, projected=projected)
+    return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
+
+
 class CifarResNet(nn.Module):
-    """ResNet of depth 6 * blocks + 2 for 32x32 pictures."""
+    """ResNet of depth 6 * blocks + 2 for 32x32 pictures (section 4.2, option-A shortcuts).
+
+    Module names are those of the published CIFAR-10 checkpoints.
+    """
 
     def __init__(self, blocks: int, classes: int = 10) -> None:
         """Three stages of `blocks` blocks with 16, 32 and 64 channels."""
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = self._stage(16, 16, blocks, 1)
-        self.layer2 = self._stage(16, 32, blocks, 2)
-        self.layer3 = self._stage(32, 64, blocks, 2)
+        self.layer1 = residual_stage(16, 16, blocks, 1)
+        self.layer2 = residual_stage(16, 32, blocks, 2)
+        self.layer3 = residual_stage(32, 64, blocks, 2)
         self.linear = nn.Linear(64, classes)
-
-    @staticmethod
-    def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
-        first = BasicBlock(channels_in, channels, stride)
-        return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         """f32[N, 3, 32, 32] -> logits f32[N, classes]."""
@@ -96,7 +122,7 @@ class CifarResNet(nn.Module):
 
 
 def resnet20() -> CifarResNet:
-    """The 20-layer CIFAR ResNet: 0.27 M parameters, 40.8 M multiply-accumulates."""
+    """The 20-layer CIFAR ResNet: 0.27 M parameters, 40.6 M multiply-accumulates."""
     return CifarResNet(3)
 
 
@@ -105,8 +131,18 @@ def resnet56() -> CifarResNet:
     return CifarResNet(9)
 
 
+def resnet110() -> CifarResNet:
+    """The 110-layer CIFAR ResNet: 1.73 M parameters, 253 M multiply-accumulates."""
+    return CifarResNet(18)
+
+
+def resnet1202() -> CifarResNet:
+    """The 1,202-layer CIFAR ResNet: 19.4 M parameters, 2.8 G multiply-accumulates."""
+    return CifarResNet(200)
+
+
 class DenseLayer(nn.Module):
-    """Bottleneck layer whose output is joined to its input (Huang et al. 2017)."""
+    """Bottleneck layer whose output is joined to its input."""
 
     def __init__(self, channels_in: int, growth: int) -> None:
         """Adds `growth` channels."""
@@ -123,13 +159,16 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Densely connected network for 32x32 pictures, with halving transitions."""
+    """Dense blocks with halving transitions between them."""
 
-    def __init__(self, growth: int = 12, blocks: tuple[int, ...] = (4, 4, 4)) -> None:
-        """One dense block per entry of `blocks`, of that many layers."""
+    def __init__(self, growth: int, blocks: tuple[int, ...], classes: int, stem: nn.Module) -> None:
+        """One dense block per entry of `blocks`, of that many layers.
+
+        `stem` makes 2 * growth channels of a picture.
+        """
         super().__init__()
         channels = 2 * growth
-        self.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.stem = stem
         stages: list[nn.Module] = []
         for index, layers in enumerate(blocks):
             dense = [DenseLayer(channels + i * growth, growth) for i in range(layers)]
@@ -140,7 +179,7 @@ class DenseNet(nn.Module):
                 channels //= 2
         self.features = nn.Sequential(*stages)
         self.norm = nn.BatchNorm2d(channels)
-        self.classifier = nn.Linear(channels, 10)
+        self.classifier = nn.Linear(channels, classes)
 
     @staticmethod
     def _transition(channels_in: int, channels: int) -> nn.Sequential:
@@ -148,29 +187,72 @@ class DenseNet(nn.Module):
         return nn.Sequential(nn.BatchNorm2d(channels_in), nn.ReLU(), conv, nn.AvgPool2d(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """f32[N, 3, 32, 32] -> logits f32[N, 10]."""
+        """f32[N, 3, H, W] -> logits f32[N, classes]."""
         x = F.relu(self.norm(self.features(self.stem(x))))
         logits: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
         return logits
 
 
 def densenet_small() -> DenseNet:
-    """Three dense blocks of four layers, growth 12."""
-    return DenseNet()
+    """Three dense blocks of four layers, growth 12, for 32x32 pictures, ten classes."""
+    return DenseNet(12, (4, 4, 4), 10, nn.Conv2d(3, 24, 3, padding=1, bias=False))
+
+
+Activation = Callable[[], nn.Module]
+
+
+def _relu6() -> nn.Module:
+    return nn.ReLU6(inplace=True)
+
+
+def conv_bn(
+    channels_in: int,
+    channels: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    activation: Activation = _relu6,
+) -> nn.Sequential:
+    """A "same" convolution, batch normalisation and an activation."""
+    conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), activation())
+
+
+def scaled(channels: float) -> int:
+    """The multiple of 8 nearest to a channel count, at least 8 and not below 90 % of it.
+
+    >>> scaled(18), scaled(4), scaled(12)
+    (24, 8, 16)
+    """
+    found = max(8, int(channels + 4) // 8 * 8)
+    return found if found >= 0.9 * channels else found + 8
 
 
 class InvertedResidual(nn.Module):
     """Expand, filter each channel by itself, project (Sandler et al. 2018)."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int, expand: int) -> None:
-        """Adds its input where the shapes allow it."""
+    def __init__(
+        self,
+        channels_in: int,
+        hidden: int,
+        channels: int,
+        stride: int,
+        *,
+        kernel: int = 3,
+        activation: Activation = _relu6,
+        squeeze: nn.Module | None = None,
+    ) -> None:
+        """Adds its input where the shapes allow it; `squeeze` comes before the projection."""
         super().__init__()
-        hidden = channels_in * expand
         self.residual = stride == 1 and channels_in == channels
-        grow = [] if expand == 1 else [conv_bn_relu6(channels_in, hidden, 1)]
-        depthwise = conv_bn_relu6(hidden, hidden, 3, stride, groups=hidden)
-        project = nn.Conv2d(hidden, channels, 1, bias=False)
-        self.conv = nn.Sequential(*grow, depthwise, project, nn.BatchNorm2d(channels))
+        layers: list[nn.Module] = []
+        if hidden != channels_in:
+            layers.append(conv_bn(channels_in, hidden, 1, activation=activation))
+        layers.append(conv_bn(hidden, hidden, kernel, stride, hidden, activation))
+        if squeeze is not None:
+            layers.append(squeeze)
+        layers += [nn.Conv2d(hidden, channels, 1, bias=False), nn.BatchNorm2d(channels)]
+        self.conv = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """f32[N, C_in, H, W] -> f32[N, C, H/stride, W/stride]."""
@@ -178,18 +260,28 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-def conv_bn_relu6(
-    channels_in: int, channels: int, kernel: int, stride: int = 1, groups: int = 1
-) -> nn.Sequential:
-    """A "same" convolution, batch normalisation and ReLU6."""
-    conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU6(inplace=True))
+class Classified(nn.Module):
+    """Features, their means over the picture, a classifier."""
+
+    features: nn.Sequential
+    classifier: nn.Sequential
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f32[N, 3, H, W] -> logits f32[N, classes]."""
+        x = F.adaptive_avg_pool2d(self.features(x), (1, 1))
+        logits: Tensor = self.classifier(torch.flatten(x, 1))
+        return logits
 
 
-class MobileNetV2(nn.Module):
-    """MobileNetV2 with the published sequence of blocks, scaled in width."""
+class MobileNetV2(Classified):
+    """MobileNetV2 with the published sequence of blocks, scaled in width.
 
-    #: expansion, channels, repeats, stride (Sandler et al. 2018, table 2)
+    At full width and 224x224: 3.5 M parameters, 300 M multiply-accumulates.
+
+    Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018, table 2.
+    """
+
+    #: expansion, channels, repeats, stride
     BLOCKS = (
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -203,27 +295,17 @@ class MobileNetV2(nn.Module):
     def __init__(self, width: float = 1.0, classes: int = 1000, last: int = 1280) -> None:
         """Channel counts are those of the table times `width`, in multiples of 8."""
         super().__init__()
-        channels = self._scaled(32, width)
-        layers: list[nn.Module] = [conv_bn_relu6(3, channels, 3, 2)]
+        channels = scaled(32 * width)
+        layers: list[nn.Module] = [conv_bn(3, channels, 3, 2)]
         for expand, table_channels, repeats, stride in self.BLOCKS:
             for index in range(repeats):
-                out = self._scaled(table_channels, width)
+                out = scaled(table_channels * width)
                 step = stride if index == 0 else 1
-                layers.append(InvertedResidual(channels, out, step, expand))
+                layers.append(InvertedResidual(channels, channels * expand, out, step))
                 channels = out
-        layers.append(conv_bn_relu6(channels, last, 1))
+        layers.append(conv_bn(channels, last, 1))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(last, classes))
-
-    @staticmethod
-    def _scaled(channels: int, width: float) -> int:
-        return max(8, int(channels * width + 4) // 8 * 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """f32[N, 3, H, W] -> logits f32[N, classes]."""
-        x = F.adaptive_avg_pool2d(self.features(x), (1, 1))
-        logits: Tensor = self.classifier(torch.flatten(x, 1))
-        return logits
 
 
 def mobilenet_v2_small() -> MobileNetV2:
