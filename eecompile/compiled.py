@@ -55,6 +55,10 @@ class FunctionLike(Protocol):
     @property
     def workspace_bytes(self) -> int: ...  # noqa: D102
     @property
+    def private_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def threads(self) -> int: ...  # noqa: D102
+    @property
     def macs(self) -> int: ...  # noqa: D102
 
 
@@ -62,14 +66,17 @@ class FunctionLike(Protocol):
 class Function:
     """One function of the shared library.
 
-    Its C signature is ``int32_t symbol(int64_t n, const void *weights, void *workspace,
-    const void *in0, ..., void *out0, ...)``; it handles n samples, every tensor dense, sample
-    after sample, and returns 0.
+    Its C signature is ``int32_t symbol(const int64_t *frame, int32_t thread, int32_t threads,
+    void *team)``. The frame holds n and the addresses of weights, workspace, inputs and outputs;
+    it handles n samples, every tensor dense, sample after sample, and returns 0. One thread alone
+    passes 0, 1 and NULL; of a team each thread makes the call, led by ``eecompile_team_run``.
 
     Attributes:
         symbol: name in the shared library.
         inputs, outputs: values by their names in the network, in the order of the arguments.
-        workspace_bytes: scratch memory of a call, whatever n is.
+        workspace_bytes: scratch memory of a call, whatever n is; it is followed by ...
+        private_bytes: ... so much for each thread.
+        threads: more threads than this gain nothing.
         macs: multiply-accumulates of one sample.
     """
 
@@ -77,6 +84,8 @@ class Function:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     workspace_bytes: int
+    private_bytes: int
+    threads: int
     macs: int
 
     @classmethod
@@ -87,6 +96,8 @@ class Function:
             compiled.inputs,
             compiled.outputs,
             compiled.workspace_bytes,
+            compiled.private_bytes,
+            compiled.threads,
             compiled.macs,
         )
 

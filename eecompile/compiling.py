@@ -95,6 +95,8 @@ def _described(function: Function) -> dict[str, object]:
         "inputs": values(function.inputs),
         "outputs": values(function.outputs),
         "workspace_bytes": function.workspace_bytes,
+        "private_bytes": function.private_bytes,
+        "threads": function.threads,
         "macs": function.macs,
     }
 
@@ -109,5 +111,7 @@ def _function(value: dict[str, object]) -> Function:
         values(value["inputs"]),
         values(value["outputs"]),
         int(str(value["workspace_bytes"])),
+        int(str(value["private_bytes"])),
+        int(str(value["threads"])),
         int(str(value["macs"])),
     )

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 FORMAT = "eecompile artifact"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _DTYPES = ("float32", "int64", "int32", "int16", "int8", "uint16", "uint8", "bool")
 _MEMBER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -199,6 +199,8 @@ def _function_json(function: Function) -> dict[str, Any]:
         "inputs": [_value_json(value) for value in function.inputs],
         "outputs": [_value_json(value) for value in function.outputs],
         "workspace_bytes": function.workspace_bytes,
+        "private_bytes": function.private_bytes,
+        "threads": function.threads,
         "macs": function.macs,
     }
 
@@ -272,6 +274,8 @@ def _read_function(entry: ObjectReader) -> Function:
         _read_values(entry, "inputs"),
         _read_values(entry, "outputs"),
         entry.whole("workspace_bytes", _MAX_BYTES),
+        entry.whole("private_bytes", _MAX_BYTES),
+        entry.whole("threads", 1 << 30),
         entry.whole("macs", 1 << 62),
     )
     entry.done()

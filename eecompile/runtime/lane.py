@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from eecompile.compiled import Function, Value, batch_shape
 from eecompile.diagnostics import InternalError
-from eecompile.runtime.library import ALIGNMENT, Code, Library, aligned
+from eecompile.runtime.library import ALIGNMENT, Code, Library, Team, aligned
 
 __all__ = ["Call", "Lane", "sample_bytes"]
-
-_ONE = ctypes.c_int64(1)
 
 
 def sample_bytes(inputs: Sequence[Value], functions: Iterable[Function]) -> int:
@@ -33,27 +32,30 @@ def _values(inputs: Sequence[Value], functions: Iterable[Function]) -> list[Valu
 class Call:
     """A function with all its arguments but the number of samples."""
 
-    __slots__ = ("_arguments", "_code", "function")
+    __slots__ = ("_arguments", "_frame", "_run", "_team", "function")
 
-    def __init__(self, function: Function, code: Code, addresses: Sequence[int]) -> None:
-        """`addresses` follow the number of samples in the C signature."""
-        self.function, self._code = function, code
-        self._arguments = tuple(map(ctypes.c_void_p, addresses))
+    def __init__(
+        self, function: Function, code: Code, addresses: Sequence[int], team: Team | None = None
+    ) -> None:
+        """`addresses` follow the number of samples in the frame."""
+        self.function, self._team = function, team
+        self._frame = (ctypes.c_int64 * (1 + len(addresses)))(1, *addresses)
+        frame = ctypes.c_void_p(ctypes.addressof(self._frame))
+        self._run: Code = code
+        self._arguments: tuple[Any, ...] = (frame, 0, 1, None)
+        if team is not None and function.threads > 1:
+            self._run, self._arguments = team.run, (team.handle, code, frame)
 
     def one(self) -> None:
         """Run it on the first sample."""
-        status = self._code(_ONE, *self._arguments)
-        if status:
-            self._fail(status)
+        self.many(1)
 
     def many(self, count: int) -> None:
         """Run it on the first `count` samples."""
-        status = self._code(count, *self._arguments)
+        self._frame[0] = count
+        status = self._run(*self._arguments)
         if status:
-            self._fail(status)
-
-    def _fail(self, status: int) -> None:
-        raise InternalError(f"compiled function {self.function.symbol} returned {status}")
+            raise InternalError(f"compiled function {self.function.symbol} returned {status}")
 
 
 class Lane:
@@ -70,9 +72,10 @@ class Lane:
         inputs: Sequence[Value],
         functions: Sequence[Function],
         capacity: int,
+        team: Team | None = None,
     ) -> None:
-        """Allocates everything; calls allocate nothing."""
-        self.capacity = capacity
+        """Allocates everything; calls allocate nothing. `team` shares the work of every call."""
+        self.capacity, self._team = capacity, team
         self.values = {
             name: aligned(type_.nbytes * capacity)
             .view(type_.dtype)
@@ -80,9 +83,9 @@ class Lane:
             for name, type_ in _values(inputs, functions)
         }
         self._library = library
-        self._workspace = aligned(
-            max((function.workspace_bytes for function in functions), default=0) + ALIGNMENT
-        )
+        threads = 1 if team is None else team.threads
+        needed = (f.workspace_bytes + threads * f.private_bytes for f in functions)
+        self._workspace = aligned(max(needed, default=0) + ALIGNMENT)
         self._codes = {function.symbol: library.function(function) for function in functions}
         self.calls = {
             function.symbol: self.bound(
@@ -99,7 +102,7 @@ class Lane:
         """`function` on other arrays than the lane's own; the caller keeps them alive."""
         arrays = (self._library.weights, self._workspace, *inputs, *outputs)
         addresses = [array.ctypes.data for array in arrays]
-        return Call(function, self._codes[function.symbol], addresses)
+        return Call(function, self._codes[function.symbol], addresses, self._team)
 
     def keep(self, names: Iterable[str], rows: np.ndarray) -> None:
         """Move the samples `rows` (ascending) of some values to the front, in their order."""

@@ -14,12 +14,12 @@ import numpy as np
 from eecompile.compiled import Function
 from eecompile.diagnostics import CompileErrors, Diagnostic
 
-__all__ = ["ALIGNMENT", "Code", "Library", "aligned"]
+__all__ = ["ALIGNMENT", "Code", "Library", "Team", "aligned"]
 
 #: Bytes every buffer given to compiled code is aligned to: a cache line, the widest vector.
 ALIGNMENT = 64
 
-#: A compiled function: takes the ctypes values of its signature, returns its status.
+#: A compiled function: takes (frame, thread, threads, team) as ctypes values, returns its status.
 Code = Callable[..., int]
 
 
@@ -53,6 +53,7 @@ class Library:
             CompileErrors: the system cannot load it.
         """
         self.name = name
+        self._teams: dict[int, Team] = {}
         self.weights = weights.view(np.uint8).reshape(-1)
         if self.weights.ctypes.data % ALIGNMENT:
             self.weights = aligned(weights.nbytes)
@@ -75,12 +76,76 @@ class Library:
                 f"`{Path(self.name).name}` has no function `{function.symbol}`"
             ) from error
         code.restype = ctypes.c_int32
-        arguments = 2 + len(function.inputs) + len(function.outputs)
-        code.argtypes = [ctypes.c_int64] + [ctypes.c_void_p] * arguments
+        code.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p]
         return code
+
+    def team(self, threads: int) -> Team:
+        """The calling thread and `threads` - 1 more, to run the functions together.
+
+        Equal numbers give the same team, so that many sessions do not ask for more cores.
+
+        Raises:
+            CompileErrors: the library has no code for it, or the system gives no threads.
+        """
+        try:
+            if threads not in self._teams:
+                self._teams[threads] = Team(self._loaded, threads)
+            return self._teams[threads]
+        except AttributeError as error:
+            raise self._bad(f"`{Path(self.name).name}` has no code for teams: {error}") from error
 
     def _bad(self, message: str) -> CompileErrors:
         return CompileErrors([Diagnostic("bad-artifact", message, path=self.name)])
+
+
+class Team:
+    """Threads that share the work of one call; they sleep while there is none.
+
+    For one call at a time: one made while another runs is carried out by its caller alone, with
+    the same result. So is every call in a forked process, where the threads are gone.
+
+    Attributes:
+        threads: how many, the caller's included.
+        handle: the team in the library; NULL in a forked process.
+        run: C function ``(team, function, frame)`` that returns the function's status.
+    """
+
+    def __init__(self, loaded: ctypes.CDLL, threads: int) -> None:
+        """Starts the threads.
+
+        Raises:
+            AttributeError: the library has no such functions.
+            CompileErrors: the system gives no threads.
+        """
+        self.threads = threads
+        self.run: Code = loaded.eecompile_team_run
+        self.run.restype = ctypes.c_int32
+        self._loaded = loaded  # It must not be unloaded while threads wait in it.
+        loaded.eecompile_team_open.restype = ctypes.c_void_p
+        self.handle = ctypes.c_void_p(loaded.eecompile_team_open(ctypes.c_int32(threads)))
+        if not self.handle:
+            message = f"The system gives no {threads} threads"
+            raise CompileErrors([Diagnostic("bad-argument", message)])
+        close = loaded.eecompile_team_close
+        weakref.finalize(self, _close, close, self.handle).atexit = False
+        _TEAMS.add(self)
+
+
+_TEAMS: weakref.WeakSet[Team] = weakref.WeakSet()
+
+
+def _close(close: Code, handle: ctypes.c_void_p) -> None:
+    if handle:
+        close(handle)
+
+
+def _forget_teams() -> None:
+    for team in _TEAMS:
+        team.handle.value = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_teams)
 
 
 def _load(code: bytes) -> ctypes.CDLL:

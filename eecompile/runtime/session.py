@@ -91,7 +91,8 @@ class Session:
         self._network, self._exit_names = network, network.exit_names
         name = str(artifact.path / LIBRARY)
         self.library = library or Library(artifact.library, artifact.weights, name)
-        self._lane = Lane(self.library, network.inputs, network.functions(), 1)
+        self._team = self.library.team(threads) if threads > 1 else None
+        self._lane = Lane(self.library, network.inputs, network.functions(), 1, self._team)
         self._inputs = [(name, type_, self._lane.values[name]) for name, type_ in network.inputs]
         self._segments: list[tuple[Call, int]] = [
             (self._lane.calls[segment.symbol], segment.macs) for segment in network.segments
@@ -332,6 +333,8 @@ class Session:
         kept = [lane for lane in self._batch_lanes if lane.capacity >= capacity]
         while len(kept) < count:
             network = self._network
-            kept.append(Lane(self.library, network.inputs, network.functions(), capacity))
+            # Several lanes have a thread each; a single one is worked on by the team.
+            team = self._team if count == 1 else None
+            kept.append(Lane(self.library, network.inputs, network.functions(), capacity, team))
         self._batch_lanes = kept
         return kept[:count]

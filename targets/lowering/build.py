@@ -8,16 +8,18 @@ registers and small stack arrays, and the object needs nothing but libc and libm
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import tvm
 from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
+from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine
 
-__all__ = ["emit_object", "plain_kernel", "target_of"]
+__all__ = ["Phase", "emit_object", "plain_phases", "target_of"]
 
 #: Features that code for x86-64 may use only where the machine lists them; LLVM's CPU models
 #: imply more than a virtual machine may show.
@@ -93,20 +95,75 @@ def _kernel_passes() -> tvm.ir.transform.Pass:
     )
 
 
-def plain_kernel(function: tirx.PrimFunc, symbol: str, target: tvm.target.Target) -> tirx.PrimFunc:
-    """A scheduled kernel with a C signature: one pointer for each buffer, returning 0."""
+@dataclass(frozen=True)
+class Phase:
+    """A part of a kernel as a C function ``(begin, end, pointers...)``, returning 0.
+
+    Its `units` iterations are independent: threads share them, each taking a range. A phase of
+    one unit is run by one thread. All of a phase is done before the kernel's next one begins.
+    """
+
+    symbol: str
+    units: int
+    function: tirx.PrimFunc
+
+
+def plain_phases(
+    function: tirx.PrimFunc, symbol: str, target: tvm.target.Target
+) -> tuple[Phase, ...]:
+    """A scheduled kernel as C functions with a pointer for each buffer of the kernel.
+
+    A top-level loop marked parallel becomes a phase of its own; what stands between two of them
+    becomes a phase of one unit.
+    """
     function = function.with_attr("target", target).with_attr("tirx.noalias", True)
     module = _kernel_passes()(tvm.IRModule({symbol: function}))
     ((_, lowered),) = module.functions.items()
+    declared: list[tirx.Stmt] = []
+    parts: list[list[tirx.Stmt]] = []
+    for statement in _flat(lowered.body):
+        if isinstance(statement, tirx.DeclBuffer | tirx.Bind):
+            declared.append(statement)
+        elif _is_parallel(statement) or not parts or _is_parallel(parts[-1][0]):
+            parts.append([statement])
+        else:
+            parts[-1].append(statement)
+    if len(parts) > 1 and any(isinstance(s, tirx.AllocBuffer) for part in parts for s in part):
+        raise InternalError(f"{symbol} hands memory of its own from one phase to the next")
+    return tuple(
+        _phase(lowered, [*declared, *part], f"{symbol}_{index}" if len(parts) > 1 else symbol)
+        for index, part in enumerate(parts)
+    )
+
+
+def _flat(statement: tirx.Stmt) -> list[tirx.Stmt]:
+    if isinstance(statement, tirx.SeqStmt):
+        return [inner for part in statement.seq for inner in _flat(part)]
+    return [statement]
+
+
+def _is_parallel(statement: tirx.Stmt) -> bool:
+    return isinstance(statement, tirx.For) and statement.kind == tirx.ForKind.PARALLEL
+
+
+def _phase(lowered: tirx.PrimFunc, statements: Sequence[tirx.Stmt], symbol: str) -> Phase:
+    begin, end = (tirx.Var(name, PrimType("int32")) for name in ("begin", "end"))
     pointers, declared = [], []
     for index, buffer in enumerate(lowered.params):
-        element = PrimType(str(buffer.dtype))
-        pointer = tirx.Var(f"p{index}", PointerType(element))
+        pointer = tirx.Var(f"p{index}", PointerType(PrimType(str(buffer.dtype))))
         pointers.append(pointer)
         declared.append(tirx.DeclBuffer(buffer, data=pointer))
-    body = tirx.SeqStmt([*declared, lowered.body, tirx.stmt.Return(tirx.const(0, "int32"))])
-    plain = tirx.PrimFunc(pointers, body, PrimType("int32"), lowered.attrs)
-    return plain.with_attr("global_symbol", symbol)
+    *before, last = statements
+    units = 1
+    if _is_parallel(last):
+        units = int(last.extent)
+        if int(last.min):
+            raise InternalError(f"{symbol}: a parallel loop starts at {last.min}")
+        last = tirx.For(last.loop_var, begin, end - begin, tirx.ForKind.SERIAL, last.body)
+    done = tirx.stmt.Return(tirx.const(0, "int32"))
+    body = tirx.SeqStmt([*declared, *before, last, done])
+    plain = tirx.PrimFunc([begin, end, *pointers], body, PrimType("int32"), lowered.attrs)
+    return Phase(symbol, units, plain.with_attr("global_symbol", symbol))
 
 
 def emit_object(functions: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> bytes:

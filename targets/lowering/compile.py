@@ -7,26 +7,28 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import tvm
 from tvm import tirx
 
 from eecompile.cost import graph_macs, op_macs
 from eecompile.hardware import Machine
 from eecompile.ir import Graph, TensorType
-from eecompile.targets.lowering.aot import Address, Call, entry_function
-from eecompile.targets.lowering.build import emit_object, plain_kernel, target_of
+from eecompile.targets.lowering.aot import Address, Call, Shared, entry_function
+from eecompile.targets.lowering.build import Phase, emit_object, plain_phases, target_of
 from eecompile.targets.lowering.errors import UnsupportedOperator
 from eecompile.targets.lowering.group import Group, group
 from eecompile.targets.lowering.layout import LaidOut, lay_out
 from eecompile.targets.lowering.link import link
-from eecompile.targets.lowering.plan import Buffer, plan_workspace
+from eecompile.targets.lowering.plan import Buffer, aligned, plan_workspace
 from eecompile.targets.lowering.schedules import schedule
 from eecompile.targets.lowering.simplify import simplify
 from eecompile.targets.lowering.spec import (
+    Argument,
     KernelSpec,
     Output,
     Packed,
     Passed,
-    Scheduled,
+    PerThread,
     Scratch,
     spec_of,
 )
@@ -39,25 +41,44 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class KernelUse:
-    """A kernel call of a function: which kernel, what it computes, its multiply-accumulates."""
+    """A kernel call of a function.
+
+    Attributes:
+        symbol: the kernel's name; uses that compute the same share it.
+        operators: what it computes, the operator that its schedule is chosen by first.
+        output: the value it computes, by its name in the network.
+        shape: of that value in memory.
+        macs: multiply-accumulates of one sample.
+        nbytes: of the tensors it reads and writes, each counted once.
+        call: its phases and what they are called with.
+    """
 
     symbol: str
     operators: tuple[str, ...]
+    output: str
+    shape: tuple[int, ...]
     macs: int
+    nbytes: int
+    call: Call
 
 
 @dataclass(frozen=True)
 class CompiledFunction:
     """A graph's function in the library.
 
-    ``int32_t symbol(int64_t n, const void *weights, void *workspace, const void *in..., void
-    *out...)`` processes n samples; tensors are dense, sample after sample; it returns 0.
+    ``int32_t symbol(const int64_t *frame, int32_t thread, int32_t threads, void *team)`` with a
+    frame of n and the addresses of weights, workspace, inputs and outputs processes n samples;
+    tensors are dense, sample after sample; it returns 0. One thread passes 0, 1 and NULL; several
+    are led by ``eecompile_team_run`` (team.c).
 
     Attributes:
         symbol: its name.
         inputs, outputs: value names and source types, in the order of the parameters.
         layouts: value name -> "source" or "channels-last" (second dimension moved to the end).
-        workspace_bytes: what `workspace` must hold, whatever n is.
+        workspace_bytes: what `workspace` must hold, whatever n is, and `private_bytes` more for
+            each thread.
+        private_bytes: see there.
+        threads: more threads than this gain nothing.
         macs: multiply-accumulates of one sample.
         kernels: the kernel calls of one sample, in order.
     """
@@ -67,6 +88,8 @@ class CompiledFunction:
     outputs: tuple[tuple[str, TensorType], ...]
     layouts: Mapping[str, str]
     workspace_bytes: int
+    private_bytes: int
+    threads: int
     macs: int
     kernels: tuple[KernelUse, ...]
 
@@ -80,22 +103,38 @@ class CompiledLibrary:
     functions: tuple[CompiledFunction, ...]
 
 
+@dataclass(frozen=True)
+class _Kernel:
+    """A kernel's name, what it is called with, and its code."""
+
+    symbol: str
+    arguments: tuple[Argument, ...]
+    phases: tuple[Phase, ...]
+
+
 @dataclass
 class _Kernels:
     """Kernels by what they compute: equal ones are emitted once."""
 
     machine: Machine
-    found: dict[KernelSpec, tuple[str, Scheduled]] = field(default_factory=dict)
+    target: tvm.target.Target
+    found: dict[KernelSpec, _Kernel] = field(default_factory=dict)
 
-    def get(self, spec: KernelSpec, group: Group) -> tuple[str, Scheduled]:
+    def get(self, spec: KernelSpec, group: Group) -> _Kernel:
         if spec not in self.found:
             try:
                 scheduled = schedule(spec, self.machine)
             except UnsupportedOperator as error:
                 raise _about(group, error) from error
             word = re.sub(r"\W", "", spec.anchor.kind.lower())
-            self.found[spec] = (f"kernel{len(self.found)}_{word}", scheduled)
+            symbol = f"kernel{len(self.found)}_{word}"
+            phases = plain_phases(scheduled.function, symbol, self.target)
+            self.found[spec] = _Kernel(symbol, scheduled.arguments, phases)
         return self.found[spec]
+
+    def code(self) -> dict[str, tirx.PrimFunc]:
+        """The functions of all kernels by name."""
+        return {p.symbol: p.function for kernel in self.found.values() for p in kernel.phases}
 
 
 def _about(group: Group, error: UnsupportedOperator) -> UnsupportedOperator:
@@ -110,6 +149,7 @@ def compile_functions(
     *,
     plain: Collection[str],
     progress: Progress | None = None,
+    export_kernels: bool = False,
 ) -> CompiledLibrary:
     """Compiles graphs that share weights, kernels and border values into one library.
 
@@ -121,6 +161,7 @@ def compile_functions(
         machine: what to generate code for.
         plain: network inputs, logits, recorded features.
         progress: called with (step, done, total).
+        export_kernels: lets every kernel be called by its name, for profiles.
 
     Raises:
         UnsupportedOperator: an operator has no compiled form.
@@ -128,7 +169,8 @@ def compile_functions(
     """
     tell = progress or (lambda step, done, total: None)
     laid_out = _laid_out([simplify(graph) for graph in graphs], plain)
-    kernels, weights = _Kernels(machine), WeightPool()
+    target = target_of(machine)
+    kernels, weights = _Kernels(machine, target), WeightPool()
     symbols = _symbols(graphs)
     functions, entries = [], {}
     for index, (graph, laid, symbol) in enumerate(zip(graphs, laid_out, symbols, strict=True)):
@@ -136,18 +178,14 @@ def compile_functions(
         function, entry = _lowered(graph, laid, symbol, kernels, weights)
         functions.append(function)
         entries[symbol] = entry
-    target = target_of(machine)
-    code: dict[str, tirx.PrimFunc] = {}
-    for index, (name, scheduled) in enumerate(kernels.found.values()):
-        tell("lower", index, len(kernels.found))
-        code[name] = plain_kernel(scheduled.function, name, target)
+    code = kernels.code()
     tell("generate code", 0, 1)
     # Two objects, so that no kernel is inlined into an entry function: TVM gives every buffer of a
     # kernel an alias class of its own, and one kernel's output is the next one's input. Inlined,
     # the load would be free to move before the store.
     objects = [emit_object(part, target) for part in (code, entries) if part]
     tell("link", 0, 1)
-    library = link(objects, symbols, machine)
+    library = link(objects, [*symbols, *(code if export_kernels else ())], machine)
     return CompiledLibrary(library, weights.blob(), tuple(functions))
 
 
@@ -191,10 +229,10 @@ def _lowered(
     planned = []
     for found in grouped.groups:
         spec, operands = spec_of(found, graph)
-        planned.append((found, operands, *kernels.get(spec, found)))
+        planned.append((found, operands, kernels.get(spec, found)))
 
     last: dict[str, int] = {}
-    for step, (_, operands, _, _) in enumerate(planned):
+    for step, (_, operands, _) in enumerate(planned):
         last.update((root.get(name, name), step) for name in operands)
     fixed: dict[str, Address] = {}
     for index, name in enumerate(graph.inputs):
@@ -202,11 +240,11 @@ def _lowered(
     for index, name in enumerate(graph.outputs):
         fixed[name] = Address(f"out{index}", 0, graph.types[name].nbytes)
     buffers = []
-    for step, (found, _, _, scheduled) in enumerate(planned):
+    for step, (found, _, kernel) in enumerate(planned):
         if found.output not in fixed:
             nbytes = graph.types[found.output].nbytes
             buffers.append(Buffer(found.output, nbytes, step, last.get(found.output, step)))
-        for index, argument in enumerate(scheduled.arguments):
+        for index, argument in enumerate(kernel.arguments):
             if isinstance(argument, Scratch):
                 buffers.append(Buffer(f"{step}/{index}", argument.nbytes, step, step))
     plan = plan_workspace(buffers)
@@ -217,10 +255,11 @@ def _lowered(
             return Address("weights", weights.add(graph.constants[name]))
         return fixed.get(name) or Address("workspace", plan.offsets[name])
 
-    calls, uses = [], []
-    for step, (found, operands, name, scheduled) in enumerate(planned):
+    uses, private_bytes = [], 0
+    for step, (found, operands, kernel) in enumerate(planned):
         arguments = []
-        for index, argument in enumerate(scheduled.arguments):
+        private = 0
+        for index, argument in enumerate(kernel.arguments):
             match argument:
                 case Passed(operand):
                     arguments.append(place(operands[operand]))
@@ -229,19 +268,55 @@ def _lowered(
                     arguments.append(Address("weights", weights.add(packed)))
                 case Scratch():
                     arguments.append(Address("workspace", plan.offsets[f"{step}/{index}"]))
+                case PerThread(nbytes):
+                    arguments.append(Address("private", private))
+                    private += aligned(nbytes)
                 case Output():
                     arguments.append(place(found.output))
-        calls.append(Call(name, tuple(arguments)))
-        kinds = tuple(op.kind for op in found.ops)
-        uses.append(KernelUse(name, kinds, sum(op_macs(op, graph) for op in found.ops)))
-    entry = entry_function(symbol, calls, len(graph.inputs), len(graph.outputs))
+        private_bytes = max(private_bytes, private)
+        uses.append(_use(found, graph, kernel, tuple(arguments), kernels.machine))
+    entry = entry_function(
+        symbol,
+        [use.call for use in uses],
+        len(graph.inputs),
+        len(graph.outputs),
+        plan.nbytes,
+        private_bytes,
+    )
     function = CompiledFunction(
         symbol,
         tuple((name, source.types[name]) for name in source.inputs),
         tuple((name, source.types[name]) for name in source.outputs),
         {name: laid.borders[name] for name in (*source.inputs, *source.outputs)},
         plan.nbytes,
+        private_bytes,
+        max((phase.threads for use in uses for phase in use.call.phases), default=1),
         graph_macs(source),
         tuple(uses),
     )
     return function, entry
+
+
+#: Cycles of work that are worth a thread of its own. Waiting for the other threads takes some
+#: 0.2 us (benchmarks/kernels.py --overheads), 700 cycles.
+_WORTH_A_THREAD = 3000
+
+
+def _use(
+    group: Group, graph: Graph, kernel: _Kernel, arguments: tuple[Address, ...], machine: Machine
+) -> KernelUse:
+    macs = sum(op_macs(op, graph) for op in group.ops)
+    nbytes = sum(graph.types[name].nbytes for name in (*group.inputs, group.output))
+    # One vector is loaded or stored a cycle.
+    work = macs / (machine.lanes * machine.fma_per_cycle) + nbytes / (4 * machine.lanes)
+    sharing = max(1, int(work // _WORTH_A_THREAD))
+    phases = tuple(Shared(p.symbol, p.units, min(p.units, sharing)) for p in kernel.phases)
+    return KernelUse(
+        kernel.symbol,
+        tuple(op.kind for op in group.ops),
+        group.output,
+        graph.types[group.output].shape,
+        macs,
+        nbytes,
+        Call(phases, arguments),
+    )

@@ -14,9 +14,15 @@ from eecompile.targets.linkers import Linker, find_linkers, remedy
 
 __all__ = ["Linker", "find_linkers", "link"]
 
+#: Every library has the code that leads threads through its functions.
+_TEAM = Path(__file__).parent / "team.c"
+_TEAM_SYMBOLS = ("eecompile_team_open", "eecompile_team_close", "eecompile_team_run")
+
 
 def link(objects: Sequence[bytes], symbols: Sequence[str], machine: Machine) -> bytes:
-    """A shared library that exports `symbols` and nothing else; equal input gives equal bytes.
+    """A shared library that exports `symbols` and the team's (team.c) and nothing else.
+
+    Equal input gives equal bytes.
 
     Raises:
         ToolError: no linker for the machine, or it could not be run or failed; its output is told.
@@ -29,11 +35,13 @@ def link(objects: Sequence[bytes], symbols: Sequence[str], machine: Machine) -> 
         files = [f"part{index}.o" for index in range(len(objects))]
         for file, code in zip(files, objects, strict=True):
             (folder / file).write_bytes(code)
-        exported = "".join(f" {symbol};" for symbol in symbols)
+        (folder / _TEAM.name).write_bytes(_TEAM.read_bytes())
+        exported = "".join(f" {symbol};" for symbol in (*symbols, *_TEAM_SYMBOLS))
         (folder / "exports").write_text(f"{{ global:{exported} local: *; }};\n", encoding="ascii")
         command = [
             *linkers[0].command,
-            *("-shared", "-nostartfiles", "-o", "kernels.so", *files, "-lm"),
+            *("-shared", "-nostartfiles", "-o", "kernels.so", *files),
+            *(_TEAM.name, "-std=c11", "-O2", "-fPIC", "-pthread", "-lm"),
             *("-Wl,--build-id=none", "-Wl,--version-script=exports", "-s"),
         ]
         # Paths are relative to the folder, so that its random name can reach no byte of the result.

@@ -20,6 +20,7 @@ import eecompile as ee
 from eecompile import artifact_files
 from eecompile.artifact import read_artifact, write_artifact
 from eecompile.diagnostics import CompileErrors
+from eecompile.manifest import FORMAT_VERSION
 from tests.runtime import tiny
 
 Attack = Callable[[Path], None]
@@ -180,9 +181,9 @@ def manifest_that_is_a_list(folder: Path) -> None:
 # 3. The format version, before any field that another version may have changed.
 
 
-@attack("wrong-artifact-version", "Artifact version mismatch: runtime supports 1, artifact has 2")
+@attack("wrong-artifact-version", "Artifact version mismatch: runtime supports 2, artifact has 3")
 def future_version(folder: Path) -> None:
-    edit(folder, lambda m: (m.clear(), m.update(format="eecompile artifact", format_version=2)))
+    edit(folder, lambda m: (m.clear(), m.update(format="eecompile artifact", format_version=3)))
 
 
 @attack("bad-artifact", "`manifest.json` cannot be used: `format_version` must be a whole number")
@@ -509,7 +510,7 @@ def test_checks_come_in_order(folder: Path) -> None:
     assert "no artifact" in message()
     edit(folder, lambda m: m.update(format="eecompile artifact"))
     assert "artifact has 9" in message()
-    edit(folder, lambda m: m.update(format_version=1))
+    edit(folder, lambda m: m.update(format_version=FORMAT_VERSION))
     assert "`surprise` is no field" in message()
     edit(folder, lambda m: m.pop("surprise"))
     assert "`kernels.so` has been changed" in message()

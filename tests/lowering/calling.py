@@ -39,16 +39,15 @@ class Loaded:
     def __call__(self, symbol: str, inputs: Sequence[np.ndarray], n: int = 1) -> list[np.ndarray]:
         """Results of n samples, whose arrays have a leading dimension n; in memory's layout."""
         function = self.functions[symbol]
-        workspace = aligned(function.workspace_bytes)
+        workspace = aligned(function.workspace_bytes + function.private_bytes)
         outputs = [
             np.full((n, *_in_memory(function, name, type_)), 77, type_.dtype)
             for name, type_ in function.outputs
         ]
         dense = [np.ascontiguousarray(x) for x in inputs]
-        pointers = [
-            ctypes.c_void_p(x.ctypes.data) for x in (self._weights, workspace, *dense, *outputs)
-        ]
-        assert self._library[symbol](ctypes.c_int64(n), *pointers) == 0
+        arrays = (self._weights, workspace, *dense, *outputs)
+        frame = np.array([n, *(array.ctypes.data for array in arrays)], np.int64)
+        assert self._library[symbol](ctypes.c_void_p(frame.ctypes.data), 0, 1, None) == 0
         return outputs
 
 

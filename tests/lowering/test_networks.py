@@ -78,10 +78,10 @@ assert platform.machine() == "aarch64"
 data = np.load({str(tmp_path / "data.npz")!r})
 library = ctypes.CDLL({str(tmp_path / "kernels.so")!r})
 result = np.zeros({expected.shape!r}, np.float32)
-workspace = np.zeros({function.workspace_bytes} + 1, np.uint8)
+workspace = np.zeros({function.workspace_bytes + function.private_bytes} + 1, np.uint8)
 arrays = [data["weights"], workspace, data["image"], result]
-pointers = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
-assert library[{function.symbol!r}](ctypes.c_int64(1), *pointers) == 0
+frame = np.array([1, *(array.ctypes.data for array in arrays)], np.int64)
+assert library[{function.symbol!r}](ctypes.c_void_p(frame.ctypes.data), 0, 1, None) == 0
 np.save({str(tmp_path / "result.npy")!r}, result)
 """,
         encoding="utf-8",

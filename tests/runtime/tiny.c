@@ -8,12 +8,23 @@
  *
  * Each function refuses buffers that are not aligned (status 2), fills its whole workspace, and
  * counts its calls and samples in a table of its own.
+ *
+ * FUNCTION gives them the signature of compiled code: a frame of n and addresses. They use no
+ * team, so thread 0 does everything.
  */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
 #define WORKSPACE 256
+#define AT(k) ((void *)(uintptr_t)frame[k])
+#define FUNCTION(name, parameters, ...) \
+    static int32_t name##_ parameters; \
+    int32_t name(const int64_t *frame, int32_t thread, int32_t threads, void *team) { \
+        (void)threads, (void)team; \
+        return thread ? 0 : name##_(frame[0], AT(1), AT(2), __VA_ARGS__); \
+    } \
+    static int32_t name##_ parameters
 int64_t calls[6], samples[6];
 
 static int32_t enter(int k, int64_t n, void *workspace, const void *const *buffers, int count) {
@@ -30,7 +41,7 @@ static int32_t enter(int k, int64_t n, void *workspace, const void *const *buffe
     int32_t status = enter(k, n, workspace, buffers, sizeof buffers / sizeof *buffers); \
     if (status) return status; } while (0)
 
-int32_t segment_0(int64_t n, const void *weights, void *workspace, const void *x_, void *a_, void *b_) {
+FUNCTION(segment_0, (int64_t n, const void *weights, void *workspace, const void *x_, void *a_, void *b_), AT(3), AT(4), AT(5)) {
     const float *w = weights, *x = x_; float *a = a_; int64_t *b = b_;
     ENTER(0, x_, a_, b_);
     for (int64_t i = 0; i < n; i++) {
@@ -40,37 +51,37 @@ int32_t segment_0(int64_t n, const void *weights, void *workspace, const void *x
     }
     return 0;
 }
-int32_t head_0(int64_t n, const void *weights, void *workspace, const void *a_, void *out_) {
+FUNCTION(head_0, (int64_t n, const void *weights, void *workspace, const void *a_, void *out_), AT(3), AT(4)) {
     const float *a = a_; float *out = out_;
     ENTER(1, a_, out_);
     for (int64_t i = 0; i < n; i++) for (int j = 0; j < 3; j++) out[3 * i + j] = a[4 * i + j];
     return 0;
 }
-int32_t segment_1(int64_t n, const void *weights, void *workspace, const void *a_, void *c_) {
+FUNCTION(segment_1, (int64_t n, const void *weights, void *workspace, const void *a_, void *c_), AT(3), AT(4)) {
     const float *a = a_; float *c = c_;
     ENTER(2, a_, c_);
     for (int64_t i = 0; i < 4 * n; i++) c[i] = a[i] + 1;
     return 0;
 }
-int32_t head_1(int64_t n, const void *weights, void *workspace, const void *c_, void *out_) {
+FUNCTION(head_1, (int64_t n, const void *weights, void *workspace, const void *c_, void *out_), AT(3), AT(4)) {
     const float *c = c_; float *out = out_;
     ENTER(3, c_, out_);
     for (int64_t i = 0; i < n; i++) for (int j = 0; j < 3; j++) out[3 * i + j] = c[4 * i + 1 + j];
     return 0;
 }
-int32_t comparator_1(int64_t n, const void *weights, void *workspace, const void *c_, void *out_) {
+FUNCTION(comparator_1, (int64_t n, const void *weights, void *workspace, const void *c_, void *out_), AT(3), AT(4)) {
     const float *c = c_; float *out = out_;
     ENTER(4, c_, out_);
     for (int64_t i = 0; i < n; i++) for (int j = 0; j < 3; j++) out[3 * i + j] = -fabsf(c[4 * i + j]);
     return 0;
 }
-int32_t segment_2(int64_t n, const void *weights, void *workspace, const void *c_, const void *b_, void *out_) {
+FUNCTION(segment_2, (int64_t n, const void *weights, void *workspace, const void *c_, const void *b_, void *out_), AT(3), AT(4), AT(5)) {
     const float *c = c_; const int64_t *b = b_; float *out = out_;
     ENTER(5, c_, b_, out_);
     for (int64_t i = 0; i < n; i++) for (int j = 0; j < 3; j++) out[3 * i + j] = c[4 * i + j] + b[i];
     return 0;
 }
-int32_t broken(int64_t n, const void *weights, void *workspace, const void *x, void *out) {
+FUNCTION(broken, (int64_t n, const void *weights, void *workspace, const void *x, void *out), AT(3), AT(4)) {
     (void)n, (void)weights, (void)workspace, (void)x, (void)out;
     return 7;
 }

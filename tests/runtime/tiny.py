@@ -26,18 +26,19 @@ from eecompile.runtime.runner import Runner
 from eecompile.runtime.vectors import make_vectors, shown_values
 
 _SOURCE = Path(__file__).with_name("tiny.c")
+_TEAM = Path(__file__).parents[2] / "targets" / "lowering" / "team.c"
 WEIGHTS = np.array([1, 2, 3, 4], np.float32)
 NAMES = ("segment_0", "head_0", "segment_1", "head_1", "comparator_1", "segment_2")
 
 
 @functools.cache
 def machine_code() -> bytes:
-    """`tiny.c` compiled for this machine."""
+    """`tiny.c` and the team's code compiled for this machine."""
     compiler = ["cc"] if shutil.which("cc") else [sys.executable, "-m", "ziglang", "cc"]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "tiny.so"
-        options = ["-O1", "-shared", "-fPIC", "-o", str(output), str(_SOURCE), "-lm"]
-        subprocess.run(compiler + options, check=True)
+        options = ["-O1", "-shared", "-fPIC", "-o", str(output), str(_SOURCE), str(_TEAM)]
+        subprocess.run([*compiler, *options, "-pthread", "-lm"], check=True)
         return output.read_bytes()
 
 
@@ -50,7 +51,7 @@ B = _value("b", 1, dtype="int64")
 
 
 def _function(symbol: str, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> Function:
-    return Function(symbol, inputs, outputs, 256, 10 ** NAMES.index(symbol))
+    return Function(symbol, inputs, outputs, 256, 0, 2, 10 ** NAMES.index(symbol))
 
 
 def network() -> CompiledGraph:
@@ -109,9 +110,10 @@ class CountingLibrary(Library):
     def function(self, function: Function) -> Code:
         code = super().function(function)
 
-        def counted(count: Any, *arguments: Any) -> int:
-            self.calls.append((function.symbol, getattr(count, "value", count)))
-            return code(count, *arguments)
+        def counted(frame: ctypes.c_void_p, *arguments: Any) -> int:
+            count = ctypes.cast(frame, ctypes.POINTER(ctypes.c_int64))[0]
+            self.calls.append((function.symbol, count))
+            return code(frame, *arguments)
 
         return counted
 
