@@ -11,7 +11,7 @@ pytest.importorskip("tvm")
 torch = pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
 from benchmarks import networks  # noqa: E402
-from benchmarks.full_depth import lively  # noqa: E402
+from benchmarks.suite import lively  # noqa: E402
 from eecompile.hardware import machine  # noqa: E402
 from eecompile.ir import Graph  # noqa: E402
 from eecompile.passes.onnx_host import load_onnx  # noqa: E402

@@ -1,0 +1,229 @@
+"""Full depth of compiled networks against other engines: float32, 1 and 2 threads, one run.
+
+    python -m benchmarks.kernels [NETWORK ...] [--threads 1 2] [--peers onnxruntime ...]
+        [--repeats N] [--layers] [--depth] [--overheads] [--json]
+
+All sides take turns (`turns`), so that they see the same neighbours, clock and temperature; a
+figure is the median of the ratios of neighbouring turns, with the quartiles beside it. Answers are
+compared first, with the same network in float64: a figure is printed for a right answer only. The
+bar is the largest share of ONNX Runtime's time a network is to take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.layers import Profile, profile
+from benchmarks.machine import describe_machine
+from benchmarks.peak import Limits, measure_limits
+from benchmarks.peers import OURS, PEERS, Side, Subject, Unavailable, compile_file, ours
+from benchmarks.suite import BARS, SUITE, export
+from benchmarks.turns import Ratio, ratio, settle, take_turns
+
+__all__ = ["Compared", "Row", "compare", "subject"]
+
+#: The largest error against float64, relative to the largest element of the answer.
+TOLERANCE = 1e-4
+
+#: Every peer but the one with the bar has a turn in every n-th round only.
+_RARELY = 3
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A peer's time and ours over it, or why there is none."""
+
+    latency_s: float = float("nan")
+    ratio: Ratio | None = None
+    error: float = float("nan")
+    unavailable: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network on one number of threads.
+
+    Attributes:
+        error: largest difference from float64, relative to the answer's largest element.
+        bar: what ours over ONNX Runtime's time is to be at most; None where none is set.
+    """
+
+    network: str
+    threads: int
+    latency_s: float
+    gflops: float
+    error: float
+    compile_s: float
+    bar: float | None
+    peers: dict[str, Compared] = field(default_factory=dict)
+
+    def verdict(self) -> str:
+        """Whether the bar is met.
+
+        >>> peers = {"onnxruntime": Compared(1.0, Ratio(0.8, 0.85, 0.9))}
+        >>> Row("n", 1, 1.0, 1.0, 0.0, 1.0, 0.8, peers).verdict()
+        'missed by 0.05'
+        """
+        found = self.peers.get("onnxruntime")
+        if self.bar is None or found is None or found.ratio is None:
+            return "-"
+        missed = found.ratio.median - self.bar
+        return "met" if missed <= 0 else f"missed by {missed:.2f}"
+
+
+def subject(name: str, folder: Path) -> Subject:
+    """A network of the suite with random weights, written to `folder`, and an input."""
+    path = folder / f"{name}.onnx"
+    model = export(name, path)
+    x = np.random.default_rng(0).standard_normal(SUITE[name].shape).astype(np.float32)
+    return Subject(name, model, path, x)
+
+
+def compare(
+    network: Subject, threads: Sequence[int], peers: Sequence[str], rounds: int
+) -> list[Row]:
+    """A row for each number of threads.
+
+    Raises:
+        SystemExit: our answer is wrong, or depends on the number of threads.
+    """
+    exact = network.exact()
+    compiled, compile_s = compile_file(network.path)
+    rows, answers = [], []
+    for count in threads:
+        side = ours(compiled, network, count)
+        error = _error(side.answer, exact)
+        if not error <= TOLERANCE:
+            raise SystemExit(f"{network.name}, {count} threads: wrong by {error:.2e}")
+        answers.append(side.answer)
+        if not np.array_equal(answers[0], side.answer):
+            raise SystemExit(f"{network.name}: {count} threads give another answer")
+        sides, compared = {OURS: side}, {}
+        for peer in peers:
+            try:
+                sides[peer] = PEERS[peer](network, count)
+            except Unavailable as reason:
+                compared[peer] = Compared(unavailable=str(reason))
+        latency, found = _measure(sides, exact, rounds, settled=count > 1)
+        gflops = 2 * compiled.functions[0].macs / latency / 1e9
+        bar = BARS.get(network.name)
+        row = Row(network.name, count, latency, gflops, error, compile_s, bar, compared | found)
+        rows.append(row)
+    return rows
+
+
+def _measure(
+    sides: dict[str, Side], exact: np.ndarray, rounds: int, *, settled: bool
+) -> tuple[float, dict[str, Compared]]:
+    """Our latency, and every other side's with the ratio to it."""
+    calls = {name: side.call for name, side in sides.items()}
+    every = {name: _RARELY for name in sides if name not in (OURS, "onnxruntime")}
+    turns = take_turns(calls, rounds, every, settled=settled)
+    found = {
+        name: Compared(turns[name].median, ratio(turns[OURS], turns[name]), _error(s.answer, exact))
+        for name, s in sides.items()
+        if name != OURS
+    }
+    settle()
+    return turns[OURS].median, found
+
+
+def _error(found: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.abs(found.reshape(exact.shape) - exact).max() / np.abs(exact).max())
+
+
+def _table(options: argparse.Namespace, subjects: Sequence[Subject]) -> list[Row]:
+    tell = _silent if options.json else _tell
+    tell(_header(options.peers))
+    rows = []
+    for network in subjects:
+        for row in compare(network, options.threads, options.peers, options.repeats):
+            rows.append(row)
+            tell(_line(row, options.peers))
+    reasons = {(p, c.unavailable) for r in rows for p, c in r.peers.items() if c.unavailable}
+    for peer, reason in sorted(reasons):
+        tell(f"{peer} left out: {reason}")
+    return rows
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+def _header(peers: Sequence[str]) -> str:
+    columns = [f"{'network':<18} thr {'bar':>4} {'':<14} {OURS + ' ms':>12} GFLOP/s"]
+    columns += [f"{peer + ' ms, ours / its':<30}" for peer in peers]
+    return "  ".join([*columns, "error, compile s"])
+
+
+def _line(row: Row, peers: Sequence[str]) -> str:
+    bar = "-" if row.bar is None else f"{row.bar:.2f}"
+    columns = [
+        f"{row.network:<18} {row.threads:>3} {bar:>4} {row.verdict():<14} "
+        f"{row.latency_s * 1e3:12.3f} {row.gflops:7.0f}"
+    ]
+    for peer in peers:
+        found = row.peers[peer]
+        text = "left out"
+        if found.ratio is not None:
+            low, middle, high = found.ratio.low, found.ratio.median, found.ratio.high
+            text = f"{found.latency_s * 1e3:8.3f} {middle:5.2f} ({low:.2f} to {high:.2f})"
+        columns.append(f"{text:<30}")
+    return "  ".join([*columns, f"{row.error:.0e}, {row.compile_s:.1f}"])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    options = _options(arguments)
+    limits = measure_limits()
+    report: dict[str, object] = {"machine": describe_machine(), "limits": asdict(limits)}
+    tell = _silent if options.json else _tell
+    tell(describe_machine())
+    tell(limits.text())
+    with tempfile.TemporaryDirectory(prefix="eecompile-") as folder:
+        subjects = [subject(name, Path(folder)) for name in options.networks]
+        if not options.skip_table:
+            report["table"] = [asdict(row) for row in _table(options, subjects)]
+        if options.layers:
+            report["layers"] = [asdict(_layers(network, limits, tell)) for network in subjects]
+    if options.json:
+        json.dump(report, sys.stdout, indent=1)
+
+
+def _layers(network: Subject, limits: Limits, tell: Callable[[str], None]) -> Profile:
+    found = profile(network, limits)
+    tell(found.text())
+    return found
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all with a bar")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=list(PEERS))
+    parser.add_argument("--repeats", type=int, default=30, help="rounds of turns (default 30)")
+    parser.add_argument("--no-table", dest="skip_table", action="store_true")
+    parser.add_argument("--layers", action="store_true", help="a profile kernel by kernel")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    options.networks = options.networks or list(BARS)
+    unknown = [name for name in options.networks if name not in SUITE]
+    if unknown:
+        parser.error(f"no network {', '.join(unknown)}; there are {', '.join(sorted(SUITE))}")
+    return options
+
+
+if __name__ == "__main__":
+    main()
