@@ -21,46 +21,49 @@ from eecompile.hardware import Machine
 
 __all__ = ["Phase", "emit_object", "plain_phases", "target_of"]
 
-#: Features that code for x86-64 may use only where the machine lists them; LLVM's CPU models
+#: Features that code may use only where the machine lists them, by architecture; LLVM's CPU models
 #: imply more than a virtual machine may show.
-_X86_OPTIONAL = [
-    "sse3",
-    "ssse3",
-    "sse4.1",
-    "sse4.2",
-    "popcnt",
-    "avx",
-    "avx2",
-    "fma",
-    "f16c",
-    "movbe",
-    "bmi",
-    "bmi2",
-    "lzcnt",
-    "avx512f",
-    "avx512dq",
-    "avx512bw",
-    "avx512vl",
-    "avx512cd",
-    "avx512ifma",
-    "avx512vbmi",
-    "avx512vbmi2",
-    "avx512vnni",
-    "avx512bitalg",
-    "avx512vpopcntdq",
-    "avx512bf16",
-    "avx512fp16",
-    "avxvnni",
-    "gfni",
-]
+_OPTIONAL = {
+    "x86_64": [
+        "sse3",
+        "ssse3",
+        "sse4.1",
+        "sse4.2",
+        "popcnt",
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "movbe",
+        "bmi",
+        "bmi2",
+        "lzcnt",
+        "avx512f",
+        "avx512dq",
+        "avx512bw",
+        "avx512vl",
+        "avx512cd",
+        "avx512ifma",
+        "avx512vbmi",
+        "avx512vbmi2",
+        "avx512vnni",
+        "avx512bitalg",
+        "avx512vpopcntdq",
+        "avx512bf16",
+        "avx512fp16",
+        "avxvnni",
+        "gfni",
+    ],
+    "aarch64": ["crc", "lse", "fullfp16", "dotprod", "rdm", "i8mm", "bf16", "sve"],
+}
 
 
 def target_of(machine: Machine) -> tvm.target.Target:
     """TVM's target for a machine: its triple, CPU and exactly its features."""
     mcpu = machine.mcpu or str(tvm.get_global_func("target.llvm_get_system_cpu")())
     features = [f"+{name}" for name in machine.features]
-    if machine.arch == "x86_64":
-        features += [f"-{name}" for name in _X86_OPTIONAL if name not in machine.features]
+    optional = _OPTIONAL.get(machine.arch, [])
+    features += [f"-{name}" for name in optional if name not in machine.features]
     return tvm.target.Target(
         {"kind": "llvm", "mtriple": machine.triple, "mcpu": mcpu, "mattr": features}
     )
