@@ -8,7 +8,7 @@ result. Reshapes are no kernels but other names for the same memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from eecompile.ir import Graph, Op
@@ -48,8 +48,13 @@ class Grouped:
     aliases: Mapping[str, str]
 
 
-def group(graph: Graph) -> Grouped:
-    """The groups of a laid-out graph. O(#operators x longest group)."""
+def group(graph: Graph, moved: Collection[str] | None = None) -> Grouped:
+    """The groups of a laid-out graph. O(#operators x longest group).
+
+    Args:
+        graph: placed.
+        moved: results of operators that no kernel computes.
+    """
     users = graph.users()
     outputs = frozenset(graph.outputs)
     place = {op.outputs[0]: index for index, op in enumerate(graph.ops)}
@@ -59,7 +64,9 @@ def group(graph: Graph) -> Grouped:
     for op in graph.ops:
         if op.outputs[0] in taken:
             continue
-        if op.kind == "Reshape" and op.outputs[0] not in outputs:
+        if moved is not None and op.outputs[0] in moved:
+            continue
+        if moved is None and op.kind == "Reshape" and op.outputs[0] not in outputs:
             source = op.inputs[0]
             aliases[op.outputs[0]] = aliases.get(source, source)
             continue

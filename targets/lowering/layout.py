@@ -8,48 +8,30 @@ those of the memory layout, so that every later step sees plain dense tensors:
 2. Element-wise operators, concatenations, pads, slices, reductions and the like follow their
    inputs: one that is channels last draws the others along.
 3. Everything else reads and writes the source's layout.
-4. `Transpose` nodes stand where a value is needed in a layout it does not have, each at most once;
+4. A picture flattened for a product with a constant matrix stays channels last; the matrix's rows
+   move instead, when building.
+5. `Transpose` nodes stand where a value is needed in a layout it does not have, each at most once;
    where they would only move dimensions of size 1 they are reshapes, which cost nothing.
-5. Plain values cross the graph's border in the source's layout. Others keep what they have.
+6. Plain values cross the graph's border in the source's layout. Others keep what they have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from eecompile.ir import Graph, Op, TensorType
-from eecompile.operators import BINARY, UNARY
-from eecompile.targets.lowering.rewriting import GraphEditor
+from eecompile.targets.lowering.rewriting import ELEMENTWISE, GraphEditor, moves_nothing
 
 __all__ = ["CHANNELS_LAST", "ELEMENTWISE", "SOURCE", "LaidOut", "lay_out", "physical_type"]
 
 SOURCE = "source"
 CHANNELS_LAST = "channels-last"
 
-#: Operators that compute each element of the result from the elements at the same place.
-ELEMENTWISE = frozenset(
-    [
-        *UNARY,
-        *BINARY,
-        *[
-            "Cast",
-            "Celu",
-            "Clip",
-            "Elu",
-            "Gelu",
-            "HardSigmoid",
-            "LeakyRelu",
-            "Selu",
-            "ThresholdedRelu",
-            "Where",
-        ],
-        *["QuantizeLinear", "DequantizeLinear"],
-    ]
-)
 _QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SPATIAL = frozenset({"Conv", "MaxPool", "AveragePool"})
 _ALONG_AXES = frozenset(
@@ -96,16 +78,6 @@ def physical_type(type_: TensorType, layout: str) -> TensorType:
     return replace(type_, shape=tuple(type_.shape[axis] for axis in order))
 
 
-def moves_nothing(shape: tuple[int, ...], perm: tuple[int, ...]) -> bool:
-    """Whether a transpose leaves the elements' order alone.
-
-    >>> moves_nothing((1, 64, 1, 1), (0, 2, 3, 1)), moves_nothing((1, 64, 8, 8), (0, 2, 3, 1))
-    (True, False)
-    """
-    kept = [axis for axis in perm if shape[axis] != 1]
-    return kept == sorted(kept)
-
-
 def lay_out(graph: Graph, plain: Collection[str], known: Mapping[str, str]) -> LaidOut:
     """The graph in memory layouts.
 
@@ -121,6 +93,9 @@ class _Layouts:
     def __init__(self, graph: Graph, plain: Collection[str], known: Mapping[str, str]) -> None:
         self.graph, self.plain, self.known = graph, plain, known
         self.edit = GraphEditor(graph)
+        self.users = graph.users()
+        #: Matrices that are pictures flattened channels last, and their numbers of channels.
+        self.flattened: dict[str, int] = {}
         self.have: dict[str, dict[str, str]] = {
             name: {SOURCE: name} for name in (*graph.inputs, *graph.constants)
         }
@@ -191,8 +166,7 @@ class _Layouts:
         layout = SOURCE if name in self.plain else self.known.get(name, next(iter(have)))
         self.borders.setdefault(name, layout)
         value = self._get(name, self.borders[name])
-        made = {out for op in self.edit.ops for out in op.outputs}
-        if value in self.edit.source.inputs or value not in made:
+        if not self.edit.makes(value):
             # An input or a constant passed on: the caller's buffer must still be written.
             value = self._reshape(value, self.edit.types[value].shape, name)
         return value
@@ -211,7 +185,12 @@ class _Layouts:
             return self._elementwise
         if op.kind in _ALONG_AXES:
             return self._along_axes
-        return {"Transpose": self._transposed, "Reshape": self._reshaped}.get(op.kind)
+        rules = {
+            "Transpose": self._transposed,
+            "Reshape": self._reshaped,
+            "MatMul": self._multiplied,
+        }
+        return rules.get(op.kind)
 
     def _add(self, op: Op, layout: str) -> bool:
         """Adds `op`, whose inputs and attributes are physical by now."""
@@ -302,8 +281,36 @@ class _Layouts:
         name = op.inputs[0]
         if not self._is_last(name) or SOURCE in self.have[name]:
             return False
-        type_ = self.graph.types[name]
-        if not moves_nothing(type_.shape, channels_last(len(type_.shape))):
-            return False
         value = self._get(name, CHANNELS_LAST)
-        return self._add(replace(op, inputs=(value,)), SOURCE)
+        op = replace(op, inputs=(value,))
+        before, after = self.graph.types[name].shape, self.graph.types[op.outputs[0]].shape
+        if moves_nothing(before, channels_last(len(before))):
+            return self._add(op, SOURCE)
+        if len(after) >= 3 and before[:2] == after[:2]:
+            # Only places are renamed.
+            shape = physical_type(self.graph.types[op.outputs[0]], CHANNELS_LAST).shape
+            return self._add(replace(op, attributes={"shape": shape}), CHANNELS_LAST)
+        if after == (before[0], prod(before[1:])) and self._only_multiplied(op.outputs[0]):
+            self.flattened[op.outputs[0]] = before[1]
+            return self._add(op, SOURCE)
+        return False
+
+    def _only_multiplied(self, name: str) -> bool:
+        """Whether nothing but products with constant matrices read a matrix."""
+        return name not in self.graph.outputs and all(
+            user.kind == "MatMul" and user.inputs[0] == name and self._is_matrix(user.inputs[1])
+            for user in self.users[name]
+        )
+
+    def _is_matrix(self, name: str) -> bool:
+        return name in self.graph.constants and self._rank(name) == 2
+
+    def _multiplied(self, op: Op) -> bool:
+        """A product whose left side is flattened channels last: its weights' rows move instead."""
+        channels = self.flattened.get(op.inputs[0])
+        if channels is None:
+            return False
+        w = self.graph.constants[op.inputs[1]]
+        rows = w.reshape(channels, -1, w.shape[1]).swapaxes(0, 1).reshape(w.shape)
+        weights = self.edit.constant(f"{op.inputs[1]}.last", rows)
+        return self._add(replace(op, inputs=(op.inputs[0], weights)), SOURCE)

@@ -8,9 +8,41 @@ from dataclasses import replace
 import numpy as np
 
 from eecompile.ir import Attribute, Graph, Op, TensorType
+from eecompile.operators import BINARY, UNARY
 from eecompile.shapes import infer_types
 
-__all__ = ["GraphEditor"]
+__all__ = ["ELEMENTWISE", "GraphEditor", "moves_nothing"]
+
+#: Operators that compute each element of the result from the elements at the same place.
+ELEMENTWISE = frozenset(
+    [
+        *UNARY,
+        *BINARY,
+        *[
+            "Cast",
+            "Celu",
+            "Clip",
+            "Elu",
+            "Gelu",
+            "HardSigmoid",
+            "LeakyRelu",
+            "Selu",
+            "ThresholdedRelu",
+            "Where",
+        ],
+        *["QuantizeLinear", "DequantizeLinear"],
+    ]
+)
+
+
+def moves_nothing(shape: tuple[int, ...], perm: tuple[int, ...]) -> bool:
+    """Whether a transpose leaves the elements' order alone.
+
+    >>> moves_nothing((1, 64, 1, 1), (0, 2, 3, 1)), moves_nothing((1, 64, 8, 8), (0, 2, 3, 1))
+    (True, False)
+    """
+    kept = [axis for axis in perm if shape[axis] != 1]
+    return kept == sorted(kept)
 
 
 class GraphEditor:
@@ -19,13 +51,26 @@ class GraphEditor:
     def __init__(self, graph: Graph) -> None:
         """Starts from the graph's inputs and constants, without its operators."""
         self.source = graph
-        self.ops: list[Op] = []
+        self._ops: dict[str, Op] = {}
         self.constants: dict[str, np.ndarray] = dict(graph.constants)
         self.types: dict[str, TensorType] = {
             name: graph.types[name] for name in graph.inputs if name in graph.types
         }
         self.types |= {name: TensorType.of(array) for name, array in graph.constants.items()}
         self.renamed: dict[str, str] = {}
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """The operators so far. O(#operators)."""
+        return tuple(self._ops.values())
+
+    def makes(self, name: str) -> bool:
+        """Whether an operator so far makes this value as its first result."""
+        return name in self._ops
+
+    def remove(self, op: Op) -> None:
+        """Takes an operator out again; whoever reads its results must go or change."""
+        del self._ops[op.outputs[0]]
 
     def now(self, name: str) -> str:
         """What a value of the source graph is called here."""
@@ -53,7 +98,7 @@ class GraphEditor:
         if types is None:
             types = infer_types(op, [self.types[name] if name else None for name in op.inputs])
         self.types |= dict(zip(op.outputs, types, strict=True))
-        self.ops.append(op)
+        self._ops[op.outputs[0]] = op
         return op.outputs[0]
 
     def add(
@@ -75,7 +120,7 @@ class GraphEditor:
         """The graph so far, without what `outputs` do not need."""
         graph = replace(
             self.source,
-            ops=tuple(self.ops),
+            ops=self.ops,
             constants=self.constants,
             types=self.types,
             outputs=outputs,

@@ -2,12 +2,16 @@
 
 1. Operators of constants become constants.
 2. Operators that do nothing disappear; a graph's output always keeps its name.
-3. Two reshapes, or two transposes, in a row become one.
+3. Two reshapes, or two transposes, in a row become one. A transpose that only moves dimensions of
+   size 1 is a reshape. A reshape behind a product with a constant matrix, and behind what follows
+   that row by row, moves ahead of the product, if it keeps the rows.
 4. A transposed convolution becomes a convolution over its spread input (attribute ``spread``).
 5. Zero padding moves into the convolution that alone reads it.
 6. Batch normalisation, and products and sums with one constant per channel, move into the weights
    of the convolution or matrix product that alone feeds them; elsewhere batch normalisation is one
    product and one sum. Whole-number weights (quantised ones) are left alone: their sums are exact.
+7. Factors that scale an operand of a matrix product as a whole scale its result instead, where
+   they are part of the product's own kernel: ``(a * s) @ b -> (a @ b) * s``.
 
 Shapes and dtypes of the outputs do not change.
 """
@@ -22,7 +26,7 @@ import numpy as np
 
 from eecompile.ir import Graph, Op
 from eecompile.reference import evaluate
-from eecompile.targets.lowering.rewriting import GraphEditor
+from eecompile.targets.lowering.rewriting import ELEMENTWISE, GraphEditor, moves_nothing
 
 __all__ = ["simplify"]
 
@@ -68,9 +72,17 @@ class _Step:
     def visit(self, op: Op) -> None:
         if self._folded(op) or self._dropped(op):
             return
-        for rule in (self._joined, self._untransposed, self._padding, self._into_weights):
-            if rule(op):
-                return
+        op = self._as_reshape(op)
+        rules = (
+            self._joined,
+            self._ahead_of_product,
+            self._untransposed,
+            self._padding,
+            self._into_weights,
+            self._scaled_behind,
+        )
+        if any(rule(op) for rule in rules):
+            return
         if op.kind == "BatchNormalization" and self._as_affine(op):
             return
         self._keep(op)
@@ -84,7 +96,7 @@ class _Step:
 
     def _replace(self, old: Op, new: Op) -> None:
         """`new` makes what `old` made and what followed it; `old` goes."""
-        self.edit.ops.remove(old)
+        self.edit.remove(old)
         for name in old.outputs:
             self.made.pop(name, None)
         self._keep(new)
@@ -166,6 +178,98 @@ class _Step:
         self.uses[op.inputs[0]] -= 1
         self._keep(replace(op, inputs=first.inputs, attributes=attributes))
         return True
+
+    def _as_reshape(self, op: Op) -> Op:
+        if op.kind != "Transpose":
+            return op
+        shape = self.edit.types[op.inputs[0]].shape
+        perm: Any = op.attributes["perm"]
+        if not moves_nothing(shape, perm):
+            return op
+        moved = tuple(shape[axis] for axis in perm)
+        return replace(op, kind="Reshape", attributes={"shape": moved})
+
+    def _scaled_behind(self, op: Op) -> bool:
+        """(a * s) @ (b * t) -> (a @ b) * (s t), for numbers s and t."""
+        if op.kind != "MatMul" or op.inputs[0] == op.inputs[1]:
+            return False
+        type_ = self.edit.source.types[op.outputs[0]]
+        factor, inputs = 1.0, []
+        for name in op.inputs:
+            scale = self._only(name)
+            found = None if scale is None else self._factor(scale)
+            if scale is None or found is None:
+                inputs.append(name)
+                continue
+            factor *= found[1]
+            inputs.append(found[0])
+            self.edit.remove(scale)
+        if tuple(inputs) == op.inputs:
+            return False
+        product = self.edit.fresh(f"{op.outputs[0]}.unscaled")
+        self.edit.append(replace(op, inputs=tuple(inputs), outputs=(product,)), [type_])
+        self.uses[product] += 1
+        self.made[product] = replace(op, inputs=tuple(inputs), outputs=(product,))
+        name = self.edit.constant(f"{op.name}.factor", np.full((1,), factor, type_.dtype))
+        self._keep(replace(op, kind="Mul", inputs=(product, name), attributes={}))
+        return True
+
+    def _factor(self, op: Op) -> tuple[str, float] | None:
+        """(x, s) if `op` is x * s with a number s."""
+        if op.kind not in ("Mul", "Div"):
+            return None
+        for scaled, other in (op.inputs, op.inputs[::-1])[: 2 if op.kind == "Mul" else 1]:
+            array, before = self._array(other), self.edit.types[scaled]
+            if array is None or array.size != 1 or before.dtype != "float32":
+                continue
+            value = float(array.reshape(()))
+            if self.edit.types[op.outputs[0]] == before and (op.kind == "Mul" or value):
+                return scaled, value if op.kind == "Mul" else 1 / value
+        return None
+
+    def _ahead_of_product(self, op: Op) -> bool:
+        """reshape(f(a @ w)) -> f(reshape(a) @ w), for element-wise f with constants of one row."""
+        if op.kind != "Reshape" or not op.inputs:
+            return False
+        shape: Any = op.attributes["shape"]
+        chain: list[Op] = []
+        at = self._only(op.inputs[0])
+        while at is not None and at.kind in ELEMENTWISE and self._is_by_row(at):
+            chain.append(at)
+            at = self._only(at.inputs[0])
+        if at is None or at.kind != "MatMul" or not shape:
+            return False
+        w = self._array(at.inputs[1])
+        if w is None or w.ndim != 2 or shape[-1] != w.shape[1]:
+            return False
+        rows = self.edit.types[at.inputs[0]].shape
+        if len(rows) < 2 or self.edit.types[at.outputs[0]].shape == shape:
+            return False
+        value = self.edit.add("Reshape", at.inputs[:1], {"shape": (*shape[:-1], rows[-1])}, op)
+        self.uses[value] += 1
+        self.made[value] = Op(value, "Reshape", at.inputs[:1], (value,), {})
+        for step in (at, *reversed(chain)):
+            self.edit.remove(step)
+        steps = [at, *reversed(chain)]
+        for step in steps[:-1]:
+            name = self.edit.fresh(f"{step.outputs[0]}.reshaped")
+            made = replace(step, inputs=(value, *step.inputs[1:]), outputs=(name,))
+            type_ = replace(self.edit.types[step.outputs[0]], shape=shape)
+            self.edit.append(made, [type_])
+            self.uses[name], self.made[name] = 1, made
+            value = name
+        self._keep(replace(steps[-1], inputs=(value, *steps[-1].inputs[1:]), outputs=op.outputs))
+        return True
+
+    def _is_by_row(self, op: Op) -> bool:
+        """Whether an element-wise operator reads one value and constants of a row at most."""
+        before, after = self.edit.types[op.inputs[0]].shape, self.edit.types[op.outputs[0]].shape
+        arrays = [self._array(name) for name in op.inputs[1:]]
+        return (
+            before == after
+            and "axis" not in op.attributes
+            and all(a is not None and a.size == (a.shape or (1,))[-1] for a in arrays)
+        )
 
     def _untransposed(self, op: Op) -> bool:
         if op.kind != "ConvTranspose":

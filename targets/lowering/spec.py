@@ -6,9 +6,10 @@ of constants do not, except those of single numbers, which are written into the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tvm import te, tirx
 from eecompile.ir import Graph, Op, TensorType
 from eecompile.targets.lowering import operators
 from eecompile.targets.lowering.group import Group
+from eecompile.targets.lowering.views import View, reshaped_strides
 
 __all__ = [
     "Argument",
@@ -25,20 +27,33 @@ __all__ = [
     "Output",
     "Packed",
     "Passed",
+    "PerThread",
     "Scheduled",
     "Scratch",
     "Step",
+    "as_rows",
     "spec_of",
 ]
+
+#: Every value a dense tensor of its own.
+_NO_VIEWS: Mapping[str, View] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor from outside. `number` is its value where it is a constant of one element."""
+    """A tensor from outside.
+
+    Attributes:
+        type: element type and shape.
+        constant: whether its values are known when building.
+        number: its value where it is a constant of one element.
+        strides: elements from one index to the next of each axis; None where it is dense.
+    """
 
     type: TensorType
     constant: bool
     number: float | int | bool | None = None
+    strides: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,15 +72,29 @@ class Step:
 
 @dataclass(frozen=True)
 class KernelSpec:
-    """A kernel's operands and operators; the last operator makes the result."""
+    """A kernel's operands and operators; the last operator makes the result.
+
+    Schedules are written for dense tensors and may leave all strides to `strides.strided`.
+
+    Attributes:
+        operands: what it reads.
+        steps: what it computes.
+        strides: of the result, as those of an operand.
+    """
 
     operands: tuple[Operand, ...]
     steps: tuple[Step, ...]
+    strides: tuple[int, ...] | None = None
 
     @property
     def anchor(self) -> Step:
         """The operator the schedule is chosen by."""
         return self.steps[0]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every operand and the result are dense."""
+        return self.strides is None and all(o.strides is None for o in self.operands)
 
     @property
     def result(self) -> TensorType:
@@ -100,10 +129,14 @@ class KernelSpec:
     def flattened(self) -> KernelSpec | None:
         """The same kernel over rows: every dimension but the last of the result made one.
 
-        None where an operand or an operator after the anchor does not allow it.
+        None where an operand or an operator after the anchor does not allow it. Strided operands
+        of the anchor keep their shape; it can be made rows as well.
         """
         full = self.result.shape
         rows = prod(full[:-1])
+        strides = as_rows(full, self.strides)
+        if self.strides is not None and strides is None:
+            return None
 
         def flat(type_: TensorType) -> TensorType | None:
             if type_.shape == full:
@@ -120,19 +153,37 @@ class KernelSpec:
             if index in anchored:
                 if any(index in step.inputs for step in self.steps[1:]):
                     return None
+                if operand.strides and as_rows(operand.type.shape, operand.strides) is None:
+                    return None
                 operands.append(operand)
                 continue
             type_ = flat(operand.type)
             if type_ is None:
                 return None
-            operands.append(replace(operand, type=type_))
+            inside = operand.strides and reshaped_strides(
+                operand.type.shape, operand.strides, type_.shape
+            )
+            if operand.strides and inside is None:
+                return None
+            operands.append(replace(operand, type=type_, strides=inside))
         steps = []
         for step in self.steps:
             type_ = flat(step.type)
             if type_ is None or (step is not self.anchor and step.attribute("axis") is not None):
                 return None
             steps.append(replace(step, type=type_))
-        return KernelSpec(tuple(operands), tuple(steps))
+        return KernelSpec(tuple(operands), tuple(steps), strides)
+
+
+def as_rows(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Strides with every axis but the last made one; None for dense ones, or where none are.
+
+    >>> as_rows((1, 8, 8, 16), (4096, 512, 64, 1))
+    (64, 1)
+    """
+    if strides is None or not shape:
+        return None
+    return reshaped_strides(shape, strides, (prod(shape[:-1]), shape[-1]))
 
 
 def _operand(index: int, operand: Operand) -> te.Tensor:
@@ -143,24 +194,37 @@ def _operand(index: int, operand: Operand) -> te.Tensor:
     return te.placeholder(shape, dtype, name=f"in{index}")
 
 
-def spec_of(group: Group, graph: Graph) -> tuple[KernelSpec, tuple[str, ...]]:
-    """A group's kernel, and the values its operands are."""
+def spec_of(
+    group: Group, graph: Graph, views: Mapping[str, View] = _NO_VIEWS
+) -> tuple[KernelSpec, tuple[str, ...]]:
+    """A group's kernel, and the values its operands are.
+
+    Args:
+        group: operators of one kernel.
+        graph: laid out.
+        views: where the values that are not dense tensors of their own lie.
+    """
     names = group.inputs
     index = {name: i for i, name in enumerate(names)}
-    operands = tuple(_described(name, graph) for name in names)
+    operands = tuple(_described(name, graph, views) for name in names)
     steps = []
     for op in group.ops:
         inputs = tuple(index[name] if name else -1 for name in op.inputs)
         type_ = graph.types[op.outputs[0]]
         steps.append(Step(op.kind, tuple(sorted(op.attributes.items())), inputs, type_))
         index[op.outputs[0]] = len(names) + len(steps) - 1
-    return KernelSpec(operands, tuple(steps)), names
+    return KernelSpec(operands, tuple(steps), _strides(group.output, views)), names
 
 
-def _described(name: str, graph: Graph) -> Operand:
+def _strides(name: str, views: Mapping[str, View]) -> tuple[int, ...] | None:
+    view = views.get(name)
+    return None if view is None or view.is_dense else view.strides
+
+
+def _described(name: str, graph: Graph, views: Mapping[str, View]) -> Operand:
     array = graph.constants.get(name)
     if array is None:
-        return Operand(graph.types[name], constant=False)
+        return Operand(graph.types[name], constant=False, strides=_strides(name, views))
     number = array.reshape(-1)[0].item() if array.size == 1 else None
     return Operand(graph.types[name], constant=True, number=number)
 
@@ -191,16 +255,32 @@ class Scratch:
 
 
 @dataclass(frozen=True)
+class PerThread:
+    """Memory that only this call and only one thread uses; what a thread leaves is undefined."""
+
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class Output:
     """Where the result goes."""
 
 
-Argument = Passed | Packed | Scratch | Output
+Argument = Passed | Packed | Scratch | PerThread | Output
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A kernel's code and, for each of its parameters, what to call it with."""
+    """A kernel's code and, for each of its parameters, what to call it with.
+
+    Attributes:
+        function: the scheduled code.
+        arguments: one for each parameter.
+        in_place: operands whose memory the result may take over: each of their elements is read
+            only before, and only for, the element of the result at the same place, and the result
+            is written once.
+    """
 
     function: tirx.PrimFunc
     arguments: tuple[Argument, ...]
+    in_place: tuple[int, ...] = ()
