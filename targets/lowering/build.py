@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tvm
 from tvm import s_tir, tirx
@@ -19,7 +20,7 @@ from tvm.ir import PointerType, PrimType
 from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine
 
-__all__ = ["Phase", "emit_object", "plain_phases", "target_of"]
+__all__ = ["Phase", "emit_assembly", "emit_object", "plain_phases", "target_of"]
 
 #: Features that code may use only where the machine lists them, by architecture; LLVM's CPU models
 #: imply more than a virtual machine may show.
@@ -171,12 +172,21 @@ def _phase(lowered: tirx.PrimFunc, statements: Sequence[tirx.Stmt], symbol: str)
 
 def emit_object(functions: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> bytes:
     """Machine code of plain functions, as an object file."""
+    with tempfile.TemporaryDirectory(prefix="eecompile-") as folder:
+        path = Path(folder) / "kernels.o"
+        _compiled(functions, target).write_to_file(str(path), "o")
+        return path.read_bytes()
+
+
+def emit_assembly(functions: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> str:
+    """The same code in the processor's assembly language, for people and tests."""
+    return str(_compiled(functions, target).inspect_source("asm"))
+
+
+def _compiled(functions: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> Any:
+    """LLVM's module of plain functions."""
     module = tvm.IRModule(
         {symbol: function.with_attr("target", target) for symbol, function in functions.items()}
     )
     module = tirx.transform.LowerIntrin()(module)
-    compiled = tvm.get_global_func("target.build.llvm")(module, target)
-    with tempfile.TemporaryDirectory(prefix="eecompile-") as folder:
-        path = Path(folder) / "kernels.o"
-        compiled.write_to_file(str(path), "o")
-        return path.read_bytes()
+    return tvm.get_global_func("target.build.llvm")(module, target)
