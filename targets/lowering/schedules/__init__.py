@@ -7,7 +7,9 @@ from eecompile.targets.lowering.schedules.conv import conv
 from eecompile.targets.lowering.schedules.depthwise import depthwise
 from eecompile.targets.lowering.schedules.loops import loops
 from eecompile.targets.lowering.schedules.matmul import matmul
+from eecompile.targets.lowering.schedules.normalise import normalisation
 from eecompile.targets.lowering.schedules.pooling import pool
+from eecompile.targets.lowering.schedules.reductions import reduction
 from eecompile.targets.lowering.spec import KernelSpec, Scheduled
 
 __all__ = ["schedule"]
@@ -33,4 +35,8 @@ def schedule(spec: KernelSpec, machine: Machine) -> Scheduled:
         product = matmul(spec, machine)
         if product is not None:
             return product
+    for family in (normalisation, reduction):
+        found = family(spec, machine)
+        if found is not None:
+            return found
     return loops(spec, machine)
