@@ -265,6 +265,15 @@ def _artifact(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path, help="folder written by `eecompile build`")
 
 
+def _threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads",
+        type=_at_least(1),
+        metavar="N",
+        help="cores that work on an answer (default: the file's, at most those there are)",
+    )
+
+
 def _init(verbs: Any) -> None:
     parser = _verb(
         verbs,
@@ -346,6 +355,7 @@ def _eval(verbs: Any) -> None:
         "--budget", help='e.g. "mean macs <= 70 %%", from the fitted operating points'
     )
     parser.add_argument("--samples", type=_at_least(1), help="only the first N samples")
+    _threads(parser)
 
 
 def _run_(verbs: Any) -> None:
@@ -365,6 +375,7 @@ def _run_(verbs: Any) -> None:
     )
     parser.add_argument("--policy", help="a policy of the artifact (default: its first)")
     parser.add_argument("--full-depth", action="store_true", help="decisions off")
+    _threads(parser)
 
 
 def _verify(verbs: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from eecompile.console import Steps, table
 from eecompile.diagnostics import CompileErrors, Diagnostic, did_you_mean_help
-from eecompile.figures import milliseconds, percent, readable
+from eecompile.figures import milliseconds, percent, readable, threads_in_words
 
 if TYPE_CHECKING:
     from eecompile.runtime.answers import Answer
@@ -159,10 +159,14 @@ def _print_exits(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_build(summary: Mapping[str, Any]) -> None:
+    from eecompile.memory import Peak
     from eecompile.report import held_out_lines
 
-    full = summary["full_depth"]["points"]
-    taken = f", {milliseconds(full[0]['latency_s'])} measured" if full else ""
+    full, threads = summary["full_depth"]["points"], summary["threads"]
+    taken = ""
+    if full:
+        latency = milliseconds(full[0]["latency_s"])
+        taken = f", {latency} measured on {threads_in_words(threads)}"
     print(f"\n{summary['model']} for {summary['target']} ({summary['triple']})")
     rounded = summary["roundings"]
     print(
@@ -179,7 +183,8 @@ def _print_build(summary: Mapping[str, Any]) -> None:
     if len(summary["exits"]) > 1:
         _print_exits(summary["exits"])
     for name, report in summary["policies"].items():
-        print("\n".join(held_out_lines(name, report)))
+        print("\n".join(held_out_lines(name, report, threads)))
+    print(f"memory: {Peak.from_json(summary['memory'])}")
     print(f"\nartifact: {summary['artifact']}")
 
 
@@ -196,6 +201,7 @@ def eval(options: argparse.Namespace) -> int:
             options.budget,
             options.samples,
             progress,
+            options.threads,
         ).to_json()
     if options.json:
         _print_json(options, found)
@@ -209,8 +215,8 @@ def print_evaluation(found: Mapping[str, Any]) -> None:
     ratio = found["mean_latency_s"] / found["full_depth_latency_s"]
     budget = f" at {found['budget']}" if found["budget"] else ""
     print(
-        f"{found['n']} samples, policy {found['policy'] or 'none'}{budget}; one thread, measured, "
-        "exits and full depth in turn"
+        f"{found['n']} samples, policy {found['policy'] or 'none'}{budget}; "
+        f"{threads_in_words(found['threads'])}, measured, exits and full depth in turn"
     )
     table(
         ("", "with exits", "full depth"),
@@ -253,7 +259,7 @@ def run(options: argparse.Namespace) -> int:
     from eecompile.compiled import sample_shape
     from eecompile.runtime.session import load
 
-    session = load(options.artifact, options.policy)
+    session = load(options.artifact, options.policy, options.threads)
     x = _read_input(options.input)
     for array in x.values() if isinstance(x, dict) else [x]:
         if array.dtype.kind == "f" and not np.isfinite(array).all():

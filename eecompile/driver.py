@@ -25,11 +25,12 @@ from eecompile.console import Reporter, Steps
 from eecompile.equivalence import Equivalence, compare_with_source, example_inputs
 from eecompile.exit_table import exit_rows
 from eecompile.freshness import Freshness
-from eecompile.hardware import Machine, machine
+from eecompile.hardware import Machine, machine, usable_cores
 from eecompile.head_fitting import ExitPlan, fit_plans, graphs_of, with_outputs
 from eecompile.ir import Graph
 from eecompile.latency import cost_table, measure
-from eecompile.manifest import Normalization, TargetInfo
+from eecompile.manifest import MOST_THREADS, Normalization, TargetInfo
+from eecompile.memory import Peak
 from eecompile.outcomes import ExitCosts
 from eecompile.passes.host import HostGraph
 from eecompile.passes.instruments import Timing
@@ -97,6 +98,8 @@ class _Build:
         self.prepared = prepared = prepare(path, options)
         self.spec, self.machine, self.splits = prepared.spec, prepared.machine, prepared.splits
         self.here = self.machine if self.machine.is_native else machine("host")
+        #: What latencies are measured on: what loading gives where the artifact is built.
+        self.cores = min(self.machine.cores, usable_cores())
         self.threads = options.threads or os.cpu_count() or 1
         self.output = options.output_for(path)
         self.timing = Timing()
@@ -129,7 +132,8 @@ class _Build:
             values = runner.run_all(inputs, shown_values(network), 1)
             equivalence = compare_with_source(extended, segments, inputs, values, self.spec)
         with self.steps.step("measure, fit the policies to their budgets"):
-            latencies = measure(runner, network, inputs) if self.here is self.machine else None
+            native_code = self.here is self.machine
+            latencies = measure(runner, network, inputs, self.cores) if native_code else None
             exit_costs = {"macs": ExitCosts.macs(segments)}
             exit_costs |= {"latency": latencies.exit_costs} if latencies else {}
             policies = build_policies(
@@ -164,7 +168,8 @@ class _Build:
                 data={split: made.samples for split, made in recordings.items()},
             )
             write_artifact(self.output, contents)
-        summary = self._summary(segments, equivalence, policies, costs)
+        peak = Peak.of(network, len(compiled.weights), min(self.machine.cores, MOST_THREADS))
+        summary = self._summary(segments, equivalence, policies, costs, peak)
         return summary | {"times_s": self.steps.times_s}
 
     # -- the network ---------------------------------------------------------------------------
@@ -269,6 +274,7 @@ class _Build:
         equivalence: Equivalence,
         policies: Mapping[str, BuiltPolicy],
         costs: Mapping[str, Any],
+        peak: Peak,
     ) -> dict[str, Any]:
         roundings = equivalence.roundings
         return {
@@ -283,10 +289,13 @@ class _Build:
             "max_source_error": equivalence.max_source_error,
             "roundings": roundings and {"values": roundings.values, "apart": roundings.apart},
             "full_depth": costs["full_depth"],
+            "threads": costs["threads"],
+            "memory": peak.to_json(),
             "policies": {name: built.report for name, built in policies.items()},
             "passes_s": self.timing.seconds,
         }
 
 
 def _target_info(machine: Machine) -> TargetInfo:
-    return TargetInfo(machine.name, machine.triple, tuple(machine.features))
+    cores = min(machine.cores, MOST_THREADS)
+    return TargetInfo(machine.name, machine.triple, tuple(machine.features), cores)

@@ -35,6 +35,7 @@ class Evaluation:
     policy: str | None
     exit_names: tuple[str, ...]
     backbone_macs: int
+    threads: int
     budget: str | None = None
     labels: list[int] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
@@ -70,6 +71,7 @@ class Evaluation:
             "mean_energy_j": None,
             "energy_provenance": None,
             "latency_provenance": "measured",
+            "threads": self.threads,
             "exits": exits,
             "policy": self.policy,
             "budget": self.budget,
@@ -83,20 +85,23 @@ def evaluate_artifact(
     budget: str | None,
     samples: int | None,
     progress: Reporter,
+    threads: int | None = None,
 ) -> Evaluation:
     """Every sample through the exits and at full depth, in turn, so that noise hits both alike.
+
+    On the artifact's threads unless their number is given.
 
     Raises:
         CompileErrors: the artifact, the data, the policy or the budget are wrong.
     """
     artifact = read_artifact(path)
-    session = Session(artifact, policy)
+    session = Session(artifact, policy, threads)
     name = policy or artifact.manifest.default_policy
     if budget is not None:
         session.set_policy(choose_budget(session, name, budget))
     dataset = open_test_data(session, data)
     network = artifact.manifest.network
-    found = Evaluation(name, network.exit_names, network.macs, budget)
+    found = Evaluation(name, network.exit_names, network.macs, session.threads, budget)
     total = min(dataset.count or samples or 0, samples or dataset.count or 0)
     _warm_up(session, dataset)
     for images, labels in dataset.batches(_SAMPLES):

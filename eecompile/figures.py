@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["milliseconds", "percent", "readable"]
+__all__ = ["milliseconds", "percent", "readable", "threads_in_words"]
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -23,6 +23,15 @@ def milliseconds(seconds: float) -> str:
     value = seconds * 1e3
     digits = 3 if value < 1 else 2 if value < 10 else 1
     return f"{value:.{digits}f} ms"
+
+
+def threads_in_words(threads: int) -> str:
+    """How many threads something was measured on.
+
+    >>> threads_in_words(1), threads_in_words(4)
+    ('one thread', '4 threads')
+    """
+    return "one thread" if threads == 1 else f"{threads} threads"
 
 
 def readable(count: float, unit: str = "") -> str:

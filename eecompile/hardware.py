@@ -22,6 +22,7 @@ __all__ = [
     "machine",
     "machine_names",
     "parse_cpu_features",
+    "usable_cores",
 ]
 
 BOARDS = Path(__file__).parent / "targets" / "boards"
@@ -194,11 +195,12 @@ def _detected(base: Machine) -> Machine:
         registers=registers,
         l1_bytes=_cache_bytes(1) or base.l1_bytes,
         l2_bytes=_cache_bytes(2) or base.l2_bytes,
-        cores=_usable_cores(),
+        cores=usable_cores(),
     )
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """CPUs this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

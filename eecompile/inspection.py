@@ -13,6 +13,7 @@ from eecompile.artifact import read_artifact
 from eecompile.exit_table import exit_rows
 from eecompile.figures import readable
 from eecompile.ir import TensorType
+from eecompile.memory import Peak
 from eecompile.segments import SegmentGraph
 from eecompile.svg import draw
 from eecompile.text import parse_segments, print_segments
@@ -30,11 +31,13 @@ class Inspection:
 
     @property
     def title(self) -> str:
-        """One line about the whole; the processor's features are for scripts."""
-        told = ", ".join(f"{key} {value}" for key, value in self.facts.items() if key != "features")
-        return f"{self.segments.name}: {readable(self.segments.macs, 'MACs')}" + (
-            f"; {told}" if told else ""
-        )
+        """What is to be said of the whole; the processor's features are for scripts."""
+        facts = {k: v for k, v in self.facts.items() if k not in ("features", "memory")}
+        told = ", ".join(f"{key} {value}" for key, value in facts.items())
+        title = f"{self.segments.name}: {readable(self.segments.macs, 'MACs')}"
+        title += f"; {told}" if told else ""
+        memory = self.facts.get("memory")
+        return title + (f"\nmemory: {Peak.from_json(memory)}" if memory else "")
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -86,7 +89,9 @@ def inspect_path(path: Path) -> Inspection:
         "target": manifest.target.name,
         "triple": manifest.target.triple,
         "features": " ".join(manifest.target.features),
+        "cores": manifest.target.cores,
         "policies": ", ".join(manifest.policies) or "none",
+        "memory": Peak.of(manifest.network, len(artifact.weights), manifest.target.cores).to_json(),
     }
     segments = parse_segments(artifact.segments_text, _absent)
     return Inspection(segments, dict(manifest.fitted.get("heads", {})), facts)

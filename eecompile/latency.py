@@ -26,7 +26,7 @@ _LIMIT_S = 3.0
 
 @dataclass(frozen=True)
 class Latencies:
-    """Median seconds of one sample, one thread, by function symbol, measured.
+    """Median seconds of one sample by function symbol, measured on `threads` threads.
 
     A call of the compiled code counts, with what ctypes takes for it. What a `Session` does around
     it does not: checking and copying the input, the policy's decisions (about 5 us each) and making
@@ -35,6 +35,7 @@ class Latencies:
 
     network: CompiledGraph
     seconds: Mapping[str, float]
+    threads: int
 
     @property
     def full_depth_s(self) -> float:
@@ -52,14 +53,17 @@ class Latencies:
         return ExitCosts(tuple(segments), tuple(heads), self.full_depth_s)
 
 
-def measure(runner: Runner, network: CompiledGraph, inputs: Mapping[str, np.ndarray]) -> Latencies:
+def measure(
+    runner: Runner, network: CompiledGraph, inputs: Mapping[str, np.ndarray], threads: int
+) -> Latencies:
     """Time every function on real inputs, in execution order, so that caches are as in use.
 
     Functions are timed in turn, round by round, and the median of the rounds is kept: what else
     the machine does meanwhile then hits all of them alike.
     """
     functions = network.functions()
-    lane = Lane(runner.library, network.inputs, functions, 1)
+    team = runner.library.team(threads) if threads > 1 else None
+    lane = Lane(runner.library, network.inputs, functions, 1, team)
     count = len(next(iter(inputs.values())))
     times: dict[str, list[float]] = {function.symbol: [] for function in functions}
     begun, rounds = perf_counter(), 0
@@ -69,9 +73,8 @@ def measure(runner: Runner, network: CompiledGraph, inputs: Mapping[str, np.ndar
         _round(lane, functions, times)
         rounds += 1
     warm = rounds // 11
-    return Latencies(
-        network, {symbol: float(np.median(found[warm:])) for symbol, found in times.items()}
-    )
+    seconds = {symbol: float(np.median(found[warm:])) for symbol, found in times.items()}
+    return Latencies(network, seconds, threads)
 
 
 def _round(lane: Lane, functions: tuple[Function, ...], times: dict[str, list[float]]) -> None:
@@ -110,6 +113,7 @@ def cost_table(
     return {
         "target": target,
         "device": cpu_name() if latencies else None,
+        "threads": latencies.threads if latencies else None,
         "segments": [
             row(part.name, function)
             for part, function in zip(segments.segments, network.segments, strict=True)

@@ -18,6 +18,7 @@ from eecompile.ir import TensorType
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
+    "MOST_THREADS",
     "Manifest",
     "Member",
     "Normalization",
@@ -26,6 +27,8 @@ __all__ = [
 
 FORMAT = "eecompile artifact"
 FORMAT_VERSION = 2
+
+MOST_THREADS = 1024  #: of a network; see team.c
 
 _DTYPES = ("float32", "int64", "int32", "int16", "int8", "uint16", "uint8", "bool")
 _MEMBER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -45,11 +48,19 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo:
-    """What the code was compiled for: our target's name, LLVM's triple, CPU features it needs."""
+    """What the code was compiled for.
+
+    Attributes:
+        name: our target's name.
+        triple: LLVM's.
+        features: of the CPU, that it needs.
+        cores: that share the work unless loading says otherwise; the code runs on any number.
+    """
 
     name: str
     triple: str
     features: tuple[str, ...] = ()
+    cores: int = 1
 
     @property
     def architecture(self) -> str:
@@ -115,6 +126,7 @@ class Manifest:
                 "name": self.target.name,
                 "triple": self.target.triple,
                 "features": sorted(self.target.features),
+                "cores": self.target.cores,
             },
             "inputs": [
                 _value_json(value) | {"normalize": self._normalize_json(value[0])}
@@ -263,7 +275,12 @@ def _read_normalization(entry: ObjectReader) -> Normalization:
 
 
 def _read_target(entry: ObjectReader) -> TargetInfo:
-    found = TargetInfo(entry.text("name"), entry.text("triple"), entry.texts("features"))
+    found = TargetInfo(
+        entry.text("name"),
+        entry.text("triple"),
+        entry.texts("features"),
+        entry.whole("cores", MOST_THREADS, 1),
+    )
     entry.done()
     return found
 
@@ -275,7 +292,7 @@ def _read_function(entry: ObjectReader) -> Function:
         _read_values(entry, "outputs"),
         entry.whole("workspace_bytes", _MAX_BYTES),
         entry.whole("private_bytes", _MAX_BYTES),
-        entry.whole("threads", 1 << 30),
+        entry.whole("threads", 1 << 30, 1),
         entry.whole("macs", 1 << 62),
     )
     entry.done()

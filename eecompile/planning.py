@@ -97,6 +97,8 @@ def _check_budgets(spec: Spec, machine: Machine) -> None:
 def choose_machine(spec: Spec, target: str | None) -> Machine:
     """The machine to compile for: the command line's, else the file's, else this one.
 
+    It has the cores the file says, else those it has.
+
     Raises:
         CompileErrors: there is no such target.
     """
@@ -111,7 +113,7 @@ def choose_machine(spec: Spec, target: str | None) -> Machine:
         raise CompileErrors(
             [Diagnostic("unknown-target", f"Unknown target `{board}`", place, help=help_)]
         )
-    return machine(board)
+    return machine(board, entry.cores if entry else None)
 
 
 def cut(

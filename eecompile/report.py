@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from eecompile.figures import threads_in_words
 from eecompile.outcomes import Interval, Report
 from eecompile.policy_fitting import DEFAULT_BUDGET
 from eecompile.spec import Policy
@@ -54,11 +55,11 @@ def _report(report: Report) -> dict[str, Any]:
     }
 
 
-def held_out_lines(name: str, report: Mapping[str, Any]) -> list[str]:
+def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) -> list[str]:
     """What a person reads about a policy after a build.
 
     Accuracy and cost on data nothing was fitted on, with 95 % intervals, and whether the budget
-    held there.
+    held there. Latencies are of `threads` threads.
     """
     title = f"{name}: {report['rule']}, budget {report['budget'] or 'none'}"
     test = report["test"]
@@ -78,7 +79,10 @@ def held_out_lines(name: str, report: Mapping[str, Any]) -> list[str]:
     ]
     if "latency" in test["costs"]:
         taken = spread(test["costs"]["latency"], 1e3)
-        lines.append(f"  latency {taken} ms, measured, compiled code alone; `eval` times calls")
+        lines.append(
+            f"  latency {taken} ms, measured, {threads_in_words(threads or 1)}, compiled code"
+            " alone; `eval` times calls"
+        )
     if report["budget"]:
         lines.append(f"  budget {_kept(test['budget_missed_by'], test['budget_quantity'])}")
     return lines

@@ -31,7 +31,7 @@ class LoadedLibrary:
 
         Args:
             compiled: the library.
-            threads: cores that share the work of a call.
+            threads: cores that share the phases of a call.
 
         Raises:
             OSError: the library is for another machine, or the system gives no threads.
@@ -63,7 +63,8 @@ class LoadedLibrary:
         run: Callable[..., int] = code
         arguments: tuple[Any, ...] = (address, ctypes.c_int32(0), ctypes.c_int32(1), None)
         if self._team and self.functions[symbol].threads > 1:
-            run, arguments = self._library.eecompile_team_run, (self._team, code, address)
+            run = self._library.eecompile_team_run
+            arguments = (self._team, ctypes.c_int32(self.threads), code, address)
 
         def call() -> int:
             # The arrays must live as long as their addresses are used.

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("diagnostic_ids", "diagnostics"),
     (
         *("ir", "operators", "shapes", "reference", "reference_windows", "reference_resize"),
-        *("spec", "hardware", "cost", "segments", "atomic", "checked_json"),
+        *("spec", "hardware", "cost", "segments", "atomic", "checked_json", "packing"),
     ),
     (
         "text",
@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "figures",
         "svg",
         "compiled",
+        "memory",
         "manifest",
         "artifact",
         "artifact_files",
@@ -46,7 +47,7 @@ RUNTIME_SEES = frozenset(
     [
         *("runtime", "policies", "diagnostics", "diagnostic_ids", "ir", "hardware", "cost"),
         *("segments", "atomic", "checked_json", "compiled", "manifest", "artifact"),
-        "artifact_files",
+        *("artifact_files", "memory", "packing", "figures"),
     ]
 )
 #: Library -> modules that may import it, by how their names start.

@@ -1,65 +1,94 @@
-"""Memory for the values of a network, and its functions bound to that memory."""
+"""Memory for samples on their way through a network, and the functions bound to it."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from eecompile.compiled import Function, Value, batch_shape
 from eecompile.diagnostics import InternalError
-from eecompile.runtime.library import ALIGNMENT, Code, Library, Team, aligned
+from eecompile.memory import plan_network
+from eecompile.packing import aligned as padded
+from eecompile.runtime.library import Code, Library, Team, aligned
 
-__all__ = ["Call", "Lane", "sample_bytes"]
+__all__ = ["Call", "Lane"]
 
-
-def sample_bytes(inputs: Sequence[Value], functions: Iterable[Function]) -> int:
-    """Bytes of all values of one sample.
-
-    >>> from eecompile.ir import TensorType
-    >>> sample_bytes([("x", TensorType("float32", (1, 3)))], [])
-    12
-    """
-    return sum(type_.nbytes for _, type_ in _values(inputs, functions))
-
-
-def _values(inputs: Sequence[Value], functions: Iterable[Function]) -> list[Value]:
-    return [*inputs, *(value for function in functions for value in function.outputs)]
+#: Multiply-accumulates that are worth a team where a function's phases alone are not: a core takes
+#: some 20 us for them, a thread that sleeps 5 to 50 us to wake.
+_WORTH_A_TEAM = 1 << 20
 
 
 class Call:
-    """A function with all its arguments but the number of samples."""
+    """A function with all its arguments but the number of samples.
 
-    __slots__ = ("_arguments", "_frame", "_run", "_team", "function")
+    Its results do not depend on the team, nor on how the work is shared.
+    """
+
+    __slots__ = ("_arguments", "_code", "_frame", "_place", "_run", "_strides", "_team", "function")
 
     def __init__(
         self, function: Function, code: Code, addresses: Sequence[int], team: Team | None = None
     ) -> None:
         """`addresses` follow the number of samples in the frame."""
-        self.function, self._team = function, team
+        self.function, self._code, self._team = function, code, team
         self._frame = (ctypes.c_int64 * (1 + len(addresses)))(1, *addresses)
-        frame = ctypes.c_void_p(ctypes.addressof(self._frame))
+        self._strides = (ctypes.c_int64 * len(addresses))(
+            0,
+            padded(function.workspace_bytes + function.private_bytes),
+            *(type_.nbytes for _, type_ in (*function.inputs, *function.outputs)),
+        )
+        self._place = ctypes.c_void_p(ctypes.addressof(self._frame))
+        # Phase by phase; ctypes is quickest with what is converted already.
         self._run: Code = code
-        self._arguments: tuple[Any, ...] = (frame, 0, 1, None)
+        self._arguments: tuple[Any, ...] = (
+            self._place,
+            ctypes.c_int32(0),
+            ctypes.c_int32(1),
+            ctypes.c_void_p(),
+        )
         if team is not None and function.threads > 1:
-            self._run, self._arguments = team.run, (team.handle, code, frame)
+            threads = ctypes.c_int32(min(team.threads, function.threads))
+            self._run, self._arguments = team.run, (team.handle, threads, code, self._place)
 
     def one(self) -> None:
         """Run it on the first sample."""
-        self.many(1)
+        self._frame[0] = 1
+        if status := self._run(*self._arguments):
+            self._fail(status)
 
     def many(self, count: int) -> None:
-        """Run it on the first `count` samples."""
+        """Run it on the first `count` samples.
+
+        Where each of a team's threads gets some, they share the samples: sharing phases, they would
+        wait for each other after every one.
+        """
         self._frame[0] = count
-        status = self._run(*self._arguments)
+        function, team = self.function, self._team
+        if team is None or count < team.threads:
+            status = self._run(*self._arguments)
+        elif function.threads > 1 or count * function.macs >= _WORTH_A_TEAM:
+            strides = self._strides
+            status = team.samples(
+                *(team.handle, ctypes.c_int32(team.threads), self._code, self._place),
+                *(strides, ctypes.c_int64(len(strides))),
+            )
+        else:
+            status = self._code(self._place, 0, 1, None)
         if status:
-            raise InternalError(f"compiled function {self.function.symbol} returned {status}")
+            self._fail(status)
+
+    def _fail(self, status: int) -> None:
+        raise InternalError(f"compiled function {self.function.symbol} returned {status}")
 
 
 class Lane:
     """Room for `capacity` samples of every value, and the functions bound to it. For one thread.
+
+    All of it is one block, in which values and workspaces that are not needed at the same time
+    share memory: see `plan_network` for when a value is there.
 
     Attributes:
         values: value name -> array (capacity, ...), aligned; `batch_shape` says its shape.
@@ -73,19 +102,34 @@ class Lane:
         functions: Sequence[Function],
         capacity: int,
         team: Team | None = None,
+        kept: Collection[str] = (),
     ) -> None:
-        """Allocates everything; calls allocate nothing. `team` shares the work of every call."""
-        self.capacity, self._team = capacity, team
+        """Allocates everything; calls allocate nothing. `team` shares the work of every call.
+
+        Args:
+            library: has the functions.
+            inputs: the network's.
+            functions: in the order in which they will be called, perhaps not all of them.
+            capacity: samples.
+            team: None: the caller works alone.
+            kept: values that are looked at when all functions have run.
+
+        Raises:
+            CompileErrors: the library lacks a function, or there is not enough memory.
+        """
+        self.capacity, self._team, self._library = capacity, team, library
+        threads = 1 if team is None else team.threads
+        plan = plan_network(inputs, functions, capacity, threads, kept)
+        self._block = library.memory(plan.nbytes)
+        types = dict(inputs) | {name: type_ for f in functions for name, type_ in f.outputs}
         self.values = {
-            name: aligned(type_.nbytes * capacity)
+            name: self._block[plan.values[name] :][: type_.nbytes * capacity]
             .view(type_.dtype)
             .reshape(batch_shape(type_, capacity))
-            for name, type_ in _values(inputs, functions)
+            for name, type_ in types.items()
         }
-        self._library = library
-        threads = 1 if team is None else team.threads
-        needed = (f.workspace_bytes + threads * f.private_bytes for f in functions)
-        self._workspace = aligned(max(needed, default=0) + ALIGNMENT)
+        start = self._block.ctypes.data
+        self._workspaces = {symbol: start + at for symbol, at in plan.workspaces.items()}
         self._codes = {function.symbol: library.function(function) for function in functions}
         self.calls = {
             function.symbol: self.bound(
@@ -100,9 +144,10 @@ class Lane:
         self, function: Function, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
     ) -> Call:
         """`function` on other arrays than the lane's own; the caller keeps them alive."""
-        arrays = (self._library.weights, self._workspace, *inputs, *outputs)
-        addresses = [array.ctypes.data for array in arrays]
-        return Call(function, self._codes[function.symbol], addresses, self._team)
+        places = [array.ctypes.data for array in (*inputs, *outputs)]
+        weights, workspace = self._library.weights.ctypes.data, self._workspaces[function.symbol]
+        code = self._codes[function.symbol]
+        return Call(function, code, [weights, workspace, *places], self._team)
 
     def keep(self, names: Iterable[str], rows: np.ndarray) -> None:
         """Move the samples `rows` (ascending) of some values to the front, in their order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import tempfile
 import weakref
 from collections.abc import Callable
@@ -13,11 +14,9 @@ import numpy as np
 
 from eecompile.compiled import Function
 from eecompile.diagnostics import CompileErrors, Diagnostic
+from eecompile.packing import ALIGNMENT
 
-__all__ = ["ALIGNMENT", "Code", "Library", "Team", "aligned"]
-
-#: Bytes every buffer given to compiled code is aligned to: a cache line, the widest vector.
-ALIGNMENT = 64
+__all__ = ["Code", "Library", "Team", "aligned"]
 
 #: A compiled function: takes (frame, thread, threads, team) as ctypes values, returns its status.
 Code = Callable[..., int]
@@ -79,6 +78,26 @@ class Library:
         code.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p]
         return code
 
+    def memory(self, nbytes: int) -> np.ndarray:
+        """Aligned bytes for the functions to work in.
+
+        Raises:
+            CompileErrors: there are not so many.
+        """
+        # The system promises memory it does not have; a network larger than the machine is a
+        # damaged or hostile one.
+        most = _physical_bytes()
+        if nbytes <= most:
+            try:
+                return aligned(nbytes)
+            except MemoryError:
+                pass
+        message = (
+            f"The network needs {nbytes / 1e9:.3g} GB of memory beside its weights,"
+            f" this machine has {most / 1e9:.3g} GB"
+        )
+        raise CompileErrors([Diagnostic("wrong-machine", message, path=self.name)])
+
     def team(self, threads: int) -> Team:
         """The calling thread and `threads` - 1 more, to run the functions together.
 
@@ -87,12 +106,14 @@ class Library:
         Raises:
             CompileErrors: the library has no code for it, or the system gives no threads.
         """
-        try:
-            if threads not in self._teams:
-                self._teams[threads] = Team(self._loaded, threads)
-            return self._teams[threads]
-        except AttributeError as error:
-            raise self._bad(f"`{Path(self.name).name}` has no code for teams: {error}") from error
+        team = self._teams.get(threads)
+        if team is None or not team.handle:  # In a forked process an earlier one is gone.
+            try:
+                team = self._teams[threads] = Team(self._loaded, threads)
+            except AttributeError as error:
+                message = f"`{Path(self.name).name}` has no code for teams: {error}"
+                raise self._bad(message) from error
+        return team
 
     def _bad(self, message: str) -> CompileErrors:
         return CompileErrors([Diagnostic("bad-artifact", message, path=self.name)])
@@ -107,7 +128,8 @@ class Team:
     Attributes:
         threads: how many, the caller's included.
         handle: the team in the library; NULL in a forked process.
-        run: C function ``(team, function, frame)`` that returns the function's status.
+        run, samples: C functions that lead it through a function's phases or samples, see team.c;
+            they return the function's status.
     """
 
     def __init__(self, loaded: ctypes.CDLL, threads: int) -> None:
@@ -119,14 +141,15 @@ class Team:
         """
         self.threads = threads
         self.run: Code = loaded.eecompile_team_run
-        self.run.restype = ctypes.c_int32
-        self._loaded = loaded  # It must not be unloaded while threads wait in it.
+        self.samples: Code = loaded.eecompile_team_samples
+        close = loaded.eecompile_team_close
+        # What refers to a function refers to the library: it cannot be unloaded while threads
+        # wait in it.
         loaded.eecompile_team_open.restype = ctypes.c_void_p
         self.handle = ctypes.c_void_p(loaded.eecompile_team_open(ctypes.c_int32(threads)))
         if not self.handle:
             message = f"The system gives no {threads} threads"
             raise CompileErrors([Diagnostic("bad-argument", message)])
-        close = loaded.eecompile_team_close
         weakref.finalize(self, _close, close, self.handle).atexit = False
         _TEAMS.add(self)
 
@@ -146,6 +169,13 @@ def _forget_teams() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_teams)
+
+
+def _physical_bytes() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
 
 
 def _load(code: bytes) -> ctypes.CDLL:

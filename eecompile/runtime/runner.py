@@ -5,42 +5,35 @@ Recording, verifying and test vectors use this; a `Session` decides on the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from eecompile.compiled import CompiledGraph, Function, Value, batch_shape
 from eecompile.diagnostics import InternalError
+from eecompile.memory import plan_network
 from eecompile.runtime.inputs import Inputs, as_batch, as_mapping, bad_argument
-from eecompile.runtime.lane import Lane, sample_bytes
+from eecompile.runtime.lane import Lane
 from eecompile.runtime.library import Library
 
-__all__ = ["Runner", "batch_inputs", "chunk_size", "for_each"]
+__all__ = ["Runner", "batch_inputs", "chunk_size"]
 
-#: Samples that go through the network together, at most; more gain nothing, as compiled functions
-#: work sample by sample. Fewer where values are large, so that a lane stays within `_LANE_BYTES`.
+#: Samples of each thread that go through the network together, at most; more gain nothing, as
+#: compiled functions work sample by sample. Fewer where values are large, so that a lane stays
+#: within `_LANE_BYTES`.
 _CHUNK = 64
 _LANE_BYTES = 64 << 20
-_T = TypeVar("_T")
 
 
-def chunk_size(inputs: Sequence[Value], functions: Sequence[Function]) -> int:
-    """How many samples to pass together through these functions, 1 to 64."""
-    return max(1, min(_CHUNK, _LANE_BYTES // max(1, sample_bytes(inputs, functions))))
-
-
-def for_each(work: Callable[[_T], None], items: Sequence[_T], workers: int) -> None:
-    """Call `work` on every item, from up to `workers` threads; an exception ends it."""
-    if workers <= 1:
-        for item in items:
-            work(item)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(work, items):
-            pass
+def chunk_size(
+    inputs: Sequence[Value],
+    functions: Sequence[Function],
+    threads: int = 1,
+    kept: Sequence[str] = (),
+) -> int:
+    """How many samples to pass together through these functions, 1 to 64 for each thread."""
+    one = max(1, plan_network(inputs, functions, 1, 1, kept).nbytes)
+    return max(1, min(_CHUNK * threads, _LANE_BYTES // one))
 
 
 def batch_inputs(given: Inputs, inputs: Sequence[Value]) -> tuple[dict[str, np.ndarray], int]:
@@ -62,8 +55,8 @@ def batch_inputs(given: Inputs, inputs: Sequence[Value]) -> tuple[dict[str, np.n
 class Runner:
     """Compiled functions in execution order.
 
-    A function may read network inputs and what earlier ones compute. For several threads at once
-    use `run_all`'s own; a runner itself belongs to one thread.
+    A function may read network inputs and what earlier ones compute. A runner belongs to one
+    thread; `run_all` has more at work.
     """
 
     def __init__(
@@ -85,7 +78,7 @@ class Runner:
                     raise InternalError(f"{function.symbol} computes {name} again")
                 self.types[name] = type_
             library.function(function)
-        self._lanes: dict[tuple[str, ...], list[Lane]] = {}
+        self._lane: tuple[object, Lane] | None = None
 
     @classmethod
     def of(cls, library: Library, network: CompiledGraph) -> Runner:
@@ -107,7 +100,7 @@ class Runner:
         """Values of every sample, by name: arrays (n, ...), see `batch_shape`.
 
         Only functions that `outputs` need are run. Memory beside the results is bounded, however
-        many samples there are; the results do not depend on `threads`.
+        many samples there are; the results do not depend on `threads`, which share the samples.
 
         Raises:
             CompileErrors: `inputs` do not fit the network.
@@ -121,15 +114,9 @@ class Runner:
             for name in outputs
         }
         functions = self.needed(outputs)
-        chunk = chunk_size(self.inputs, functions)
-        starts = range(0, count, chunk)
-        workers = max(1, min(threads, len(starts)))
-        lanes: SimpleQueue[Lane] = SimpleQueue()
-        for lane in self._lanes_for(functions, min(chunk, max(count, 1)), workers):
-            lanes.put(lane)
-
-        def work(start: int) -> None:
-            lane = lanes.get()
+        chunk = min(chunk_size(self.inputs, functions, threads, outputs), max(count, 1))
+        lane = self._lane_for(functions, outputs, chunk, threads)
+        for start in range(0, count, chunk):
             size = min(chunk, count - start)
             for name, array in arrays.items():
                 lane.values[name][:size] = array[start : start + size]
@@ -137,17 +124,16 @@ class Runner:
                 lane.calls[function.symbol].many(size)
             for name, result in results.items():
                 result[start : start + size] = lane.values[name][:size]
-            lanes.put(lane)
-
-        for_each(work, starts, workers)
         return results
 
-    def _lanes_for(self, functions: Sequence[Function], size: int, count: int) -> list[Lane]:
-        """Lanes for a set of functions, kept for the next call that wants the same ones."""
-        key = tuple(function.symbol for function in functions)
-        kept = self._lanes.get(key, [])
-        found = [lane for lane in kept if lane.capacity >= size][:count]
-        while len(found) < count:
-            found.append(Lane(self.library, self.inputs, functions, size))
-        self._lanes = {key: found}
-        return found
+    def _lane_for(
+        self, functions: Sequence[Function], outputs: Sequence[str], size: int, threads: int
+    ) -> Lane:
+        """A lane for what is asked for, kept for the next call that wants the same."""
+        key = (tuple(outputs), threads)
+        if self._lane is None or self._lane[0] != key or self._lane[1].capacity < size:
+            self._lane = None  # Not both at once.
+            team = self.library.team(threads) if threads > 1 else None
+            lane = Lane(self.library, self.inputs, functions, size, team, outputs)
+            self._lane = (key, lane)
+        return self._lane[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from queue import SimpleQueue
 from time import perf_counter
 
 import numpy as np
@@ -13,7 +12,8 @@ from eecompile.artifact import Artifact, PolicyEntry, read_artifact
 from eecompile.artifact_files import LIBRARY, bad_artifact
 from eecompile.compiled import CompiledExit
 from eecompile.diagnostics import InternalError, did_you_mean_help
-from eecompile.manifest import Manifest
+from eecompile.hardware import usable_cores
+from eecompile.manifest import MOST_THREADS, Manifest
 from eecompile.policies import from_json
 from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
 from eecompile.runtime.answers import Answer, BatchAnswer
@@ -21,12 +21,14 @@ from eecompile.runtime.batch import Results, run_chunk, values_needed_after
 from eecompile.runtime.inputs import Inputs, as_batch, as_mapping, bad_argument, normalized
 from eecompile.runtime.lane import Call, Lane
 from eecompile.runtime.library import Library
-from eecompile.runtime.runner import batch_inputs, chunk_size, for_each
+from eecompile.runtime.runner import batch_inputs, chunk_size
 
 __all__ = ["Session", "load"]
 
 
-def load(path: str | Path, policy: str | ExitPolicy | None = None, threads: int = 1) -> Session:
+def load(
+    path: str | Path, policy: str | ExitPolicy | None = None, threads: int | None = None
+) -> Session:
     """The network in an artifact's folder, ready to run.
 
     Every check of `eecompile.artifact` is made before any of its code is loaded. They show that
@@ -35,11 +37,13 @@ def load(path: str | Path, policy: str | ExitPolicy | None = None, threads: int 
     Args:
         path: the folder.
         policy: name of an exit policy in it, or one of your own; its default one if not given.
-        threads: most threads `Session.run_batch` uses; a single sample is answered by one.
+        threads: cores that work on an answer, the caller's included. None: as many as the `.ee`
+            file says (``cores``), but no more than this process may use. The answers are the same,
+            to the bit, whatever the number. Threads sleep while there is nothing to answer.
 
     Raises:
         CompileErrors: it is no artifact, damaged, for another machine or version, or has no such
-            policy.
+            policy; or the system gives no such threads.
     """
     return Session(read_artifact(path), policy, threads)
 
@@ -66,26 +70,33 @@ class _Stop:
 class Session:
     """A loaded network. For one thread: give each further thread a `clone`, which is cheap.
 
+    Its own threads are shared with its clones: while they work on one answer, another is computed
+    by its caller's thread alone. In a forked process that is always so; a clone made there has
+    threads again.
+
     Attributes:
         artifact: what it was loaded from.
         library: its code and weights, shared with its clones.
-        threads: most threads `run_batch` uses.
+        threads: cores that work on an answer.
     """
 
     def __init__(
         self,
         artifact: Artifact,
         policy: str | ExitPolicy | None = None,
-        threads: int = 1,
+        threads: int | None = None,
         library: Library | None = None,
     ) -> None:
-        """Loads the artifact's code, unless `library` holds it already.
+        """Loads the artifact's code, unless `library` holds it already; arguments as in `load`.
 
         Raises:
-            CompileErrors: the code cannot be loaded, or there is no such policy.
+            CompileErrors: the code cannot be loaded, there is no such policy, or the system gives
+                no such threads.
         """
-        if threads < 1:
-            raise bad_argument(f"Expected 1 or more threads, found {threads}")
+        if threads is None:
+            threads = min(artifact.manifest.target.cores, usable_cores())
+        if not 1 <= threads <= MOST_THREADS:
+            raise bad_argument(f"Expected 1 to {MOST_THREADS} threads, found {threads}")
         self.artifact, self.threads = artifact, threads
         network = artifact.manifest.network
         self._network, self._exit_names = network, network.exit_names
@@ -99,7 +110,8 @@ class Session:
         ]
         self._stops = [_Stop(exit_, self._lane) for exit_ in network.exits]
         self._needed = values_needed_after(network)
-        self._batch_lanes: list[Lane] = []
+        self._chunk = chunk_size(network.inputs, network.functions(), threads)
+        self._batch_lane: Lane | None = None
         self._counts = [0] * (len(network.exits) + 1)
         self._policy: ExitPolicy | None = None
         self._policy_name: str | None = None
@@ -299,21 +311,13 @@ class Session:
         network = self._network
         arrays, count = batch_inputs(self._raw(x) if normalize else x, network.inputs)
         results = Results(network, count)
-        chunk = chunk_size(network.inputs, network.functions())
-        chunks = [slice(at, min(at + chunk, count)) for at in range(0, count, chunk)]
-        lanes: SimpleQueue[Lane] = SimpleQueue()
-        workers = min(self.threads, len(chunks))
-        for lane in self._lanes(workers, min(chunk, count)):
-            lanes.put(lane)
-
-        def work(rows: slice) -> None:
-            lane = lanes.get()
+        chunk = min(self._chunk, max(count, 1))
+        lane = self._lane_for(chunk)
+        for at in range(0, count, chunk):
+            rows = slice(at, min(at + chunk, count))
             for name, array in arrays.items():
-                lane.values[name][: rows.stop - rows.start] = array[rows]
+                lane.values[name][: rows.stop - at] = array[rows]
             run_chunk(network, lane, policy, self._needed, results, rows)
-            lanes.put(lane)
-
-        for_each(work, chunks, workers)
         for index, taken in enumerate(np.bincount(results.exits, minlength=len(self._counts))):
             self._counts[index] += int(taken)
         final = bool((results.exits == len(network.exits)).all())
@@ -328,13 +332,11 @@ class Session:
             results.outputs if final else {},
         )
 
-    def _lanes(self, count: int, capacity: int) -> Sequence[Lane]:
-        """Lanes for batches, kept between calls and grown when they are too small."""
-        kept = [lane for lane in self._batch_lanes if lane.capacity >= capacity]
-        while len(kept) < count:
-            network = self._network
-            # Several lanes have a thread each; a single one is worked on by the team.
-            team = self._team if count == 1 else None
-            kept.append(Lane(self.library, network.inputs, network.functions(), capacity, team))
-        self._batch_lanes = kept
-        return kept[:count]
+    def _lane_for(self, capacity: int) -> Lane:
+        """The lane for batches, kept between calls and replaced when it is too small."""
+        lane, network = self._batch_lane, self._network
+        if lane is None or lane.capacity < capacity:
+            lane = self._batch_lane = None  # Not both at once.
+            lane = Lane(self.library, network.inputs, network.functions(), capacity, self._team)
+            self._batch_lane = lane
+        return lane

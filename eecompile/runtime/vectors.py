@@ -115,7 +115,7 @@ def _rows(scores: np.ndarray) -> np.ndarray:
     return scores.reshape(len(scores), -1)
 
 
-def verify_artifact(path: str | Path, threads: int = 1) -> Verification:
+def verify_artifact(path: str | Path, threads: int | None = None) -> Verification:
     """Check an artifact's files, then run its test vectors.
 
     Raises:
@@ -127,7 +127,7 @@ def verify_artifact(path: str | Path, threads: int = 1) -> Verification:
     inputs = {name: _vector(artifact, vectors, f"input.{name}") for name, _ in network.inputs}
     _, count = batch_inputs(inputs, network.inputs)
     names = shown_values(network)
-    values = Runner.of(session.library, network).run_all(inputs, names, threads)
+    values = Runner.of(session.library, network).run_all(inputs, names, session.threads)
     outputs = {name for name, _ in network.segments[-1].outputs}
     final, exits = _Deviation(), _Deviation()
     for name in names:

@@ -16,7 +16,12 @@ __all__ = ["Linker", "find_linkers", "link"]
 
 #: Every library has the code that leads threads through its functions.
 _TEAM = Path(__file__).parent / "team.c"
-_TEAM_SYMBOLS = ("eecompile_team_open", "eecompile_team_close", "eecompile_team_run")
+_TEAM_SYMBOLS = (
+    "eecompile_team_open",
+    "eecompile_team_close",
+    "eecompile_team_run",
+    "eecompile_team_samples",
+)
 
 
 def link(objects: Sequence[bytes], symbols: Sequence[str], machine: Machine) -> bytes:

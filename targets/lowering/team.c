@@ -1,15 +1,20 @@
-/* Threads that run one compiled function together, phase by phase.
+/* Threads that run one compiled function together, phase by phase or sample by sample.
  *
  * Compiled into every library beside its kernels; see aot.py for the functions it calls.
  *
  * Between the phases of a call threads spin, as the next phase is microseconds away; after
  * SPIN_NS they sleep, as then the system has given a core to somebody else. Between calls they
  * spin as long, then sleep: an idle network costs nothing.
+ *
+ * A team belongs to whoever opened it, who closes it when no call is under way. Any thread may
+ * call; of two calls at once the second is carried out by its caller alone. In a forked process
+ * the workers are gone: there NULL must be passed for the team.
  */
 
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE /* pthread_setname_np */
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -24,24 +29,33 @@
 #endif
 
 /* Longer than waking a thread takes (5 to 50 us), much shorter than a time slice. */
+#ifndef SPIN_NS
 #define SPIN_NS 50000
+#endif
+
+/* The low bits of `call` say how many threads take part in it; 0 ends the workers. */
+#define MOST_THREADS 1024
+#define TAKING_PART (2 * MOST_THREADS - 1)
 
 typedef int32_t (*function_t)(const int64_t *frame, int32_t thread, int32_t threads, void *team);
 
 typedef struct team {
-    atomic_uint phase;   /* counts barriers and calls; what everybody waits on */
-    atomic_int arrived;  /* threads that wait for the phase to end */
-    atomic_int sleepers; /* threads that wait for `changed` */
-    atomic_uint call;    /* counts calls; what idle workers wait on */
-    atomic_int status;   /* the first status of the call that was not 0 */
-    atomic_bool stop;
-    int32_t threads, started;
+    atomic_uint_least64_t call;  /* counts calls; what idle workers wait on */
+    atomic_uint_least64_t phase; /* counts barriers; what threads within a call wait on */
+    atomic_int arrived;          /* threads that wait for the phase to end */
+    atomic_int sleepers;         /* threads that wait for `changed` */
+    atomic_int status;           /* the first status of the call that was not 0 */
+    int32_t workers;             /* threads beside the caller's */
+    /* Of the call under way; written before `call` changes, read by those who take part. */
+    int32_t active;
     function_t function;
     const int64_t *frame;
+    const int64_t *strides; /* NULL: threads share phases; else samples, see below */
+    int64_t places;
     pthread_mutex_t busy; /* held during a call */
     pthread_mutex_t lock; /* protects sleeping on `changed` */
     pthread_cond_t changed;
-    pthread_t workers[];
+    pthread_t ids[];
 } team_t;
 
 typedef struct {
@@ -55,27 +69,31 @@ static int64_t now_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Returns when *counter is no longer `seen`. */
-static void await(team_t *team, atomic_uint *counter, unsigned seen) {
-    int64_t begun = 0;
-    do {
+/* The new value of *counter as soon as it is no longer `seen`. */
+static uint64_t await(team_t *team, atomic_uint_least64_t *counter, uint64_t seen, int spin) {
+    uint64_t found;
+    int64_t begun = spin ? now_ns() : 0;
+    while (spin) {
         for (int turn = 0; turn < 64; turn++) {
-            if (atomic_load_explicit(counter, memory_order_acquire) != seen) return;
+            found = atomic_load_explicit(counter, memory_order_acquire);
+            if (found != seen) return found;
             RELAX();
         }
-        if (!begun) begun = now_ns();
-    } while (now_ns() - begun < SPIN_NS);
+        spin = now_ns() - begun < SPIN_NS;
+    }
     pthread_mutex_lock(&team->lock);
     atomic_fetch_add(&team->sleepers, 1);
-    while (atomic_load(counter) == seen) pthread_cond_wait(&team->changed, &team->lock);
+    while ((found = atomic_load(counter)) == seen) pthread_cond_wait(&team->changed, &team->lock);
     atomic_fetch_sub(&team->sleepers, 1);
     pthread_mutex_unlock(&team->lock);
+    return found;
 }
 
-/* Changes *counter and wakes who sleeps. Sequentially consistent with `await`: either that one
- * sees the new value, or this one sees a sleeper. */
-static void advance(team_t *team, atomic_uint *counter) {
-    atomic_fetch_add(counter, 1);
+/* Gives *counter another value and wakes who sleeps. Sequentially consistent with `await`: either
+ * that one sees the new value, or this one sees a sleeper, who holds the lock until it can be
+ * woken. */
+static void set(team_t *team, atomic_uint_least64_t *counter, uint64_t value) {
+    atomic_store(counter, value);
     if (atomic_load(&team->sleepers)) {
         pthread_mutex_lock(&team->lock);
         pthread_cond_broadcast(&team->changed);
@@ -83,20 +101,47 @@ static void advance(team_t *team, atomic_uint *counter) {
     }
 }
 
-/* Waits until every thread of the team has called this. */
+/* Waits until every thread that takes part in the call has called this. */
 int32_t eecompile_team_wait(team_t *team) {
-    unsigned seen = atomic_load_explicit(&team->phase, memory_order_relaxed);
-    if (atomic_fetch_add(&team->arrived, 1) + 1 == team->threads) {
+    /* Nobody changes these before this thread has arrived; after that the next call may. */
+    uint64_t seen = atomic_load_explicit(&team->phase, memory_order_relaxed);
+    int32_t active = team->active;
+    if (atomic_fetch_add(&team->arrived, 1) + 1 == active) {
         atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
-        advance(team, &team->phase);
+        set(team, &team->phase, seen + 1);
     } else {
-        await(team, &team->phase, seen);
+        await(team, &team->phase, seen, 1);
     }
     return 0;
 }
 
+/* `count` samples from the sample `first` on, as the call of `thread` out of `threads`, in the
+ * workspace number `own`. */
+static int32_t on_samples(
+    team_t *team, int64_t first, int64_t count, int32_t own, int32_t thread, int32_t threads) {
+    int64_t frame[1 + team->places];
+    frame[0] = count;
+    for (int64_t i = 0; i < team->places; i++)
+        frame[1 + i] = team->frame[1 + i] + (i == 1 ? own : first) * team->strides[i];
+    return team->function(frame, thread, threads, threads > 1 ? team : NULL);
+}
+
+/* As many samples for each thread as divide evenly, then the phases of those that are left. */
+static int32_t share_samples(team_t *team, int32_t thread) {
+    int64_t n = team->frame[0], each = n / team->active, left = n % team->active;
+    int32_t status = 0, other = 0;
+    if (each) status = on_samples(team, thread * each, each, thread, 0, 1);
+    if (left) {
+        /* Their workspace lies where those of the threads do. */
+        eecompile_team_wait(team);
+        other = on_samples(team, n - left, left, 0, thread, team->active);
+    }
+    return status ? status : other;
+}
+
 static void take_part(team_t *team, int32_t thread) {
-    int32_t status = team->function(team->frame, thread, team->threads, team);
+    int32_t status = team->strides ? share_samples(team, thread)
+                                   : team->function(team->frame, thread, team->active, team);
     int none = 0;
     if (status) atomic_compare_exchange_strong(&team->status, &none, status);
     eecompile_team_wait(team);
@@ -105,60 +150,105 @@ static void take_part(team_t *team, int32_t thread) {
 static void *work(void *given) {
     worker_t worker = *(worker_t *)given;
     team_t *team = worker.team;
-    unsigned seen = 0;
+    uint64_t call = 0;
+    int spin = 0;
     free(given);
+#ifdef __linux__
+    pthread_setname_np(pthread_self(), "eecompile");
+#endif
     for (;;) {
-        await(team, &team->call, seen);
-        seen++;
-        if (atomic_load(&team->stop)) return NULL;
-        take_part(team, worker.thread);
+        call = await(team, &team->call, call, spin);
+        int32_t active = (int32_t)(call & TAKING_PART);
+        if (!active) return NULL;
+        spin = worker.thread < active;
+        if (spin) take_part(team, worker.thread);
     }
 }
 
+/* Begins another call, in which `active` threads take part. */
+static void begin(team_t *team, int32_t active) {
+    uint64_t before = atomic_load_explicit(&team->call, memory_order_relaxed);
+    set(team, &team->call, ((before | TAKING_PART) + 1) | (uint64_t)active);
+}
+
+/* Ends the threads of a team that no call is using. */
 void eecompile_team_close(team_t *team) {
-    atomic_store(&team->stop, 1);
-    advance(team, &team->call);
-    for (int32_t i = 1; i < team->started; i++) pthread_join(team->workers[i], NULL);
+    begin(team, 0);
+    for (int32_t i = 0; i < team->workers; i++) pthread_join(team->ids[i], NULL);
     pthread_cond_destroy(&team->changed);
     pthread_mutex_destroy(&team->lock);
     pthread_mutex_destroy(&team->busy);
     free(team);
 }
 
+/* Signals go to the program's own threads, where they interrupt what waits for them; only those
+ * that a thread causes itself stay its own. */
+static void block_signals(sigset_t *before) {
+    static const int own[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP};
+    sigset_t blocked;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) sigdelset(&blocked, own[i]);
+    pthread_sigmask(SIG_BLOCK, &blocked, before);
+}
+
 /* A team of the calling thread and `threads - 1` workers; NULL where the system gives none. */
 team_t *eecompile_team_open(int32_t threads) {
+    if (threads < 1 || threads > MOST_THREADS) return NULL;
     team_t *team = calloc(1, sizeof(team_t) + (size_t)threads * sizeof(pthread_t));
     if (!team) return NULL;
-    team->threads = threads;
-    team->started = 1;
     pthread_mutex_init(&team->busy, NULL);
     pthread_mutex_init(&team->lock, NULL);
     pthread_cond_init(&team->changed, NULL);
-    while (team->started < threads) {
+    sigset_t before;
+    block_signals(&before);
+    while (team->workers < threads - 1) {
         worker_t *worker = malloc(sizeof(worker_t));
         if (!worker) break;
-        *worker = (worker_t){team, team->started};
-        if (pthread_create(&team->workers[team->started], NULL, work, worker)) {
+        *worker = (worker_t){team, team->workers + 1};
+        if (pthread_create(&team->ids[team->workers], NULL, work, worker)) {
             free(worker);
             break;
         }
-        team->started++;
+        team->workers++;
     }
-    if (team->started == threads) return team;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (team->workers == threads - 1) return team;
     eecompile_team_close(team);
     return NULL;
 }
 
-/* Runs a function on all threads; on the caller's alone where there is no team or it is busy with
- * another call. Returns its status. */
-int32_t eecompile_team_run(team_t *team, function_t function, const int64_t *frame) {
-    if (!team || pthread_mutex_trylock(&team->busy)) return function(frame, 0, 1, NULL);
-    team->function = function;
-    team->frame = frame;
-    atomic_store(&team->status, 0);
-    advance(team, &team->call);
+static int32_t lead(team_t *team, int32_t threads) {
+    team->active = threads <= team->workers ? threads : team->workers + 1;
+    atomic_store_explicit(&team->status, 0, memory_order_relaxed);
+    begin(team, team->active);
     take_part(team, 0);
     int32_t status = atomic_load(&team->status);
     pthread_mutex_unlock(&team->busy);
     return status;
+}
+
+/* Runs a function on up to `threads` threads, which share its phases; on the caller's alone where
+ * there is no team or it is busy with another call. Returns its status. */
+int32_t eecompile_team_run(
+    team_t *team, int32_t threads, function_t function, const int64_t *frame) {
+    if (!team || threads < 2 || pthread_mutex_trylock(&team->busy))
+        return function(frame, 0, 1, NULL);
+    team->function = function;
+    team->frame = frame;
+    team->strides = NULL;
+    return lead(team, threads);
+}
+
+/* The same for many samples, which the threads share. Of each of the frame's `places` behind n,
+ * `strides` tells the bytes of a sample; of the second, the workspace, those of a thread. */
+int32_t eecompile_team_samples(
+    team_t *team, int32_t threads, function_t function, const int64_t *frame,
+    const int64_t *strides, int64_t places) {
+    if (!team || threads < 2 || pthread_mutex_trylock(&team->busy))
+        return function(frame, 0, 1, NULL);
+    team->function = function;
+    team->frame = frame;
+    team->strides = strides;
+    team->places = places;
+    return lead(team, threads);
 }

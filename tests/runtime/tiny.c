@@ -6,8 +6,9 @@
  *   exit 1:     logits = c[1..3]; comparator: -|c[0..2]|
  *   segment 2:  logits = c[0..2] + b
  *
- * Each function refuses buffers that are not aligned (status 2), fills its whole workspace, and
- * counts its calls and samples in a table of its own.
+ * Each function refuses weights, workspaces and values that are not aligned (status 2; the first
+ * sample of a thread's share may lie anywhere), fills its whole workspace, and counts its calls and
+ * samples in a table of its own.
  *
  * FUNCTION gives them the signature of compiled code: a frame of n and addresses. They use no
  * team, so thread 0 does everything.
@@ -25,11 +26,11 @@
         return thread ? 0 : name##_(frame[0], AT(1), AT(2), __VA_ARGS__); \
     } \
     static int32_t name##_ parameters
-int64_t calls[6], samples[6];
+_Atomic int64_t calls[6], samples[6];
 
 static int32_t enter(int k, int64_t n, void *workspace, const void *const *buffers, int count) {
     for (int i = 0; i < count; i++)
-        if ((uintptr_t)buffers[i] % 64) return 2;
+        if ((uintptr_t)buffers[i] % (i ? 4 : 64)) return 2;
     if ((uintptr_t)workspace % 64) return 2;
     memset(workspace, 0xff, WORKSPACE);
     calls[k]++;

@@ -1,0 +1,144 @@
+"""Where the values of a whole compiled network live, and how much memory that takes.
+
+Values that cross a segment's border and the workspaces of all functions share one block: what is
+not needed at the same time may lie at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from eecompile.compiled import CompiledGraph, Function, Value
+from eecompile.figures import readable, threads_in_words
+from eecompile.packing import Buffer, Plan, aligned, pack
+
+__all__ = ["NetworkPlan", "Peak", "plan_network", "workspace_bytes"]
+
+#: Buffers that are looked at for sharing; more, which no sensible network has, get memory each.
+_MOST_BUFFERS = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """Offsets in a block of `nbytes`: of values by name, of workspaces by their function's symbol."""
+
+    values: dict[str, int]
+    workspaces: dict[str, int]
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The most memory a network needs at once to answer single samples, in bytes.
+
+    Attributes:
+        weights: all of them; processes that run the same artifact share them.
+        activations: border values and workspaces, all threads' together.
+        threads: that work on a sample.
+        thread: what each thread more takes at most.
+    """
+
+    weights: int
+    activations: int
+    threads: int
+    thread: int
+
+    def __str__(self) -> str:
+        """In words.
+
+        >>> print(Peak(3_400_000, 900_000, 2, 4096))
+        3.4 MB of weights, 900 kB of activations (one sample, 2 threads)
+        """
+        return (
+            f"{readable(self.weights, 'B')} of weights, {readable(self.activations, 'B')} of "
+            f"activations (one sample, {threads_in_words(self.threads)})"
+        )
+
+    def to_json(self) -> dict[str, int]:
+        """For scripts."""
+        return {
+            "weights_bytes": self.weights,
+            "activation_bytes": self.activations,
+            "threads": self.threads,
+            "thread_bytes": self.thread,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, int]) -> Peak:
+        """From what `to_json` gives."""
+        names = ("weights_bytes", "activation_bytes", "threads", "thread_bytes")
+        return cls(*(value[name] for name in names))
+
+    @classmethod
+    def of(cls, network: CompiledGraph, weights: int, threads: int) -> Peak:
+        """Of a network whose weights are of a size, on some threads."""
+        functions = network.functions()
+        plan = plan_network(network.inputs, functions, 1, threads)
+        thread = max((function.private_bytes for function in functions), default=0)
+        return cls(weights, plan.nbytes, threads, thread)
+
+
+def workspace_bytes(function: Function, capacity: int, threads: int) -> int:
+    """What a function's workspace must hold where threads share its phases or its samples.
+
+    Sharing phases they share the workspace, with a part of each thread's own behind it; sharing
+    samples each has all of it for itself.
+
+    >>> f = Function("f", (), (), workspace_bytes=128, private_bytes=64, threads=2, macs=0)
+    >>> [workspace_bytes(f, capacity, threads) for capacity, threads in ((1, 1), (1, 4), (8, 4))]
+    [192, 256, 768]
+    """
+    phases = function.workspace_bytes + min(threads, function.threads) * function.private_bytes
+    alone = aligned(function.workspace_bytes + function.private_bytes)
+    return max(phases, alone * min(capacity, threads))
+
+
+def plan_network(
+    inputs: Sequence[Value],
+    functions: Sequence[Function],
+    capacity: int,
+    threads: int,
+    kept: Collection[str] = (),
+) -> NetworkPlan:
+    """A place for every value and every workspace in one block.
+
+    A value lives from the function that computes it to the last one that reads it; one that none
+    reads is a result, and lives to the end. When the functions are run some may be left out, but
+    they keep their order.
+
+    Args:
+        inputs: the network's; there before the first function.
+        functions: in execution order.
+        capacity: samples of each value.
+        threads: that share the work.
+        kept: values that are wanted at the end, whoever reads them.
+    """
+    end = len(functions)
+    first = {name: 0 for name, _ in inputs}
+    sizes = {name: type_.nbytes * capacity for name, type_ in inputs}
+    last: dict[str, int] = {}
+    buffers = []
+    for step, function in enumerate(functions):
+        last.update((name, step) for name, _ in function.inputs)
+        for name, type_ in function.outputs:
+            first[name], sizes[name] = step, type_.nbytes * capacity
+        needed = workspace_bytes(function, capacity, threads)
+        buffers.append(Buffer(f"workspace {function.symbol}", needed, step, step))
+    for name, size in sizes.items():
+        until = end if name in kept else last.get(name, end)
+        buffers.append(Buffer(f"value {name}", size, first[name], until))
+    plan = pack(buffers) if len(buffers) <= _MOST_BUFFERS else _side_by_side(buffers)
+    return NetworkPlan(
+        {name: plan.offsets[f"value {name}"] for name in sizes},
+        {f.symbol: plan.offsets[f"workspace {f.symbol}"] for f in functions},
+        plan.nbytes,
+    )
+
+
+def _side_by_side(buffers: Sequence[Buffer]) -> Plan:
+    offsets, end = {}, 0
+    for buffer in buffers:
+        offsets[buffer.name] = end
+        end += aligned(buffer.nbytes)
+    return Plan(offsets, end)
