@@ -80,16 +80,23 @@ class KernelSpec:
         operands: what it reads.
         steps: what it computes.
         strides: of the result, as those of an operand.
+        before: how many of the steps make the anchor's first input; nobody else reads them.
     """
 
     operands: tuple[Operand, ...]
     steps: tuple[Step, ...]
     strides: tuple[int, ...] | None = None
+    before: int = 0
 
     @property
     def anchor(self) -> Step:
         """The operator the schedule is chosen by."""
-        return self.steps[0]
+        return self.steps[self.before]
+
+    @property
+    def after(self) -> tuple[Step, ...]:
+        """The operators behind the anchor."""
+        return self.steps[self.before + 1 :]
 
     @property
     def is_dense(self) -> bool:
@@ -107,8 +114,15 @@ class KernelSpec:
 
     def epilogue(self, operands: Sequence[te.Tensor], first: te.Tensor) -> te.Tensor:
         """What the steps after the anchor make of the anchor's result."""
-        values = [*operands, first]
-        for index, step in enumerate(self.steps[1:], 1):
+        values = [*operands, *[None] * self.before, first]
+        for index, step in enumerate(self.after, self.before + 1):
+            values.append(self.expression(index, step, values))
+        return values[-1]
+
+    def prologue(self, operands: Sequence[te.Tensor]) -> te.Tensor:
+        """What the steps before the anchor, each by its definition, make of the operands."""
+        values = list(operands)
+        for index, step in enumerate(self.steps[: self.before]):
             values.append(self.expression(index, step, values))
         return values[-1]
 
@@ -129,50 +143,56 @@ class KernelSpec:
     def flattened(self) -> KernelSpec | None:
         """The same kernel over rows: every dimension but the last of the result made one.
 
-        None where an operand or an operator after the anchor does not allow it. Strided operands
+        None where an operand or an operator beside the anchor does not allow it. Strided operands
         of the anchor keep their shape; it can be made rows as well.
         """
         full = self.result.shape
-        rows = prod(full[:-1])
         strides = as_rows(full, self.strides)
         if self.strides is not None and strides is None:
             return None
-
-        def flat(type_: TensorType) -> TensorType | None:
-            if type_.shape == full:
-                return replace(type_, shape=(rows, full[-1]))
-            if prod(type_.shape) == 1:
-                return replace(type_, shape=(1, 1))
-            if type_.shape and prod(type_.shape[:-1]) == 1 and type_.shape[-1] == full[-1]:
-                return replace(type_, shape=(1, full[-1]))
-            return None
-
-        anchored = {i for i in self.anchor.inputs if i >= 0}
+        given = self.steps[self.before - 1].type.shape if self.before else full
         operands = []
         for index, operand in enumerate(self.operands):
-            if index in anchored:
-                if any(index in step.inputs for step in self.steps[1:]):
-                    return None
-                if operand.strides and as_rows(operand.type.shape, operand.strides) is None:
-                    return None
-                operands.append(operand)
-                continue
-            type_ = flat(operand.type)
-            if type_ is None:
+            shapes = {given for step in self.steps[: self.before] if index in step.inputs}
+            shapes |= {full for step in self.after if index in step.inputs}
+            found = _flat_operand(operand, shapes, index in self.anchor.inputs)
+            if found is None:
                 return None
-            inside = operand.strides and reshaped_strides(
-                operand.type.shape, operand.strides, type_.shape
-            )
-            if operand.strides and inside is None:
-                return None
-            operands.append(replace(operand, type=type_, strides=inside))
+            operands.append(found)
         steps = []
-        for step in self.steps:
-            type_ = flat(step.type)
+        for index, step in enumerate(self.steps):
+            type_ = _flat(step.type, given if index < self.before else full)
             if type_ is None or (step is not self.anchor and step.attribute("axis") is not None):
                 return None
             steps.append(replace(step, type=type_))
-        return KernelSpec(tuple(operands), tuple(steps), strides)
+        return replace(self, operands=tuple(operands), steps=tuple(steps), strides=strides)
+
+
+def _flat(type_: TensorType, full: tuple[int, ...]) -> TensorType | None:
+    """A type that broadcasts to `full` as one that does to its rows."""
+    if type_.shape == full:
+        return replace(type_, shape=(prod(full[:-1]), full[-1]))
+    if prod(type_.shape) == 1:
+        return replace(type_, shape=(1, 1))
+    if type_.shape and prod(type_.shape[:-1]) == 1 and type_.shape[-1] == full[-1]:
+        return replace(type_, shape=(1, full[-1]))
+    return None
+
+
+def _flat_operand(operand: Operand, shapes: set[tuple[int, ...]], anchored: bool) -> Operand | None:
+    """An operand as rows of what its readers make; one of the anchor alone stays as it is."""
+    if anchored:
+        whole = operand.strides and as_rows(operand.type.shape, operand.strides) is None
+        return None if shapes or whole else operand
+    if len(shapes) != 1:
+        return None
+    type_ = _flat(operand.type, next(iter(shapes)))
+    if type_ is None:
+        return None
+    if not operand.strides:
+        return replace(operand, type=type_)
+    inside = reshaped_strides(operand.type.shape, operand.strides, type_.shape)
+    return None if inside is None else replace(operand, type=type_, strides=inside)
 
 
 def as_rows(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> tuple[int, ...] | None:

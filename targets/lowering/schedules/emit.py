@@ -63,7 +63,11 @@ def loop(extent: int, body: Callable[[Expr], Stmt], kind: str = "serial") -> Stm
     if extent == 1:
         return body(_int(0))
     variable = tirx.Var("i", PrimType("int32"))
-    return tirx.For(variable, _int(0), _int(extent), _KINDS[kind], body(variable))
+    # NOTE: TVM removes loops of one iteration unless they are annotated, and what a phase
+    # allocates would then look shared between phases.
+    kept = {"phase": _int(1)} if kind == "parallel" else None
+    inner = body(variable)
+    return tirx.For(variable, _int(0), _int(extent), _KINDS[kind], inner, annotations=kept)
 
 
 def parallel(extents: Sequence[int], body: Callable[[list[Expr]], Stmt]) -> Stmt:
@@ -161,7 +165,7 @@ class Kernel:
         self.tensors = spec.tensors()
         self.known: dict[Any, Reader] = {}
         self._parameters: list[tuple[Any, Argument]] = []
-        skipped = set(unread) - {i for step in spec.steps[1:] for i in step.inputs}
+        skipped = set(unread) - {i for step in spec.after for i in step.inputs}
         for index, operand in enumerate(spec.operands):
             if operand.number is None and index not in skipped:
                 buffer = self.add(operand.type.shape, operand.type.dtype, Passed(index))

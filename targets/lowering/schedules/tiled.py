@@ -78,7 +78,7 @@ def schedule_tile(
         lanes: elements of a vector.
         prepared: a copy of an input that is made first, in the workspace.
     """
-    unread = replaced - {i for step in spec.steps[1:] for i in step.inputs}
+    unread = replaced - {i for step in spec.after for i in step.inputs}
     pairs: list[tuple[te.Tensor, Argument]] = [
         (tensors[i], Passed(i))
         for i, operand in enumerate(spec.operands)
