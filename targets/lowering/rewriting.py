@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from eecompile.ir import Attribute, Graph, Op, TensorType
 from eecompile.operators import BINARY, UNARY
 from eecompile.shapes import infer_types
 
-__all__ = ["ELEMENTWISE", "GraphEditor", "moves_nothing"]
+__all__ = ["ELEMENTWISE", "GraphEditor", "Round", "moves_nothing"]
 
 #: Operators that compute each element of the result from the elements at the same place.
 ELEMENTWISE = frozenset(
@@ -126,3 +127,34 @@ class GraphEditor:
             outputs=outputs,
         )
         return graph.pruned()
+
+
+class Round:
+    """One pass over a graph's operators; `made` finds the operator that made a value."""
+
+    def __init__(self, graph: Graph, edit: GraphEditor, uses: Counter[str]) -> None:
+        """Starts with nothing of `graph` visited; `uses` counts the readers of each value."""
+        self.edit, self.uses = edit, uses
+        self.outputs = frozenset(graph.outputs)
+        self.made: dict[str, Op] = {}
+
+    def _keep(self, op: Op) -> None:
+        known = [self.edit.source.types[name] for name in op.outputs]
+        self.edit.append(op, known)
+        self.made.update(dict.fromkeys(op.outputs, op))
+
+    def _replace(self, old: Op, new: Op) -> None:
+        """`new` makes what `old` made and what followed it; `old` goes."""
+        self.edit.remove(old)
+        for name in old.outputs:
+            self.made.pop(name, None)
+        self._keep(new)
+
+    def _array(self, name: str) -> np.ndarray | None:
+        return self.edit.constants.get(name) if name else None
+
+    def _only(self, name: str) -> Op | None:
+        """The operator that made `name`, if nothing but the present operator reads it."""
+        if name in self.outputs or self.uses[name] != 1:
+            return None
+        return self.made.get(name)
