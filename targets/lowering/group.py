@@ -23,9 +23,15 @@ _OPERANDS = 8
 
 @dataclass(frozen=True)
 class Group:
-    """Operators of one kernel, in order; the first is what its schedule is chosen by."""
+    """Operators of one kernel, in order; its schedule is chosen by the one after `before` others."""
 
     ops: tuple[Op, ...]
+    before: int = 0
+
+    @property
+    def anchor(self) -> Op:
+        """The operator that the schedule is chosen by."""
+        return self.ops[self.before]
 
     @property
     def output(self) -> str:

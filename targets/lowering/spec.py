@@ -233,7 +233,8 @@ def spec_of(
         type_ = graph.types[op.outputs[0]]
         steps.append(Step(op.kind, tuple(sorted(op.attributes.items())), inputs, type_))
         index[op.outputs[0]] = len(names) + len(steps) - 1
-    return KernelSpec(operands, tuple(steps), _strides(group.output, views)), names
+    strides = _strides(group.output, views)
+    return KernelSpec(operands, tuple(steps), strides, group.before), names
 
 
 def _strides(name: str, views: Mapping[str, View]) -> tuple[int, ...] | None:
