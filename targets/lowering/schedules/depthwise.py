@@ -2,65 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tvm import te
+from tvm import tirx
 
 from eecompile.hardware import Machine
-from eecompile.targets.lowering.schedules.tiled import biased, nbytes, schedule_tile
-from eecompile.targets.lowering.schedules.tiles import choose_tile
-from eecompile.targets.lowering.schedules.windows import window_of, windowed_input
-from eecompile.targets.lowering.spec import Argument, KernelSpec, Packed, Scheduled, Scratch
+from eecompile.targets.lowering.schedules import sliding
+from eecompile.targets.lowering.schedules.emit import Kernel, reader
+from eecompile.targets.lowering.schedules.sliding import Sliding, SlidingTile, slide
+from eecompile.targets.lowering.schedules.windows import (
+    Window,
+    columns,
+    filled,
+    window_of,
+)
+from eecompile.targets.lowering.spec import KernelSpec, Packed, Scheduled
 
-__all__ = ["depthwise"]
+__all__ = ["candidates", "choice", "depthwise"]
 
 Expr = Any
 
-
-def _pack(lanes: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Weights (C, 1, taps...) -> [taps...][C up to whole vectors]."""
-
-    def pack(w: np.ndarray) -> np.ndarray:
-        full = np.zeros((-(-w.shape[0] // lanes) * lanes, *w.shape[2:]), w.dtype)
-        full[: w.shape[0]] = w[:, 0]
-        return np.ascontiguousarray(np.moveaxis(full, 0, -1))
-
-    return pack
+#: Different sets of taps that a row's columns may have; with more, the padding is copied.
+_STRIPS = 8
 
 
-def depthwise(spec: KernelSpec, machine: Machine) -> Scheduled:
-    """A convolution with as many groups as input channels, any number of outputs for each."""
+def candidates(spec: KernelSpec, machine: Machine) -> list[SlidingTile]:
+    """Tiles worth measuring, the chosen one first."""
+    return sliding.candidates(_window(spec).as_planar, _planar(spec.anchor.type.shape), machine)
+
+
+def choice(spec: KernelSpec, machine: Machine) -> SlidingTile:
+    """The tile with the fewest estimated cycles."""
+    return candidates(spec, machine)[0]
+
+
+def depthwise(spec: KernelSpec, machine: Machine, tile: SlidingTile | None = None) -> Scheduled:
+    """A convolution with as many groups as input channels, any number of outputs for each.
+
+    Padding is never stored: rows outside the input are skipped, and the columns of the borders
+    have code of their own without the taps that are outside. `sliding.slide` shows the loops. ::
+
+        y[b, y, x, c] = bias[c] + sum(ky, kx) x[b, y s + ky - pad, x s + kx - pad, c] w[ky, kx, c]
+
+    Only windows of more taps than are written out, inputs with zeros in between (transposed
+    convolutions) and several outputs for one channel go through a copy of the input.
+    """
     x_at, w_at, *bias_at = spec.anchor.inputs
-    outputs, _, *kernel = spec.operands[w_at].type.shape
-    x = spec.operands[x_at].type.shape
-    lanes = machine.lanes
-    blocks = -(-outputs // lanes)
-    *_, width, _ = spec.anchor.type.shape
-    tile = choose_tile(width, blocks, 1, machine, shared_inputs=False)
-    wide = -(-width // tile.width) * tile.width
-    tensors = spec.tensors()
-    window = window_of(spec.anchor, x, tuple(kernel))
-    read, copy = windowed_input(
-        tensors[x_at],
-        window,
-        (*spec.anchor.type.shape[1:-2], wide),
-        channels=blocks * lanes,
-        repeat=outputs // x[-1],
-    )
+    outputs, _, *taps = spec.operands[w_at].type.shape
+    batch, *_, inputs = spec.operands[x_at].type.shape
+    window, shape = _window(spec).as_planar, _planar(spec.anchor.type.shape)
+    tile = tile or choice(spec, machine)
+    flat = len(taps) == 1
     dtype = spec.anchor.type.dtype
-    weights = te.placeholder((*kernel, blocks * lanes), dtype, name="weights")
-    taps = [te.reduce_axis((0, k), name=f"tap{i}") for i, k in enumerate(kernel)]
+    kernel = Kernel(spec, [w_at])
+    weights = reader(kernel.add((*taps, outputs), dtype, Packed(w_at, _pack)))
+    read = kernel.operand(x_at)
+    bias = next((kernel.operand(i) for i in bias_at if i >= 0), None)
+    single = any(spec.operands[i].type.size == 1 for i in bias_at if i >= 0)
+    phases = []
+    if _needs_copy(window, shape, tile, outputs // inputs):
+        rows = -(-shape[-3] // tile.rows) * tile.rows
+        copied = window.filled((*shape[1:-3], rows, shape[-2]))
+        copy = kernel.scratch((batch, *copied.extent, outputs), dtype)
+        source, repeat = read, outputs // inputs
 
-    def element(*index: Expr) -> Expr:
-        batch, *place, c = index
-        return te.sum(read(batch, place, taps, c) * weights(*taps, c), axis=taps)
+        def original(b: Expr, at: Sequence[Expr], c: Expr) -> Expr:
+            return source(b, *at[flat:], tirx.floordiv(c, repeat) if repeat > 1 else c)
 
-    shape = (*spec.anchor.type.shape[:-2], wide, blocks * lanes)
-    total = te.compute(shape, element, name="total")
-    result = spec.epilogue(tensors, biased(total, spec, tensors, bias_at))
-    given: list[tuple[te.Tensor, Argument]] = [(weights, Packed(w_at, _pack(lanes)))]
-    if copy is not None:
-        given.append((copy, Scratch(nbytes(copy))))
-    return schedule_tile(spec, tensors, {w_at}, given, result, tile, lanes, copy)
+        def write(b: Expr, at: Sequence[Expr], c: Expr, value: Expr) -> Any:
+            return tirx.BufferStore(copy, value, [b, *at, c])
+
+        fill = tirx.const(0, dtype)
+        place = (batch, *copied.extent, outputs)
+        phases.append(filled(window, place, original, write, fill, machine))
+        window, read, flat = copied, reader(copy), False
+
+    def initial(c: Expr) -> Expr:
+        if bias is None:
+            return tirx.const(0, dtype)
+        return bias(tirx.const(0, "int32") if single else c)
+
+    def combined(total: Expr, b: Expr, at: Sequence[Expr], tap: Sequence[Expr], c: Expr) -> Expr:
+        return total + read(b, *at[flat:], c) * weights(*tap[len(tap) - len(taps) :], c)
+
+    def store(value: Expr, b: Expr, place: Sequence[Expr], c: Expr) -> Any:
+        return kernel.write([b, *place[len(place) - len(taps) :], c], lambda *_: value)
+
+    work = Sliding(window, shape, dtype, initial, combined, store)
+    return kernel.finished(*phases, slide(work, tile, machine.lanes))
+
+
+def _pack(w: np.ndarray) -> np.ndarray:
+    """Weights (C, 1, taps...) -> [taps...][C]."""
+    return np.ascontiguousarray(np.moveaxis(w[:, 0], 0, -1))
+
+
+def _window(spec: KernelSpec) -> Window:
+    x_at, w_at, *_ = spec.anchor.inputs
+    kernel = spec.operands[w_at].type.shape[2:]
+    return window_of(spec.anchor, spec.operands[x_at].type.shape, kernel)
+
+
+def _planar(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Batch, at least two places, channels."""
+    return shape if len(shape) > 3 else (shape[0], 1, *shape[1:])
+
+
+def _needs_copy(window: Window, shape: tuple[int, ...], tile: SlidingTile, repeat: int) -> bool:
+    many = len(columns(window, shape[-2], tile.columns)) > _STRIPS
+    taps = int(np.prod(window.kernel)) > sliding.UNROLLED_TAPS
+    return repeat > 1 or window.is_spread or taps or many

@@ -63,11 +63,7 @@ def loop(extent: int, body: Callable[[Expr], Stmt], kind: str = "serial") -> Stm
     if extent == 1:
         return body(_int(0))
     variable = tirx.Var("i", PrimType("int32"))
-    # NOTE: TVM removes loops of one iteration unless they are annotated, and what a phase
-    # allocates would then look shared between phases.
-    kept = {"phase": _int(1)} if kind == "parallel" else None
-    inner = body(variable)
-    return tirx.For(variable, _int(0), _int(extent), _KINDS[kind], inner, annotations=kept)
+    return tirx.For(variable, _int(0), _int(extent), _KINDS[kind], body(variable))
 
 
 def parallel(extents: Sequence[int], body: Callable[[list[Expr]], Stmt]) -> Stmt:
@@ -130,16 +126,17 @@ def named(value: Expr) -> tuple[Expr, Stmt]:
 class Registers:
     """A small array of `count` vectors: in registers while every index into it is constant."""
 
-    def __init__(self, count: int, lanes: int, memory: Any = None) -> None:
+    def __init__(self, count: int, lanes: int, memory: Any = None, dtype: str = "float32") -> None:
         """An array; `made` is the statement that makes it.
 
         Args:
             count: vectors.
             lanes: elements of each.
             memory: where it lies instead, as a flat buffer.
+            dtype: of the elements.
         """
         shape = (count * lanes,)
-        own = tirx.decl_buffer(shape, "float32", "registers", scope="local")
+        own = tirx.decl_buffer(shape, dtype, "registers", scope="local")
         self.buffer = own if memory is None else memory
         self.made = tirx.AllocBuffer(self.buffer) if memory is None else None
         self.lanes = lanes
