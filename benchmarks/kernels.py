@@ -1,7 +1,7 @@
 """Full depth of compiled networks against other engines: float32, 1 and 2 threads, one run.
 
     python -m benchmarks.kernels [NETWORK ...] [--threads 1 2] [--peers onnxruntime ...]
-        [--repeats N] [--layers] [--depth] [--overheads] [--json]
+        [--repeats N] [--no-table] [--layers] [--depth] [--overheads] [--json]
 
 All sides take turns (`turns`), so that they see the same neighbours, clock and temperature; a
 figure is the median of the ratios of neighbouring turns, with the quartiles beside it. Answers are
@@ -21,10 +21,21 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.layers import Profile, profile
+from benchmarks.depth import CIFAR, LAYERS, Depth, growth, measure_depth
+from benchmarks.layers import profile
 from benchmarks.machine import describe_machine
-from benchmarks.peak import Limits, measure_limits
-from benchmarks.peers import OURS, PEERS, Side, Subject, Unavailable, compile_file, ours
+from benchmarks.overheads import measure_overheads
+from benchmarks.peak import measure_limits
+from benchmarks.peers import (
+    OURS,
+    PEERS,
+    Side,
+    Subject,
+    Unavailable,
+    compile_file,
+    ours,
+    relative_error,
+)
 from benchmarks.suite import BARS, SUITE, export
 from benchmarks.turns import Ratio, ratio, settle, take_turns
 
@@ -100,7 +111,7 @@ def compare(
     rows, answers = [], []
     for count in threads:
         side = ours(compiled, network, count)
-        error = _error(side.answer, exact)
+        error = relative_error(side.answer, exact)
         if not error <= TOLERANCE:
             raise SystemExit(f"{network.name}, {count} threads: wrong by {error:.2e}")
         answers.append(side.answer)
@@ -128,7 +139,9 @@ def _measure(
     every = {name: _RARELY for name in sides if name not in (OURS, "onnxruntime")}
     turns = take_turns(calls, rounds, every, settled=settled)
     found = {
-        name: Compared(turns[name].median, ratio(turns[OURS], turns[name]), _error(s.answer, exact))
+        name: Compared(
+            turns[name].median, ratio(turns[OURS], turns[name]), relative_error(s.answer, exact)
+        )
         for name, s in sides.items()
         if name != OURS
     }
@@ -136,15 +149,11 @@ def _measure(
     return turns[OURS].median, found
 
 
-def _error(found: np.ndarray, exact: np.ndarray) -> float:
-    return float(np.abs(found.reshape(exact.shape) - exact).max() / np.abs(exact).max())
-
-
-def _table(options: argparse.Namespace, subjects: Sequence[Subject]) -> list[Row]:
-    tell = _silent if options.json else _tell
+def _table(options: argparse.Namespace, folder: Path, tell: Callable[[str], None]) -> list[Row]:
     tell(_header(options.peers))
     rows = []
-    for network in subjects:
+    for name in options.networks:
+        network = subject(name, folder)
         for row in compare(network, options.threads, options.peers, options.repeats):
             rows.append(row)
             tell(_line(row, options.peers))
@@ -192,19 +201,32 @@ def main(arguments: list[str] | None = None) -> None:
     tell = _silent if options.json else _tell
     tell(describe_machine())
     tell(limits.text())
-    with tempfile.TemporaryDirectory(prefix="eecompile-") as folder:
-        subjects = [subject(name, Path(folder)) for name in options.networks]
+    with tempfile.TemporaryDirectory(prefix="eecompile-") as name:
+        folder = Path(name)
         if not options.skip_table:
-            report["table"] = [asdict(row) for row in _table(options, subjects)]
+            report["table"] = [asdict(row) for row in _table(options, folder, tell)]
         if options.layers:
-            report["layers"] = [asdict(_layers(network, limits, tell)) for network in subjects]
+            found = [profile(subject(name, folder), limits) for name in options.networks]
+            report["layers"] = [asdict(one) for one in found]
+            for one in found:
+                tell(one.text())
+        if options.depth:
+            report["depth"] = [asdict(one) for one in _depths(folder, tell)]
+        if options.overheads:
+            costs = measure_overheads(folder)
+            report["overheads"] = [asdict(cost) for cost in costs]
+            for cost in costs:
+                tell(cost.text())
     if options.json:
         json.dump(report, sys.stdout, indent=1)
 
 
-def _layers(network: Subject, limits: Limits, tell: Callable[[str], None]) -> Profile:
-    found = profile(network, limits)
-    tell(found.text())
+def _depths(folder: Path, tell: Callable[[str], None]) -> list[Depth]:
+    found = []
+    for name in LAYERS:
+        found.append(measure_depth(subject(name, folder)))
+        tell(found[-1].text())
+    tell(growth([one for one in found if one.network in CIFAR]))
     return found
 
 
@@ -216,6 +238,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=30, help="rounds of turns (default 30)")
     parser.add_argument("--no-table", dest="skip_table", action="store_true")
     parser.add_argument("--layers", action="store_true", help="a profile kernel by kernel")
+    parser.add_argument("--depth", action="store_true", help="seconds of compiling by depth")
+    parser.add_argument("--overheads", action="store_true", help="what calls and decisions cost")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     options.networks = options.networks or list(BARS)

@@ -24,7 +24,16 @@ from eecompile.passes.onnx_host import load_onnx
 from eecompile.targets.loaded import LoadedLibrary
 from eecompile.targets.lowering import CompiledLibrary, compile_functions
 
-__all__ = ["OURS", "PEERS", "Side", "Subject", "Unavailable", "compile_file", "ours"]
+__all__ = [
+    "OURS",
+    "PEERS",
+    "Side",
+    "Subject",
+    "Unavailable",
+    "compile_file",
+    "ours",
+    "relative_error",
+]
 
 #: What the benchmark calls our side.
 OURS = "eecompile"
@@ -59,6 +68,16 @@ class Side:
 
     call: Callable[[], object]
     answer: np.ndarray
+
+
+def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
+    """The largest difference over the largest element.
+
+    >>> relative_error(np.array([1.0, 4.1]), np.array([[1.0, 4.0]]))
+    0.025
+    """
+    found = found.reshape(exact.shape)
+    return round(float(np.abs(found - exact).max() / np.abs(exact).max()), 12)
 
 
 def compile_file(path: Path, **options: Any) -> tuple[CompiledLibrary, float]:
