@@ -143,6 +143,9 @@ def plain_phases(
 def _flat(statement: tirx.Stmt) -> list[tirx.Stmt]:
     if isinstance(statement, tirx.SeqStmt):
         return [inner for part in statement.seq for inner in _flat(part)]
+    if isinstance(statement, tirx.AttrStmt) and statement.attr_key == "pragma_phase":
+        # A parallel loop of one iteration (schedules/emit.py): what it allocates is its own.
+        return [statement.body]
     return [statement]
 
 

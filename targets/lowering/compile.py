@@ -16,6 +16,7 @@ from eecompile.ir import Graph, TensorType
 from eecompile.targets.lowering.aot import Address, Call, Shared, entry_function
 from eecompile.targets.lowering.build import Phase, emit_object, plain_phases, target_of
 from eecompile.targets.lowering.errors import UnsupportedOperator
+from eecompile.targets.lowering.expansions import with_expansions
 from eecompile.targets.lowering.group import Group, group
 from eecompile.targets.lowering.layout import LaidOut, lay_out
 from eecompile.targets.lowering.link import link
@@ -224,7 +225,7 @@ def _lowered(
 ) -> tuple[CompiledFunction, tirx.PrimFunc]:
     """A graph's kernels, its workspace and its entry function."""
     graph = laid.graph
-    grouped = group(graph)
+    grouped = with_expansions(group(graph), graph, kernels.machine)
     root = grouped.aliases
     planned = []
     for found in grouped.groups:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from eecompile.hardware import Machine
 from eecompile.targets.lowering.schedules.conv import conv
 from eecompile.targets.lowering.schedules.depthwise import depthwise
+from eecompile.targets.lowering.schedules.expanded import expanded
 from eecompile.targets.lowering.schedules.loops import loops
 from eecompile.targets.lowering.schedules.matmul import matmul
 from eecompile.targets.lowering.schedules.normalise import normalisation
@@ -29,7 +30,7 @@ def schedule(spec: KernelSpec, machine: Machine) -> Scheduled:
             groups = anchor.attribute("group")
             weight = spec.operands[anchor.inputs[1]].type.shape
             if groups > 1 and weight[1] == 1:
-                return depthwise(spec, machine)
+                return expanded(spec, machine) if spec.before else depthwise(spec, machine)
             return conv(spec, machine)
     if anchor.kind == "MatMul" and anchor.type.dtype == "float32":
         product = matmul(spec, machine)
