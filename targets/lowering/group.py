@@ -23,7 +23,7 @@ _OPERANDS = 8
 
 @dataclass(frozen=True)
 class Group:
-    """Operators of one kernel, in order; the schedule is that is of the one after `before` others."""
+    """Operators of one kernel, in order; its schedule is that of the one after `before` others."""
 
     ops: tuple[Op, ...]
     before: int = 0
