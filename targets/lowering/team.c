@@ -2,9 +2,9 @@
  *
  * Compiled into every library beside its kernels; see aot.py for the functions it calls.
  *
- * Between the phases of a call threads spin, as the next phase is microseconds away; after
- * SPIN_NS they sleep, as then the system has given a core to somebody else. Between calls they
- * spin as long, then sleep: an idle network costs nothing.
+ * Between the phases of a call threads spin, as the next phase is microseconds away. They soon
+ * offer their core to whoever else wants it, perhaps the very thread they wait for, and sleep after
+ * SPIN_NS. Between calls they spin as long, then sleep: an idle network costs nothing.
  *
  * A team belongs to whoever opened it, who closes it when no call is under way. Any thread may
  * call; of two calls at once the second is carried out by its caller alone. In a forked process
@@ -14,6 +14,7 @@
 #define _GNU_SOURCE /* pthread_setname_np */
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -28,7 +29,11 @@
 #define RELAX() ((void)0)
 #endif
 
-/* Longer than waking a thread takes (5 to 50 us), much shorter than a time slice. */
+/* Longer than waking a thread takes and than what a program does between two segments (each 5 to
+ * 50 us), much shorter than a time slice.
+ * Source: measured, 2 cores of an AMD EPYC, 100 phases of 10 us on 2 threads beside 8 busy
+ * processes: 10, 20 and 50 us take the same time, 3 ms, as long as the core is offered meanwhile,
+ * and 11, 20 and 24 ms where it is not. On idle cores a barrier takes 0.03 us. */
 #ifndef SPIN_NS
 #define SPIN_NS 50000
 #endif
@@ -79,6 +84,7 @@ static uint64_t await(team_t *team, atomic_uint_least64_t *counter, uint64_t see
             if (found != seen) return found;
             RELAX();
         }
+        sched_yield();
         spin = now_ns() - begun < SPIN_NS;
     }
     pthread_mutex_lock(&team->lock);
