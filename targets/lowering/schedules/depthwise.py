@@ -11,26 +11,24 @@ from tvm import tirx
 from eecompile.hardware import Machine
 from eecompile.targets.lowering.schedules import sliding
 from eecompile.targets.lowering.schedules.emit import Kernel, reader
-from eecompile.targets.lowering.schedules.sliding import Sliding, SlidingTile, slide
-from eecompile.targets.lowering.schedules.windows import (
-    Window,
-    columns,
-    filled,
-    window_of,
+from eecompile.targets.lowering.schedules.sliding import (
+    Sliding,
+    SlidingTile,
+    needs_copy,
+    planar,
+    slide,
 )
+from eecompile.targets.lowering.schedules.windows import Window, filled, window_of
 from eecompile.targets.lowering.spec import KernelSpec, Packed, Scheduled
 
 __all__ = ["candidates", "choice", "depthwise"]
 
 Expr = Any
 
-#: Different sets of taps that a row's columns may have; with more, the padding is copied.
-_STRIPS = 8
-
 
 def candidates(spec: KernelSpec, machine: Machine) -> list[SlidingTile]:
     """Tiles worth measuring, the chosen one first."""
-    return sliding.candidates(_window(spec).as_planar, _planar(spec.anchor.type.shape), machine)
+    return sliding.candidates(_window(spec).as_planar, planar(spec.anchor.type.shape), machine)
 
 
 def choice(spec: KernelSpec, machine: Machine) -> SlidingTile:
@@ -52,7 +50,7 @@ def depthwise(spec: KernelSpec, machine: Machine, tile: SlidingTile | None = Non
     x_at, w_at, *bias_at = spec.anchor.inputs
     outputs, _, *taps = spec.operands[w_at].type.shape
     batch, *_, inputs = spec.operands[x_at].type.shape
-    window, shape = _window(spec).as_planar, _planar(spec.anchor.type.shape)
+    window, shape = _window(spec).as_planar, planar(spec.anchor.type.shape)
     tile = tile or choice(spec, machine)
     flat = len(taps) == 1
     dtype = spec.anchor.type.dtype
@@ -62,7 +60,7 @@ def depthwise(spec: KernelSpec, machine: Machine, tile: SlidingTile | None = Non
     bias = next((kernel.operand(i) for i in bias_at if i >= 0), None)
     single = any(spec.operands[i].type.size == 1 for i in bias_at if i >= 0)
     phases = []
-    if _needs_copy(window, shape, tile, outputs // inputs):
+    if outputs > inputs or needs_copy(window, shape, tile):
         rows = -(-shape[-3] // tile.rows) * tile.rows
         copied = window.filled((*shape[1:-3], rows, shape[-2]))
         copy = kernel.scratch((batch, *copied.extent, outputs), dtype)
@@ -103,14 +101,3 @@ def _window(spec: KernelSpec) -> Window:
     x_at, w_at, *_ = spec.anchor.inputs
     kernel = spec.operands[w_at].type.shape[2:]
     return window_of(spec.anchor, spec.operands[x_at].type.shape, kernel)
-
-
-def _planar(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Batch, at least two places, channels."""
-    return shape if len(shape) > 3 else (shape[0], 1, *shape[1:])
-
-
-def _needs_copy(window: Window, shape: tuple[int, ...], tile: SlidingTile, repeat: int) -> bool:
-    many = len(columns(window, shape[-2], tile.columns)) > _STRIPS
-    taps = int(np.prod(window.kernel)) > sliding.UNROLLED_TAPS
-    return repeat > 1 or window.is_spread or taps or many

@@ -19,13 +19,15 @@ from eecompile.hardware import Machine
 from eecompile.targets.lowering.schedules.emit import Registers, loop, parallel, sequence
 from eecompile.targets.lowering.schedules.windows import Columns, Window, columns
 
-__all__ = ["Sliding", "SlidingTile", "candidates", "slide", "slide_rows"]
+__all__ = ["Sliding", "SlidingTile", "candidates", "needs_copy", "planar", "slide", "slide_rows"]
 
 Expr = Any
 Stmt = Any
 
 #: Taps up to which they are written out one by one; more are loops.
-UNROLLED_TAPS = 64
+_UNROLLED_TAPS = 64
+#: Different sets of taps that a row's columns may have; with more, the padding is copied.
+_STRIPS = 8
 #: Cycles of loop control and address arithmetic that a tile costs beside its taps.
 _TILE_OVERHEAD = 4
 #: Registers that the compiler's order of loads wants beyond those counted, and cycles of a spill.
@@ -74,7 +76,24 @@ class Sliding:
     @property
     def is_rolled(self) -> bool:
         """Whether the taps are loops; no window may then leave the input."""
-        return prod(self.window.kernel) > UNROLLED_TAPS
+        return prod(self.window.kernel) > _UNROLLED_TAPS
+
+
+def planar(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Batch, at least two places, channels.
+
+    >>> planar((1, 8, 16)), planar((1, 8, 8, 16))
+    ((1, 1, 8, 16), (1, 8, 8, 16))
+    """
+    return shape if len(shape) > 3 else (shape[0], 1, *shape[1:])
+
+
+def needs_copy(window: Window, shape: Sequence[int], tile: SlidingTile) -> bool:
+    """Whether the input must be copied with its padding before the window can slide over it."""
+    if window.is_spread or len(columns(window, shape[-2], tile.columns)) > _STRIPS:
+        return True
+    overhangs = not window.is_unpadded or shape[-3] % tile.rows > 0
+    return prod(window.kernel) > _UNROLLED_TAPS and overhangs
 
 
 # --- Which tile -----------------------------------------------------------------------------------
