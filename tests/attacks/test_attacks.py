@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from eecompile import artifact_files
 from eecompile.artifact import read_artifact, write_artifact
 from eecompile.diagnostics import CompileErrors
 from eecompile.manifest import FORMAT_VERSION
+from eecompile.memory import Peak
 from tests.runtime import tiny
 
 Attack = Callable[[Path], None]
@@ -225,6 +227,41 @@ def field_of_another_type(folder: Path) -> None:
 )
 def boundless_workspace(folder: Path) -> None:
     edit(folder, lambda m: m["segments"][0].update(workspace_bytes=1 << 60))
+
+
+@attack(
+    "bad-artifact",
+    CANNOT + "`segments[0].private_bytes` must be a whole number from 0 to 1099511627776",
+)
+def boundless_memory_for_each_thread(folder: Path) -> None:
+    edit(folder, lambda m: m["segments"][0].update(private_bytes=1 << 60))
+
+
+@attack(
+    "bad-artifact", CANNOT + "`segments[0].threads` must be a whole number from 1 to 1073741824"
+)
+def function_for_no_thread(folder: Path) -> None:
+    edit(folder, lambda m: m["segments"][0].update(threads=0))
+
+
+@attack("bad-artifact", CANNOT + "`target.cores` must be a whole number from 1 to 1024")
+def no_cores(folder: Path) -> None:
+    edit(folder, lambda m: m["target"].update(cores=0))
+
+
+@attack("bad-artifact", CANNOT + "`target.cores` must be a whole number from 1 to 1024")
+def countless_cores(folder: Path) -> None:
+    edit(folder, lambda m: m["target"].update(cores=1 << 40))
+
+
+@attack("bad-artifact", CANNOT + "`target.cores` must be a whole number from 1 to 1024")
+def half_a_core(folder: Path) -> None:
+    edit(folder, lambda m: m["target"].update(cores=0.5))
+
+
+@attack("bad-artifact", CANNOT + "`target.cores` is missing")
+def cores_unsaid(folder: Path) -> None:
+    edit(folder, lambda m: m["target"].pop("cores"))
 
 
 @attack(
@@ -549,3 +586,31 @@ def test_any_flipped_bit_is_found(folder: Path, name: str) -> None:
             ee.load(folder)
     (folder / name).write_bytes(data)
     ee.load(folder)
+
+
+@pytest.mark.parametrize("field", ["workspace_bytes", "private_bytes"])
+@pytest.mark.parametrize("threads", [1, 1024])
+def test_more_memory_than_the_machine_has_is_not_asked_for(
+    folder: Path, field: str, threads: int
+) -> None:
+    """Systems promise memory they do not have, and end the program when it is used."""
+    edit(folder, lambda m: m["segments"][1].update({field: 1 << 40, "threads": 1 << 30}))
+    with pytest.raises(CompileErrors) as caught:
+        ee.load(folder, threads=threads)
+    (found,) = caught.value.diagnostics
+    assert found.id == "wrong-machine"
+    assert re.fullmatch(
+        r"The network needs \S+ GB of memory beside its weights, this machine has \S+ GB",
+        found.message,
+    )
+    peak = Peak.of(read_artifact(folder).manifest.network, 16, threads)
+    assert peak.activations > 1 << 40, "telling what it would need takes none of it"
+
+
+def test_any_number_of_threads_a_function_could_use_is_bounded_by_those_there_are(
+    folder: Path,
+) -> None:
+    edit(folder, lambda m: m["segments"][1].update(threads=1 << 30, private_bytes=1 << 12))
+    net = ee.load(folder, threads=2)
+    assert net.threads == 2
+    assert net._lane._block.nbytes < 1 << 20
