@@ -86,6 +86,8 @@ def _kernel_passes() -> tvm.ir.transform.Pass:
             x.FlattenBuffer(),
             x.NarrowDataType(32),
             s.LoopPartition(),
+            # An expression with variables of its own may have been written into several places.
+            x.ConvertSSA(),
             x.VectorizeLoop(),
             x.StorageRewrite(),
             s.HoistIfThenElse(),

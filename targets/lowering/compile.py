@@ -11,6 +11,7 @@ import tvm
 from tvm import tirx
 
 from eecompile.cost import graph_macs, op_macs
+from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine
 from eecompile.ir import Graph, TensorType
 from eecompile.targets.lowering.aot import Address, Call, Shared, entry_function
@@ -20,7 +21,8 @@ from eecompile.targets.lowering.expansions import with_expansions
 from eecompile.targets.lowering.group import Group, group
 from eecompile.targets.lowering.layout import LaidOut, lay_out
 from eecompile.targets.lowering.link import link
-from eecompile.targets.lowering.plan import Buffer, aligned, plan_workspace
+from eecompile.targets.lowering.placing import Placed, place
+from eecompile.targets.lowering.plan import Use, aligned, plan_workspace
 from eecompile.targets.lowering.schedules import schedule
 from eecompile.targets.lowering.simplify import simplify
 from eecompile.targets.lowering.spec import (
@@ -33,6 +35,7 @@ from eecompile.targets.lowering.spec import (
     Scratch,
     spec_of,
 )
+from eecompile.targets.lowering.strides import StridesLost, strided
 from eecompile.targets.lowering.weights import WeightPool
 
 __all__ = ["CompiledFunction", "CompiledLibrary", "KernelUse", "compile_functions"]
@@ -110,6 +113,7 @@ class _Kernel:
 
     symbol: str
     arguments: tuple[Argument, ...]
+    in_place: tuple[int, ...]
     phases: tuple[Phase, ...]
 
 
@@ -124,13 +128,15 @@ class _Kernels:
     def get(self, spec: KernelSpec, group: Group) -> _Kernel:
         if spec not in self.found:
             try:
-                scheduled = schedule(spec, self.machine)
+                scheduled = strided(spec, schedule(spec, self.machine))
             except UnsupportedOperator as error:
                 raise _about(group, error) from error
             word = re.sub(r"\W", "", spec.anchor.kind.lower())
             symbol = f"kernel{len(self.found)}_{word}"
             phases = plain_phases(scheduled.function, symbol, self.target)
-            self.found[spec] = _Kernel(symbol, scheduled.arguments, phases)
+            self.found[spec] = _Kernel(
+                symbol, scheduled.arguments, scheduled.in_place or spec.element_by_element, phases
+            )
         return self.found[spec]
 
     def code(self) -> dict[str, tirx.PrimFunc]:
@@ -224,58 +230,48 @@ def _lowered(
     source: Graph, laid: LaidOut, symbol: str, kernels: _Kernels, weights: WeightPool
 ) -> tuple[CompiledFunction, tirx.PrimFunc]:
     """A graph's kernels, its workspace and its entry function."""
-    graph = laid.graph
-    grouped = with_expansions(group(graph), graph, kernels.machine)
-    root = grouped.aliases
-    planned = []
-    for found in grouped.groups:
-        spec, operands = spec_of(found, graph)
-        planned.append((found, operands, kernels.get(spec, found)))
+    placed, calls = _called(laid.graph, kernels)
+    graph, views = placed.graph, placed.views
+    fixed = {name: f"in{index}" for index, name in enumerate(graph.inputs)}
+    fixed |= {name: f"out{index}" for index, name in enumerate(graph.outputs)}
+    plan = plan_workspace(
+        [called.use() for called in calls],
+        views,
+        graph.types,
+        frozenset(fixed) | frozenset(graph.constants),
+    )
 
-    last: dict[str, int] = {}
-    for step, (_, operands, _) in enumerate(planned):
-        last.update((root.get(name, name), step) for name in operands)
-    fixed: dict[str, Address] = {}
-    for index, name in enumerate(graph.inputs):
-        fixed[name] = Address(f"in{index}", 0, graph.types[name].nbytes)
-    for index, name in enumerate(graph.outputs):
-        fixed[name] = Address(f"out{index}", 0, graph.types[name].nbytes)
-    buffers = []
-    for step, (found, _, kernel) in enumerate(planned):
-        if found.output not in fixed:
-            nbytes = graph.types[found.output].nbytes
-            buffers.append(Buffer(found.output, nbytes, step, last.get(found.output, step)))
-        for index, argument in enumerate(kernel.arguments):
-            if isinstance(argument, Scratch):
-                buffers.append(Buffer(f"{step}/{index}", argument.nbytes, step, step))
-    plan = plan_workspace(buffers)
-
-    def place(name: str) -> Address:
-        name = root.get(name, name)
-        if name in graph.constants:
-            return Address("weights", weights.add(graph.constants[name]))
-        return fixed.get(name) or Address("workspace", plan.offsets[name])
+    def where(name: str) -> Address:
+        view = views[name]
+        type_ = graph.types[view.root]
+        offset = view.offset * np.dtype(type_.dtype).itemsize
+        if view.root in graph.constants:
+            return Address("weights", weights.add(graph.constants[view.root]) + offset)
+        if view.root in fixed:
+            return Address(fixed[view.root], offset, type_.nbytes)
+        return Address("workspace", plan.values[view.root] + offset)
 
     uses, private_bytes = [], 0
-    for step, (found, operands, kernel) in enumerate(planned):
+    for called, scratch in zip(calls, plan.scratch, strict=True):
+        free = iter(scratch)
         arguments = []
         private = 0
-        for index, argument in enumerate(kernel.arguments):
+        for argument in called.kernel.arguments:
             match argument:
                 case Passed(operand):
-                    arguments.append(place(operands[operand]))
+                    arguments.append(where(called.operands[operand]))
                 case Packed(operand, pack):
-                    packed = pack(graph.constants[operands[operand]])
+                    packed = pack(graph.constants[called.operands[operand]])
                     arguments.append(Address("weights", weights.add(packed)))
                 case Scratch():
-                    arguments.append(Address("workspace", plan.offsets[f"{step}/{index}"]))
+                    arguments.append(Address("workspace", next(free)))
                 case PerThread(nbytes):
                     arguments.append(Address("private", private))
                     private += aligned(nbytes)
                 case Output():
-                    arguments.append(place(found.output))
+                    arguments.append(where(called.group.output))
         private_bytes = max(private_bytes, private)
-        uses.append(_use(found, graph, kernel, tuple(arguments), kernels.machine))
+        uses.append(_use(called.group, graph, called.kernel, tuple(arguments), kernels.machine))
     entry = entry_function(
         symbol,
         [use.call for use in uses],
@@ -296,6 +292,47 @@ def _lowered(
         tuple(uses),
     )
     return function, entry
+
+
+@dataclass(frozen=True)
+class _Called:
+    """A kernel, the operators it stands for and the values it is called with."""
+
+    group: Group
+    operands: tuple[str, ...]
+    kernel: _Kernel
+
+    def use(self) -> Use:
+        """What the plan has to know."""
+        return Use(
+            self.group.output,
+            tuple(dict.fromkeys(self.operands)),
+            tuple(a.nbytes for a in self.kernel.arguments if isinstance(a, Scratch)),
+            tuple(self.operands[index] for index in self.kernel.in_place),
+        )
+
+
+def _called(graph: Graph, kernels: _Kernels) -> tuple[Placed, list[_Called]]:
+    """Where the values of a graph lie, and its kernels in order.
+
+    A schedule that cannot read or write a value where it was placed gets a dense one.
+    """
+    dense: set[str] = set()
+    while True:
+        placed = place(graph, dense)
+        calls, refused = [], set()
+        for found in with_expansions(group(placed), placed.graph, kernels.machine).groups:
+            spec, operands = spec_of(found, placed.graph, placed.views)
+            try:
+                calls.append(_Called(found, operands, kernels.get(spec, found)))
+            except StridesLost as error:
+                name = found.output if error.operand is None else operands[error.operand]
+                refused.add(name)
+        if not refused:
+            return placed, calls
+        if refused <= dense:
+            raise InternalError(f"a schedule needs {sorted(refused)} denser than dense")
+        dense |= refused
 
 
 #: Cycles of work that are worth a thread of its own. Waiting for the other threads takes some

@@ -1,18 +1,19 @@
-"""Step 3: which operators run in one kernel.
+"""Step 4: which operators run in one kernel.
 
 A group is an operator with the element-wise operators that follow it, as far as everything in
 between is read by nobody else: a convolution with its bias, residual sum and activation; a chain
-of element-wise operators; a concatenation with the batch normalisation behind it. A group has one
-result. Reshapes are no kernels but other names for the same memory.
+of element-wise operators. A group has one result. What only moves values that lie in their place
+already is in no group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from eecompile.ir import Graph, Op
-from eecompile.targets.lowering.layout import ELEMENTWISE
+from eecompile.targets.lowering.placing import Placed
+from eecompile.targets.lowering.rewriting import ELEMENTWISE
 
 __all__ = ["Group", "Grouped", "group"]
 
@@ -48,33 +49,22 @@ class Group:
 
 @dataclass(frozen=True)
 class Grouped:
-    """Groups in the order they run, and for each reshaped value the value whose memory it names."""
+    """The groups of a placed graph, in the order they run."""
 
+    placed: Placed
     groups: tuple[Group, ...]
-    aliases: Mapping[str, str]
 
 
-def group(graph: Graph, moved: Collection[str] | None = None) -> Grouped:
-    """The groups of a laid-out graph. O(#operators x longest group).
-
-    Args:
-        graph: placed.
-        moved: results of operators that no kernel computes.
-    """
+def group(placed: Placed) -> Grouped:
+    """The groups of a placed graph. O(#operators x longest group)."""
+    graph = placed.graph
     users = graph.users()
     outputs = frozenset(graph.outputs)
     place = {op.outputs[0]: index for index, op in enumerate(graph.ops)}
     taken: set[str] = set()
     groups: list[Group] = []
-    aliases: dict[str, str] = {}
     for op in graph.ops:
-        if op.outputs[0] in taken:
-            continue
-        if moved is not None and op.outputs[0] in moved:
-            continue
-        if moved is None and op.kind == "Reshape" and op.outputs[0] not in outputs:
-            source = op.inputs[0]
-            aliases[op.outputs[0]] = aliases.get(source, source)
+        if op.outputs[0] in taken or op.outputs[0] in placed.moved:
             continue
         found = _grow(op, graph, users, outputs, place, taken)
         taken.update(member.outputs[0] for member in found.ops)
@@ -82,7 +72,7 @@ def group(graph: Graph, moved: Collection[str] | None = None) -> Grouped:
     # A group runs where its last operator stood: all its operands are there by then, and nothing
     # before that place reads what it makes.
     groups.sort(key=lambda found: place[found.output])
-    return Grouped(tuple(groups), aliases)
+    return Grouped(placed, tuple(groups))
 
 
 def _grow(

@@ -18,6 +18,7 @@ from tvm import te, tirx
 from eecompile.ir import Graph, Op, TensorType
 from eecompile.targets.lowering import operators
 from eecompile.targets.lowering.group import Group
+from eecompile.targets.lowering.rewriting import ELEMENTWISE
 from eecompile.targets.lowering.views import View, reshaped_strides
 
 __all__ = [
@@ -102,6 +103,18 @@ class KernelSpec:
     def is_dense(self) -> bool:
         """Whether every operand and the result are dense."""
         return self.strides is None and all(o.strides is None for o in self.operands)
+
+    @property
+    def element_by_element(self) -> tuple[int, ...]:
+        """Operands like the result, where each of its elements is made of those at its place."""
+        if any(step.kind not in ELEMENTWISE for step in self.steps):
+            return ()
+        size, shape = np.dtype(self.result.dtype).itemsize, self.result.shape
+        return tuple(
+            index
+            for index, operand in enumerate(self.operands)
+            if operand.type.shape == shape and np.dtype(operand.type.dtype).itemsize == size
+        )
 
     @property
     def result(self) -> TensorType:

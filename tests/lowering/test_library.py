@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 from eecompile.diagnostics import ToolError
@@ -21,7 +19,6 @@ from eecompile.ir import Graph
 from eecompile.reference import run_graph
 from eecompile.targets.lowering import compile_functions, find_linkers
 from eecompile.targets.lowering.link import link
-from eecompile.targets.lowering.plan import Buffer, aligned, plan_workspace
 from eecompile.text import parse_graph
 from tests.lowering.calling import Loaded, compile_plain, inputs_of, worst_error
 
@@ -183,27 +180,6 @@ def test_a_linker_that_fails_is_the_environments_failure(
 
 def test_a_linker_is_found_for_this_machine() -> None:
     assert find_linkers(machine("host"))
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 1000), st.integers(0, 20), st.integers(0, 8)), max_size=30)
-)
-def test_live_buffers_never_overlap(drawn: list[tuple[int, int, int]]) -> None:
-    buffers = [Buffer(str(i), n, at, at + life) for i, (n, at, life) in enumerate(drawn)]
-    plan = plan_workspace(buffers)
-    for i, one in enumerate(buffers):
-        low = plan.offsets[one.name]
-        assert low % 64 == 0
-        assert low + one.nbytes <= plan.nbytes
-        for other in buffers[i + 1 :]:
-            start = plan.offsets[other.name]
-            apart = low + one.nbytes <= start or start + other.nbytes <= low
-            assert apart or not one.meets(other)
-    busiest = max(
-        (sum(aligned(b.nbytes) for b in buffers if b.first <= t <= b.last) for t in range(30)),
-        default=0,
-    )
-    assert busiest <= plan.nbytes <= sum(aligned(b.nbytes) for b in buffers)
 
 
 #: Borders where nothing is computed, and dimensions that are not the usual.

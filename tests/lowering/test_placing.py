@@ -78,7 +78,7 @@ def placed_graph(text: str) -> Placed:
 
 def kernels(placed: Placed) -> list[str]:
     """The operators that something computes, a word for each kernel."""
-    groups = group(placed.graph, placed.moved).groups
+    groups = group(placed).groups
     return ["+".join(op.kind for op in found.ops) for found in groups]
 
 

@@ -37,7 +37,9 @@ def loops(spec: KernelSpec, machine: Machine) -> Scheduled:
 def _one_dimensional(spec: KernelSpec) -> KernelSpec:
     """Element-wise operators of equal shapes see one long row."""
     shape = spec.result.shape
-    if len(shape) < 2 or any(step.kind not in ELEMENTWISE for step in spec.steps):
+    if not spec.is_dense or len(shape) < 2:
+        return spec
+    if any(step.kind not in ELEMENTWISE for step in spec.steps):
         return spec
     if any(step.attribute("axis") is not None for step in spec.steps):
         return spec
