@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
@@ -126,16 +127,23 @@ def plain_phases(
     module = _kernel_passes()(tvm.IRModule({symbol: function}))
     ((_, lowered),) = module.functions.items()
     declared: list[tirx.Stmt] = []
+    allocated: list[tirx.Stmt] = []
     parts: list[list[tirx.Stmt]] = []
     for statement in _flat(lowered.body):
         if isinstance(statement, tirx.DeclBuffer | tirx.Bind):
             declared.append(statement)
+        elif isinstance(statement, tirx.AllocBuffer):
+            allocated.append(statement)
         elif _is_parallel(statement) or not parts or _is_parallel(parts[-1][0]):
             parts.append([statement])
         else:
             parts[-1].append(statement)
-    if len(parts) > 1 and any(isinstance(s, tirx.AllocBuffer) for part in parts for s in part):
-        raise InternalError(f"{symbol} hands memory of its own from one phase to the next")
+    for statement in allocated:  # What a phase of one unit allocates, TVM moves in front of it.
+        users = [part for part in parts if any(_reads(s, statement.buffer) for s in part)]
+        if len(users) > 1:
+            raise InternalError(f"{symbol} hands memory of its own from one phase to the next")
+        for part in users:
+            part.insert(0, statement)
     return tuple(
         _phase(lowered, [*declared, *part], f"{symbol}_{index}" if len(parts) > 1 else symbol)
         for index, part in enumerate(parts)
@@ -149,6 +157,18 @@ def _flat(statement: tirx.Stmt) -> list[tirx.Stmt]:
         # A parallel loop of one iteration (schedules/emit.py): what it allocates is its own.
         return [statement.body]
     return [statement]
+
+
+def _reads(statement: tirx.Stmt, buffer: Any) -> bool:
+    """Whether a statement reads or writes a buffer."""
+    found: list[Any] = []
+
+    def visit(variable: Any) -> None:
+        if variable.same_as(buffer):
+            found.append(variable)
+
+    tvm_ffi.structural_walk(statement, (tvm.ir.Var, visit), order="post")
+    return bool(found)
 
 
 def _is_parallel(statement: tirx.Stmt) -> bool:

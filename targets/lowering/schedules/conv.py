@@ -1,25 +1,30 @@
-"""Convolutions: output channels in the vector lanes, positions and channel blocks in registers."""
+"""Convolutions: output channels in the vector lanes, positions and vectors of them in registers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
-from tvm import te
+from tvm import tirx
 
 from eecompile.hardware import Machine
-from eecompile.targets.lowering.schedules.matmul import product
-from eecompile.targets.lowering.schedules.tiled import biased, blocked, nbytes, schedule_tile
-from eecompile.targets.lowering.schedules.tiles import choose_tile
-from eecompile.targets.lowering.schedules.windows import window_of, windowed_input
-from eecompile.targets.lowering.spec import Argument, KernelSpec, Packed, Scheduled, Scratch
+from eecompile.targets.lowering.schedules.convolving import Convolving, Input, Shape, convolve
+from eecompile.targets.lowering.schedules.emit import Kernel, element, reader
+from eecompile.targets.lowering.schedules.panels import pack_panels, panels_of
+from eecompile.targets.lowering.schedules.tiles import Tile, conv_tiles
+from eecompile.targets.lowering.schedules.windows import Window, columns, filled, window_of
+from eecompile.targets.lowering.spec import KernelSpec, Packed, PerThread, Scheduled, as_rows
 
-__all__ = ["conv", "grouping"]
+__all__ = ["candidates", "conv", "grouping"]
 
 Expr = Any
+
+#: Kinds of tiles that differ in what their window sees of the input, in one row at most; where
+#: there are more the input is copied with its padding first. Each kind is code of its own.
+_KINDS = 6
 
 
 def grouping(groups: int, outputs: int, lanes: int) -> int:
@@ -36,74 +41,165 @@ def grouping(groups: int, outputs: int, lanes: int) -> int:
     return groups
 
 
-def _pack_conv(groups: int, joined: int, lanes: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Weights (O, I / groups, taps...) -> [blocks][taps...][I / (groups / joined)][lanes]."""
+def candidates(spec: KernelSpec, machine: Machine, count: int = 6) -> tuple[Tile, ...]:
+    """Tiles worth measuring, the one with the fewest estimated cycles first."""
+    _, shape = _shape_of(spec, machine)
+    vectors = shape.channels // shape.supers // machine.lanes if shape.supers > 1 else 0
+    rows = shape.batch * shape.rows
+    return conv_tiles(rows, shape.columns, shape.channels, shape.depth, machine, count, vectors)
 
-    def pack(w: np.ndarray) -> np.ndarray:
+
+def conv(spec: KernelSpec, machine: Machine, choice: Tile | None = None) -> Scheduled:
+    """A convolution: any number of dimensions, stride, dilation, padding and groups.
+
+    With a tile of 14 columns x 2 vectors, for each row and panel of 2 vectors::
+
+        y[row, 0:56, 0:32] = sum(x[row + i, column + j, k] * w[i, j, k, 0:32])
+        ->
+        for tile in 0..4:
+            total[0:14, 0:2] = 0                        # 28 registers
+            for i, j, k:                                # taps outside the input are left out
+                for column in 0..14:                    # unrolled
+                    total[column, 0:2] += x[row + i, 14 * tile + column + j, k] * w[i, j, k, 0:2]
+            y[row, 14 * tile : 14 * tile + 14, 0:32] = epilogue(total)
+
+    Nothing is padded: tiles at the left and right border are code of their own without the taps
+    that lie outside, and the loop over a tap's rows begins and ends where the input does. The
+    columns that a tile leaves over are a narrower tile, the channels that panels leave over a
+    narrower panel. A convolution that looks at one place only has all places in one row.
+
+    What stands before the convolution is computed once for each element: for the places of a
+    few tiles, in memory that stays in the core's cache, ahead of all their panels.
+
+    Args:
+        spec: a `Conv` with channels last, and what stands before and behind it.
+        machine: lanes, registers and caches.
+        choice: the tile; default: the first of the candidates.
+    """
+    tile = choice or candidates(spec, machine, 1)[0]
+    flat, shape = _shape_of(spec, machine)
+    is_flat, spec = flat is not spec, flat
+    if is_flat:
+        whole, rest = divmod(shape.columns, tile.width)
+        shape = replace(shape, outer=(whole,), columns=tile.width, rest=rest)
+    _, w_at, *bias_at = spec.anchor.inputs
+    groups = spec.anchor.attribute("group")
+    dtype = spec.anchor.type.dtype
+    panels = panels_of(shape.channels, tile.blocks, machine.lanes)
+    kernel = Kernel(spec, [w_at])
+    pack = _pack(groups, groups // shape.supers, pack_panels(panels))
+    size = sum(panel.width for panel in panels) * shape.depth
+    weights = reader(kernel.add((size,), dtype, Packed(w_at, pack)))
+    single_row = len(spec.anchor.type.shape) == 3
+    given, phases = _input(spec, kernel, shape, tile, machine, is_flat)
+    if phases:
+        shape = replace(shape, window=shape.window.filled((*shape.outer, shape.columns)))
+    bias = next((kernel.operand(i) for i in bias_at if i >= 0), None)
+    one = any(spec.operands[i].type.size == 1 for i in bias_at if i >= 0)
+
+    def store(value: Expr, n: Expr, y: Sequence[Expr], x: Expr, c: Expr) -> Any:
+        if bias is not None:
+            value = value + bias(tirx.const(0, "int32") if one else c)
+        place = [y[0] * tile.width + x] if is_flat else [n, *y[single_row:], x]
+        return kernel.write([*place, c], lambda *_: value)
+
+    work = Convolving(shape, tile, panels, dtype, given, weights, store)
+    return kernel.finished(*phases, convolve(work, machine))
+
+
+def _input(
+    spec: KernelSpec, kernel: Kernel, shape: Shape, tile: Tile, machine: Machine, is_flat: bool
+) -> tuple[Input, list[Any]]:
+    """What the loops read, and the phases that write it first."""
+    source, dtype = _source(spec, kernel), spec.anchor.type.dtype
+    single_row = len(spec.anchor.type.shape) == 3
+    if is_flat:
+        given = Input(lambda n, y, x, c: source(y[0] * tile.width + x, c))
+        if not _computes(spec):
+            return given, []
+        # Places apart by whole pages would all lie in the same few lines of the first cache.
+        pitch = (-(-shape.inputs // machine.lanes) + 1) * machine.lanes
+
+        def strip(rows: int) -> Any:
+            size = rows * tile.width * pitch
+            return kernel.add((size,), dtype, PerThread(4 * size))
+
+        return replace(given, pitch=pitch, buffer=strip), []
+    if not _needs_copy(spec, shape, tile):
+        return Input(lambda n, y, x, c: source(n, *y[single_row:], x, c)), []
+    copied = shape.window.filled((*shape.outer, shape.columns))
+    place = (shape.batch, *copied.extent, shape.inputs * shape.supers)
+    copy = kernel.scratch(place, dtype)
+    phase = filled(
+        shape.window,
+        place,
+        lambda n, at, c: source(n, *at[single_row:], c),
+        lambda n, at, c, value: tirx.BufferStore(copy, value, [n, *at, c]),
+        tirx.const(0, dtype),
+        machine,
+    )
+    return Input(lambda n, y, x, c: tirx.BufferLoad(copy, [n, *y, x, c])), [phase]
+
+
+def _source(spec: KernelSpec, kernel: Kernel) -> Callable[..., Expr]:
+    """What reads the anchor's input: an operand, or what the steps before the anchor make."""
+    if not spec.before:
+        return kernel.operand(spec.anchor.inputs[0])
+    made = spec.prologue(kernel.tensors)
+    return lambda *at: element(made, at, kernel.known)
+
+
+def _computes(spec: KernelSpec) -> bool:
+    """Whether steps before the anchor do more than say where an element lies."""
+    return any(step.kind != "Transpose" for step in spec.steps[: spec.before])
+
+
+def _needs_copy(spec: KernelSpec, shape: Shape, tile: Tile) -> bool:
+    """Whether the input must be written with its padding: computed, spread, many kinds of tiles."""
+    kinds = len(columns(shape.window, shape.columns, tile.width))
+    return shape.window.is_spread or kinds > _KINDS or _computes(spec)
+
+
+def _shape_of(spec: KernelSpec, machine: Machine) -> tuple[KernelSpec, Shape]:
+    """The convolution's extents; one that looks at one place only is one row of all places."""
+    x_at, w_at, *_ = spec.anchor.inputs
+    weight = spec.operands[w_at].type.shape
+    given = spec.operands[x_at] if x_at < len(spec.operands) else None
+    x = given.type.shape if given else spec.steps[spec.before - 1].type.shape
+    window = window_of(spec.anchor, x, weight[2:])
+    groups = spec.anchor.attribute("group")
+    batch, *places, channels = spec.anchor.type.shape
+    joined = grouping(groups, channels // groups, machine.lanes)
+    inputs, supers = joined * weight[1], groups // joined
+    pointwise = window.is_pointwise and groups == 1
+    moved = any(step.kind == "Transpose" for step in spec.steps[: spec.before])
+    flat = spec.flattened() if pointwise and not moved else None
+    if flat is None:
+        outer = tuple(places[:-1]) or (1,)
+        return spec, Shape(batch, outer, places[-1], channels, inputs, supers, window.as_planar)
+    rows = batch * prod(places)
+    if given is not None:
+        operands = list(flat.operands)
+        type_ = replace(given.type, shape=(rows, inputs))
+        strides = as_rows(given.type.shape, given.strides)
+        operands[x_at] = replace(given, type=type_, strides=strides)
+        flat = replace(flat, operands=tuple(operands))
+    one, none = (1, 1), (0, 0)
+    place = Window((1, rows), one, one, one, none, none, one)
+    return flat, Shape(1, (1,), rows, channels, inputs, 1, place)
+
+
+def _pack(
+    groups: int, joined: int, pack: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Weights (O, I / groups, taps...) -> panels of (O, taps..., I of the joined groups)."""
+
+    def packed(w: np.ndarray) -> np.ndarray:
         outputs, inputs = w.shape[0] // groups, w.shape[1]
         wide = np.zeros((w.shape[0], joined, inputs, *w.shape[2:]), w.dtype)
         for channel in range(w.shape[0]):
             wide[channel, channel // outputs % joined] = w[channel]
         wide = wide.reshape(w.shape[0], joined * inputs, *w.shape[2:])
-        return blocked(np.moveaxis(wide, 1, -1), lanes)
+        return pack(np.moveaxis(wide, 1, -1))
 
-    return pack
-
-
-def conv(spec: KernelSpec, machine: Machine) -> Scheduled:
-    """A convolution of one or two dimensions, any stride, dilation, padding and group."""
-    x_at, w_at, *bias_at = spec.anchor.inputs
-    weight = spec.operands[w_at].type.shape
-    groups = spec.anchor.attribute("group")
-    window = window_of(spec.anchor, spec.operands[x_at].type.shape, weight[2:])
-    if window.is_pointwise and groups == 1:
-        flat = spec.flattened()
-        if flat is not None:
-            return _pointwise(flat, machine)
-    *_, width, channels = spec.anchor.type.shape
-    outputs, lanes = channels // groups, machine.lanes
-    joined = grouping(groups, outputs, lanes)
-    supers, inputs = groups // joined, joined * weight[1]
-    blocks = -(-channels // lanes)
-    tile = choose_tile(width, blocks // supers if supers > 1 else blocks, prod(weight[1:]), machine)
-    tensors = spec.tensors()
-    wide = -(-width // tile.width) * tile.width
-    source, padded = windowed_input(tensors[x_at], window, (*spec.anchor.type.shape[1:-2], wide))
-    packed = te.placeholder(
-        (blocks, *weight[2:], inputs, lanes), spec.anchor.type.dtype, name="weights"
-    )
-    taps = [te.reduce_axis((0, k), name=f"tap{i}") for i, k in enumerate(weight[2:])]
-    deep = te.reduce_axis((0, inputs), name="deep")
-    per_super = channels // supers
-
-    def element(*index: Expr) -> Expr:
-        batch, *place, c = index
-        first = (c // per_super) * inputs if supers > 1 else 0
-        w = packed(c // lanes, *taps, deep, c % lanes)
-        return te.sum(source(batch, place, taps, first + deep) * w, axis=[*taps, deep])
-
-    shape = (*spec.anchor.type.shape[:-2], wide, blocks * lanes)
-    total = te.compute(shape, element, name="total")
-    first = biased(total, spec, tensors, bias_at)
-    result = spec.epilogue(tensors, first)
-    arguments: list[tuple[te.Tensor, Argument]] = [
-        (packed, Packed(w_at, _pack_conv(groups, joined, lanes)))
-    ]
-    if padded is not None:
-        arguments.append((padded, Scratch(nbytes(padded))))
-    return schedule_tile(spec, tensors, {w_at}, arguments, result, tile, lanes, padded)
-
-
-def _pointwise(spec: KernelSpec, machine: Machine) -> Scheduled:
-    """A 1x1 convolution is a matrix product over all positions."""
-    x_at, w_at, *bias_at = spec.anchor.inputs
-    outputs, inputs = spec.operands[w_at].type.shape[:2]
-
-    def pack(w: np.ndarray) -> np.ndarray:
-        return blocked(w.reshape(outputs, inputs), machine.lanes)
-
-    rows = spec.anchor.type.shape[0]
-    x = replace(spec.operands[x_at].type, shape=(rows, inputs))
-    operands = list(spec.operands)
-    operands[x_at] = replace(operands[x_at], type=x)
-    return product(replace(spec, operands=tuple(operands)), machine, pack, inputs, bias_at)
+    return packed
