@@ -56,6 +56,7 @@ def main() -> None:
     sqrt = np.sqrt
     rows: dict[str, tuple[Function, float, float, int, Function]] = {
         "_EXP": (_exp_rest, -half_ln2, half_ln2, 4, lambda r: r**2 / np.exp(r)),
+        "_EXP_SHORT": (_exp_rest, -half_ln2, half_ln2, 3, lambda r: r**2 / np.exp(r)),
         "_TANH": (lambda z: (np.tanh(sqrt(z)) / sqrt(z) - 1) / z, 1e-4, 0.625**2, 4, lambda z: z),
         "_ERF": (
             lambda z: _erf(sqrt(z)) / sqrt(z),

@@ -17,16 +17,31 @@ from typing import Any
 
 from tvm import te, tirx
 
-__all__ = ["erf", "exp", "expm1_negative", "gelu", "mish", "sigmoid", "softplus", "tanh"]
+__all__ = [
+    "bounded_exp",
+    "erf",
+    "exp",
+    "expm1_negative",
+    "gelu",
+    "mish",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "tanh",
+]
 
 Expr = Any
 
 _LOG2_E = 1.4426950408889634
+#: Added to a float32 below 2^22 it leaves the nearest whole number, plus 127, in the last bits.
+_ROUNDER = 1.5 * 2**23 + 127
 _LN2_HIGH = 0.693359375  # 355 / 512: nine bits, so n times it is exact
 _LN2_LOW = -2.12194440054690583e-4
 
 #: (e^r - 1 - r) / r^2 on |r| <= ln(2) / 2, relative to e^r: 3.1e-9.
 _EXP = (0.49999994, 0.166665211, 0.041668389, 0.00836871658, 0.00138145988)
+#: The same with one coefficient less: 1.0e-7.
+_EXP_SHORT = (0.499992311, 0.166671142, 0.0418901555, 0.00831252057)
 #: (tanh(x) / x - 1) / x^2 in x^2, |x| <= 0.625, relative to tanh: 4.1e-9.
 _TANH = (-0.333332837, 0.133314908, -0.0537434965, 0.0206505861, -0.0057170447)
 #: erf(x) / x in x^2, |x| <= 1, relative to erf: 4.0e-8.
@@ -51,6 +66,26 @@ def exp(x: Expr) -> Expr:
     return _split(te.max(te.min(x, _float(89.0)), _float(-104.0)), scaled)
 
 
+def bounded_exp(x: Expr) -> Expr:
+    """e^x for x in [-87, 87], at a half of `exp`'s price; e^-87 below, e^87 above.
+
+    The nearest whole number n to x / ln 2 is found by adding a large constant; its bits then make
+    the factor 2^n.
+    """
+
+    def scaled(x: Expr, shifted: Expr) -> Expr:
+        n = shifted - _float(_ROUNDER)
+        power = tirx.reinterpret(
+            "float32",
+            tirx.shift_left(tirx.reinterpret("int32", shifted), tirx.const(23, "int32")),
+        )
+        r = _let(n, lambda n: x - n * _LN2_HIGH - n * _LN2_LOW)
+        return _let(r, lambda r: _polynomial((1.0, 1.0, *_EXP_SHORT), r)) * power
+
+    bounded = te.max(te.min(x, _float(87.0)), _float(-87.0))
+    return _let(bounded, lambda x: _let(x * _LOG2_E + _float(_ROUNDER), lambda t: scaled(x, t)))
+
+
 def expm1_negative(x: Expr) -> Expr:
     """e^x - 1 where x <= 0, without cancellation near 0; 0 where x > 0."""
 
@@ -61,8 +96,13 @@ def expm1_negative(x: Expr) -> Expr:
 
 
 def sigmoid(x: Expr) -> Expr:
-    """1 / (1 + e^-x)."""
-    return 1.0 / (1.0 + exp(0.0 - x))
+    """1 / (1 + e^-x); what is below 2e-38 is 2e-38 or less."""
+    return 1.0 / (1.0 + bounded_exp(0.0 - x))
+
+
+def silu(x: Expr) -> Expr:
+    """The value times its own sigmoid, x / (1 + e^-x): one division and no product."""
+    return _let(x, lambda x: x / (1.0 + bounded_exp(0.0 - x)))
 
 
 def tanh(x: Expr) -> Expr:
@@ -70,7 +110,7 @@ def tanh(x: Expr) -> Expr:
 
     def of(x: Expr) -> Expr:
         near = _let(x * x, lambda z: x + x * z * _polynomial(_TANH, z))
-        far = _let(exp(-2.0 * te.abs(x)), lambda e: (1.0 - e) / (1.0 + e))
+        far = _let(bounded_exp(-2.0 * te.abs(x)), lambda e: (1.0 - e) / (1.0 + e))
         return _chosen(te.abs(x) <= 0.625, near, _signed(far, x))
 
     return _let(x, of)
@@ -82,7 +122,9 @@ def erf(x: Expr) -> Expr:
     def of(x: Expr) -> Expr:
         near = x * _let(x * x, lambda z: _polynomial(_ERF, z))
         # From 4 on erf rounds to 1.
-        far = 1.0 - exp(_let(te.min(te.abs(x), _float(4.0)), lambda a: _polynomial(_ERF_TAIL, a)))
+        far = 1.0 - bounded_exp(
+            _let(te.min(te.abs(x), _float(4.0)), lambda a: _polynomial(_ERF_TAIL, a))
+        )
         return _chosen(te.abs(x) <= 1.0, near, _signed(far, x))
 
     return _let(x, of)

@@ -112,6 +112,14 @@ def _divisor(b: Expr, dtype: str) -> Expr:
     return tirx.Select(tirx.EQ(b, constant(0, dtype)), constant(1, dtype), b)
 
 
+def _multiply(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
+    """A product; of a value and its own sigmoid, as networks write SiLU, in one formula."""
+    for x, gate in (inputs, inputs[::-1]):
+        if gate.op.name == "sigmoid" and list(gate.op.input_tensors) == [x]:
+            return compute(result.shape, lambda i, x=x: approximations.silu(x(*i)), "silu")
+    return _binary("fi", lambda a, b, dtype: a * b)(op, inputs, result)
+
+
 def _power(a: Expr, b: Expr, dtype: str) -> Expr:
     if dtype == "float32":
         return te.power(a, b)
@@ -297,7 +305,6 @@ ELEMENTWISE: dict[str, Callable[[Op, list[te.Tensor], TensorType], te.Tensor]] =
     "Max": _binary("fi", _logic(te.max)),
     "Min": _binary("fi", _logic(te.min)),
     "Mod": _binary("fi", _modulo),
-    "Mul": _binary("fi", lambda a, b, dtype: a * b),
     "Or": _binary("b", _logic(tirx.Or)),
     "PRelu": _binary("f", lambda a, b, dtype: tirx.Select(a >= 0.0, a, a * b)),
     "Pow": _binary("fi", _power),
@@ -318,5 +325,6 @@ ELEMENTWISE: dict[str, Callable[[Op, list[te.Tensor], TensorType], te.Tensor]] =
     "ThresholdedRelu": _parametric(
         lambda op, x: tirx.Select(x > number(op, "alpha"), x, constant(0, "float32"))
     ),
+    "Mul": _multiply,
     "Where": _where,
 }

@@ -263,8 +263,13 @@ def _exact(function: Any) -> Any:
 
 APPROXIMATED: dict[str, tuple[Any, Any]] = {
     "exp": (approximations.exp, _exact(lambda x: math.exp(x) if x < 700 else math.inf)),
+    "bounded_exp": (
+        approximations.bounded_exp,
+        _exact(lambda x: math.exp(max(min(x, 87), -87))),
+    ),
     "expm1_negative": (approximations.expm1_negative, _exact(lambda x: math.expm1(min(x, 0)))),
     "sigmoid": (approximations.sigmoid, _exact(lambda x: 1 / (1 + math.exp(-x)))),
+    "silu": (approximations.silu, _exact(lambda x: x / (1 + math.exp(-x)))),
     "softplus": (
         approximations.softplus,
         _exact(lambda x: max(x, 0) + math.log1p(math.exp(-abs(x)))),
