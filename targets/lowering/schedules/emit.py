@@ -126,16 +126,17 @@ def named(value: Expr) -> tuple[Expr, Stmt]:
 class Registers:
     """A small array of `count` vectors: in registers while every index into it is constant."""
 
-    def __init__(self, count: int, lanes: int, memory: Any = None) -> None:
+    def __init__(self, count: int, lanes: int, memory: Any = None, dtype: str = "float32") -> None:
         """An array; `made` is the statement that makes it.
 
         Args:
             count: vectors.
             lanes: elements of each.
             memory: where it lies instead, as a flat buffer.
+            dtype: of the elements.
         """
         shape = (count * lanes,)
-        own = tirx.decl_buffer(shape, "float32", "registers", scope="local")
+        own = tirx.decl_buffer(shape, dtype, "registers", scope="local")
         self.buffer = own if memory is None else memory
         self.made = tirx.AllocBuffer(self.buffer) if memory is None else None
         self.lanes = lanes
@@ -161,7 +162,7 @@ class Kernel:
         self.tensors = spec.tensors()
         self.known: dict[Any, Reader] = {}
         self._parameters: list[tuple[Any, Argument]] = []
-        skipped = set(unread) - {i for step in spec.steps[1:] for i in step.inputs}
+        skipped = set(unread) - {i for step in spec.after for i in step.inputs}
         for index, operand in enumerate(spec.operands):
             if operand.number is None and index not in skipped:
                 buffer = self.add(operand.type.shape, operand.type.dtype, Passed(index))
