@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from eecompile.artifact import content_digest, read_artifact
+from eecompile.hardware import usable_cores
+from eecompile.memory import Peak
 from tests.cli.calls import Call, content, copy_demo, edited, start
 
 VERBS = (
@@ -30,17 +33,23 @@ def test_help_of_every_verb_has_an_example(verb: str, call: Call) -> None:
     [
         ("check FILE", {"diagnostics"}),
         ("format FILE --check", {"file", "changed"}),
-        ("build FILE -o OUT", {"artifact", "exits", "policies", "max_abs_error", "unchanged"}),
+        (
+            "build FILE -o OUT",
+            {
+                *("artifact", "exits", "policies", "max_abs_error", "unchanged"),
+                *("threads", "memory"),
+            },
+        ),
         ("build FILE -o OUT --dry-run", {"artifact", "target", "exits", "steps"}),
         ("verify OUT", {"ok", "max_abs_error", "exits_agree", "files"}),
-        ("inspect OUT", {"model", "macs", "exits", "segments"}),
+        ("inspect OUT", {"model", "macs", "exits", "segments", "cores", "memory"}),
         ("inspect FILE", {"model", "macs", "exits", "segments"}),
         (
             "eval OUT --data TEST --samples 5",
             {
                 *("n", "accuracy", "full_depth_accuracy", "mean_macs_fraction", "policy"),
                 *("mean_latency_s", "p50_latency_s", "p99_latency_s", "full_depth_latency_s"),
-                *("mean_energy_j", "energy_provenance", "exits"),
+                *("mean_energy_j", "energy_provenance", "exits", "threads"),
             },
         ),
         ("targets", {"targets"}),
@@ -172,11 +181,64 @@ def test_a_value_set_on_the_command_line_holds_for_eval_too(call: Call, demo: Pa
     assert measured["full_depth_accuracy"] == report["test"]["full_depth_accuracy"]["value"]
 
 
-def test_titles_stand_on_a_line_of_their_own(call: Call, built: Path) -> None:
-    done = call("eval", built / "out", "--data", built / "digits.ee", "--samples", 20, "--quiet")
+@pytest.mark.parametrize(("threads", "words"), [(1, "one thread"), (3, "3 threads")])
+def test_titles_stand_on_a_line_of_their_own(
+    call: Call, built: Path, threads: int, words: str
+) -> None:
+    options = ("--data", built / "digits.ee", "--samples", 20, "--quiet", "--threads", threads)
+    done = call("eval", built / "out", *options)
     assert done.out.splitlines()[0] == (
-        "20 samples, policy quick; one thread, measured, exits and full depth in turn"
+        f"20 samples, policy quick; {words}, measured, exits and full depth in turn"
     )
+
+
+def test_latencies_say_how_many_threads_they_are_of(call: Call, demo: Path) -> None:
+    edited(demo, ("data uci", "target host { cores 1 } data uci"))
+    done = call("build", demo, "-o", demo.parent / "one", "--json")
+    assert (done.json["threads"], done.json["memory"]["threads"]) == (1, 1)
+    again = call("build", demo, "-o", demo.parent / "one")  # It is up to date: told as before.
+    assert "measured on one thread; decisions off" in again.out
+    options = ("--data", demo.parent / "test.npz", "--samples", 5, "--json")
+    assert call("eval", demo.parent / "one", *options).json["threads"] == 1
+    assert call("eval", demo.parent / "one", *options, "--threads", 2).json["threads"] == 2
+    costs = json.loads((demo.parent / "one" / "costs.json").read_text())
+    assert costs["threads"] == 1
+    assert read_artifact(demo.parent / "one").manifest.target.cores == 1
+
+
+def test_without_cores_in_the_file_an_artifact_is_for_all_there_are(
+    call: Call, built: Path
+) -> None:
+    assert read_artifact(built / "out").manifest.target.cores == usable_cores()
+    options = ("--data", built / "digits.ee", "--samples", 5, "--json")
+    assert call("eval", built / "out", *options).json["threads"] == usable_cores()
+
+
+def test_answers_do_not_depend_on_threads(call: Call, demo: Path, images: np.ndarray) -> None:
+    np.save(demo.parent / "x.npy", images[:3])
+    given = ("run", demo.parent / "out", "--input", demo.parent / "x.npy", "--json")
+    one, four = (call(*given, "--threads", threads).json["answers"] for threads in (1, 4))
+    for row, other in zip(one, four, strict=True):
+        assert row | {"latency_s": 0} == other | {"latency_s": 0}
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "1025", "two"])
+def test_impossible_threads_are_wrong_input(call: Call, demo: Path, threads: str) -> None:
+    np.save(demo.parent / "x.npy", np.zeros((1, 1, 8, 8), np.float32))
+    given = ("run", demo.parent / "out", "--input", demo.parent / "x.npy")
+    done = call(*given, "--threads", threads, "--json")
+    assert (done.status, done.ids) == (1, ["bad-argument"])
+
+
+def test_the_most_memory_it_takes_is_told(call: Call, demo: Path) -> None:
+    memory = call("inspect", demo.parent / "out", "--json").json["memory"]
+    assert memory["weights_bytes"] == (demo.parent / "out" / "weights.bin").stat().st_size
+    assert 8 * 8 * 4 < memory["activation_bytes"] < 1 << 20
+    assert memory["threads"] == usable_cores()
+    line = f"memory: {Peak.from_json(memory)}"
+    assert call("inspect", demo.parent / "out").out.splitlines()[1] == line
+    built = call("build", demo, "-o", demo.parent / "out")
+    assert line in built.out.splitlines()
 
 
 def test_features_of_the_processor_are_for_scripts(call: Call, built: Path) -> None:
