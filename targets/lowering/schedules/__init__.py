@@ -11,6 +11,7 @@ from eecompile.targets.lowering.schedules.matmul import matmul
 from eecompile.targets.lowering.schedules.normalise import normalisation
 from eecompile.targets.lowering.schedules.pooling import pool
 from eecompile.targets.lowering.schedules.reductions import reduction
+from eecompile.targets.lowering.schedules.winograd import chosen, winograd
 from eecompile.targets.lowering.spec import KernelSpec, Scheduled
 
 __all__ = ["schedule"]
@@ -31,7 +32,8 @@ def schedule(spec: KernelSpec, machine: Machine) -> Scheduled:
             weight = spec.operands[anchor.inputs[1]].type.shape
             if groups > 1 and weight[1] == 1:
                 return expanded(spec, machine) if spec.before else depthwise(spec, machine)
-            return conv(spec, machine)
+            tile = chosen(spec, machine)
+            return winograd(spec, machine, tile) if tile else conv(spec, machine)
     if anchor.kind == "MatMul" and anchor.type.dtype == "float32":
         product = matmul(spec, machine)
         if product is not None:
