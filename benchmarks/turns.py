@@ -17,6 +17,7 @@ import numpy as np
 __all__ = ["Ratio", "Turns", "ratio", "settle", "take_turns"]
 
 Call = Callable[[], object]
+Clock = Callable[[], float]
 
 #: Seconds of calls that make a turn, and the fewest and most calls it may be.
 _TURN_S = 0.02
@@ -70,6 +71,7 @@ def take_turns(
     every: Mapping[str, int] | None = None,
     *,
     settled: bool = False,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Turns]:
     """Every side's latencies over `rounds` rounds, in the order given, then reversed, and so on.
 
@@ -78,6 +80,7 @@ def take_turns(
         rounds: turns of each side.
         every: name -> it has a turn in every n-th round only (default 1).
         settled: wait before each turn until no thread runs any more.
+        clock: seconds now.
 
     >>> found = take_turns({"a": lambda: None, "b": lambda: None}, 4, {"b": 2})
     >>> [len(row) > 0 for row in found["b"].latencies]
@@ -93,7 +96,7 @@ def take_turns(
                 continue
             if settled:
                 settle()
-            rows[name].append(_turn(sides[name], counts[name]))
+            rows[name].append(_turn(sides[name], counts[name], clock))
     return {name: Turns(tuple(found)) for name, found in rows.items()}
 
 
@@ -105,13 +108,13 @@ def _calls_of(call: Call) -> int:
     return int(min(max(calls, _CALLS[0]), _CALLS[1]))
 
 
-def _turn(call: Call, count: int) -> tuple[float, ...]:
+def _turn(call: Call, count: int, clock: Clock) -> tuple[float, ...]:
     call()
     times = []
     for _ in range(count):
-        begun = time.perf_counter()
+        begun = clock()
         call()
-        times.append(time.perf_counter() - begun)
+        times.append(clock() - begun)
     return tuple(times)
 
 
