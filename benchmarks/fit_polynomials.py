@@ -20,7 +20,8 @@ from numpy.polynomial import Chebyshev, Polynomial
 Function = Callable[[Any], Any]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
-_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+#: Where erf is 1 but for half the distance to the float32 below.
+_ERF_END = 3.832506856900711
 
 
 def fit(
@@ -51,6 +52,11 @@ def _exp_rest(r: Any) -> Any:
     return np.where(np.abs(r) < 2e-3, 0.5 + r / 6 + r * r / 24, (np.expm1(r) - r) / safe**2)
 
 
+def _in_erf(t: Any) -> Any:
+    """The argument of erf whose square t stands for."""
+    return _ERF_END * np.sqrt((t + 1) / 2)
+
+
 def main() -> None:
     half_ln2 = math.log(2) / 2 * 1.0001
     sqrt = np.sqrt
@@ -59,13 +65,12 @@ def main() -> None:
         "_EXP_SHORT": (_exp_rest, -half_ln2, half_ln2, 3, lambda r: r**2 / np.exp(r)),
         "_TANH": (lambda z: (np.tanh(sqrt(z)) / sqrt(z) - 1) / z, 1e-4, 0.625**2, 4, lambda z: z),
         "_ERF": (
-            lambda z: _erf(sqrt(z)) / sqrt(z),
-            1e-8,
+            lambda t: _erf(_in_erf(t)) / _in_erf(t),
+            -1 + 1e-8,
             1.0,
-            5,
-            lambda z: sqrt(z) / _erf(sqrt(z)),
+            14,
+            lambda t: _in_erf(t) / _erf(_in_erf(t)),
         ),
-        "_ERF_TAIL": (lambda x: np.log(_erfc(x)), 1.0, 4.0, 6, _erfc),
         "_LOG1P": (
             lambda z: (2 * np.arctanh(sqrt(z)) / sqrt(z) - 2) / z,
             1e-6,
