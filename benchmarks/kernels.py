@@ -59,9 +59,9 @@ _RARELY = 3
 class Compared:
     """A peer's time and ours over it, or why there is none."""
 
-    latency_s: float = float("nan")
+    latency_s: float | None = None
     ratio: Ratio | None = None
-    error: float = float("nan")
+    error: float | None = None
     unavailable: str = ""
 
 
@@ -203,7 +203,7 @@ def _line(row: Row, peers: Sequence[str]) -> str:
     for peer in peers:
         found = row.peers[peer]
         text = "left out"
-        if found.ratio is not None:
+        if found.latency_s is not None and found.ratio is not None:
             low, middle, high = found.ratio.low, found.ratio.median, found.ratio.high
             text = f"{found.latency_s * 1e3:8.3f} {middle:5.2f} ({low:.2f} to {high:.2f})"
         columns.append(f"{text:<30}")

@@ -34,6 +34,9 @@ _SMALL_S = 2e-6
 #: Products an output below which a kernel loads more than it multiplies: 7x7 depthwise windows.
 _FEW_PRODUCTS = 49
 
+#: Products of 4 bytes moved, up to which weights are not used again: a dense layer on one row.
+_ONCE = 1.5
+
 #: Element-wise operators that take as long as tens of multiply-accumulates.
 _COSTLY = frozenset("Cos Div Erf Exp Gelu Log Mish Pow Sigmoid Sin Softplus Sqrt Tanh".split())
 
@@ -132,7 +135,8 @@ def profile(subject: Subject, limits: Limits) -> Profile:
     net = np.median(rows, axis=0) - [_call_s(use) for use, _ in kernels]
     layers = _layers([use for use, _ in kernels], np.maximum(net, 1e-9))
     lanes = machine("host").lanes
-    reasons = tuple(reason(layer, limits, lanes) for layer in layers[:5])
+    far = limits.bandwidth(compiled.weights.nbytes + compiled.functions[0].workspace_bytes)
+    reasons = tuple(reason(layer, limits, lanes, far) for layer in layers[:5])
     return Profile(subject.name, float(np.median(wholes)), tuple(layers), reasons, limits)
 
 
@@ -185,27 +189,33 @@ def _call_s(use: KernelUse) -> float:
     return _nothing(len(use.call.phases), len(use.call.arguments))
 
 
-def reason(layer: Layer, limits: Limits, lanes: int) -> str:
+def reason(layer: Layer, limits: Limits, lanes: int, far: float) -> str:
     """Why a layer takes the time it takes, by rules from its work, its bytes and its shape.
+
+    `far` is the bandwidth to where the network's weights lie, in bytes a second.
 
     >>> limits = Limits(1e11, ((2**40, 1e10),))
     >>> conv = Layer("y", ("Conv",), (1, 8, 8, 16), 1, 1e-3, 1.0, 47_000_000, 10_000, True)
-    >>> reason(conv, limits, 16)
+    >>> reason(conv, limits, 16, 1e10)
     '94 % of the measured peak: only fewer multiplications help'
     >>> add = Layer("y", ("Add",), (1, 8, 8, 16), 1, 1e-3, 1.0, 0, 9_000_000, True)
-    >>> reason(add, limits, 16)
+    >>> reason(add, limits, 16, 1e10)
     'memory-bound: 8789 KiB at 9.0 GB/s of 10 measured'
     """
     compute = 2 * layer.macs / limits.flops / layer.time_s
     rate = limits.bandwidth(layer.nbytes)
     memory = layer.nbytes / rate / layer.time_s
-    if compute >= 0.85:
-        return f"{100 * compute:.0f} % of the measured peak: only fewer multiplications help"
-    if memory >= 0.6 and memory > compute:
-        moved = f"{layer.nbytes / 1024:.0f} KiB at {layer.nbytes / layer.time_s / 1e9:.1f} GB/s"
-        return f"memory-bound: {moved} of {rate / 1e9:.0f} measured"
     if layer.time_s < _SMALL_S:
         return f"too small: {layer.time_s * 1e6:.1f} us a call go into starting and ending loops"
+    if compute > 1:
+        return f"{100 * compute:.0f} % of the peak in direct products: Winograd saves some already"
+    if compute >= 0.85:
+        return f"{100 * compute:.0f} % of the measured peak: only fewer multiplications help"
+    moved = f"{layer.nbytes / 1024:.0f} KiB at {layer.nbytes / layer.time_s / 1e9:.1f} GB/s"
+    if 0 < 4 * layer.macs <= _ONCE * layer.nbytes:
+        return f"every weight is used once: {moved} of {far / 1e9:.0f} measured for all weights"
+    if memory >= 0.6 and memory > compute:
+        return f"memory-bound: {moved} of {rate / 1e9:.0f} measured"
     outputs = prod(layer.shape)
     if layer.macs == 0:
         element = layer.time_s / outputs * 1e9
@@ -223,9 +233,11 @@ def reason(layer: Layer, limits: Limits, lanes: int) -> str:
     costly = [kind for kind in layer.operators[1:] if kind in _COSTLY]
     if costly:
         return f"{said}: {', '.join(costly)} of every output beside its products"
+    if "Conv" in layer.operators[1:]:
+        return f"{said}: a depthwise convolution inside, which loads as often as it multiplies"
     if layer.macs / outputs <= _FEW_PRODUCTS:
         each = f"{layer.macs / outputs:.0f} products an output"
         return f"{said}: {each}, so loads and stores take longer than multiplying"
-    if 2 * layer.macs / limits.flops < 10e-6:
+    if layer.time_s < 5 * _SMALL_S:
         return f"{said}: {layer.time_s * 1e6:.0f} us a call, too short to reach the peak"
-    return f"{said}: none of the known reasons (overhang of tiles, packing and padding are likely)"
+    return f"{said}: no rule explains it; overhang of tiles, packing and padding are left"
