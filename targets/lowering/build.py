@@ -1,4 +1,4 @@
-"""Step 6: from scheduled kernels and entry functions to an object file.
+"""Step 7: from scheduled kernels and entry functions to an object file.
 
 TVM's own last step wraps every function in its packed calling convention and turns buffers into
 calls of its runtime. Here kernels keep plain pointers as parameters, nothing is allocated but
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
 from eecompile.diagnostics import InternalError
-from eecompile.hardware import Machine
+from eecompile.hardware import Machine, usable_cores
 
-__all__ = ["Phase", "emit_assembly", "emit_object", "plain_phases", "target_of"]
+__all__ = ["Phase", "emit_assembly", "emit_objects", "plain_phases", "target_of"]
 
 #: Features that code may use only where the machine lists them, by architecture; LLVM's CPU models
 #: imply more than a virtual machine may show.
@@ -59,6 +60,14 @@ _OPTIONAL = {
     "aarch64": ["crc", "lse", "fullfp16", "dotprod", "rdm", "i8mm", "bf16", "sve"],
 }
 
+#: LLVM's own options, by architecture. Loads that are put together to become one `ldp` arrive long
+#: before they are needed and push accumulators out of their registers.
+_OPTIONS = {"aarch64": ("-misched-cluster:bool=false",)}
+
+#: Objects that kernels are divided among. Always as many, so that the library's bytes do not depend
+#: on the machine that builds it.
+_PARTS = 8
+
 
 def target_of(machine: Machine) -> tvm.target.Target:
     """TVM's target for a machine: its triple, CPU and exactly its features."""
@@ -66,8 +75,9 @@ def target_of(machine: Machine) -> tvm.target.Target:
     features = [f"+{name}" for name in machine.features]
     optional = _OPTIONAL.get(machine.arch, [])
     features += [f"-{name}" for name in optional if name not in machine.features]
+    options = {"cl-opt": list(_OPTIONS[machine.arch])} if machine.arch in _OPTIONS else {}
     return tvm.target.Target(
-        {"kind": "llvm", "mtriple": machine.triple, "mcpu": mcpu, "mattr": features}
+        {"kind": "llvm", "mtriple": machine.triple, "mcpu": mcpu, "mattr": features, **options}
     )
 
 
@@ -195,8 +205,17 @@ def _phase(lowered: tirx.PrimFunc, statements: Sequence[tirx.Stmt], symbol: str)
     return Phase(symbol, units, plain.with_attr("global_symbol", symbol))
 
 
-def emit_object(functions: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> bytes:
-    """Machine code of plain functions, as an object file."""
+def emit_objects(functions: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> list[bytes]:
+    """Machine code of plain functions, as object files; several cores generate it."""
+    # LLVM's own options belong to the process: who comes first would set and reset them for all.
+    cores = 1 if "cl-opt" in target.attrs else usable_cores()
+    items = list(functions.items())
+    parts = [dict(items[first::_PARTS]) for first in range(min(_PARTS, len(items)))]
+    with ThreadPoolExecutor(cores) as pool:
+        return list(pool.map(lambda part: _object(part, target), parts))
+
+
+def _object(functions: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> bytes:
     with tempfile.TemporaryDirectory(prefix="eecompile-") as folder:
         path = Path(folder) / "kernels.o"
         _compiled(functions, target).write_to_file(str(path), "o")

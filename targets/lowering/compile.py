@@ -15,7 +15,7 @@ from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine
 from eecompile.ir import Graph, TensorType
 from eecompile.targets.lowering.aot import Address, Call, Shared, entry_function
-from eecompile.targets.lowering.build import Phase, emit_object, plain_phases, target_of
+from eecompile.targets.lowering.build import Phase, emit_objects, plain_phases, target_of
 from eecompile.targets.lowering.errors import UnsupportedOperator
 from eecompile.targets.lowering.expansions import with_expansions
 from eecompile.targets.lowering.group import Group, group
@@ -187,10 +187,10 @@ def compile_functions(
         entries[symbol] = entry
     code = kernels.code()
     tell("generate code", 0, 1)
-    # Two objects, so that no kernel is inlined into an entry function: TVM gives every buffer of a
-    # kernel an alias class of its own, and one kernel's output is the next one's input. Inlined,
-    # the load would be free to move before the store.
-    objects = [emit_object(part, target) for part in (code, entries) if part]
+    # Objects of their own, so that no kernel is inlined into an entry function: TVM gives every
+    # buffer of a kernel an alias class of its own, and one kernel's output is the next one's input.
+    # Inlined, the load would be free to move before the store.
+    objects = [*emit_objects(code, target), *emit_objects(entries, target)]
     tell("link", 0, 1)
     library = link(objects, [*symbols, *(code if export_kernels else ())], machine)
     return CompiledLibrary(library, weights.blob(), tuple(functions))

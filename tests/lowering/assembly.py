@@ -164,12 +164,12 @@ def kernels_of(graph: Graph, machine: Machine) -> list[Kernel]:
     """The kernels a graph becomes, in order."""
     loops: dict[str, list[Loop]] = {}
 
-    def emitted(functions: Mapping[str, tirx.PrimFunc], where: target.Target) -> bytes:
+    def emitted(functions: Mapping[str, tirx.PrimFunc], where: target.Target) -> list[bytes]:
         loops.update(innermost_loops(emit_assembly(functions, where)))
-        return b""
+        return []
 
     with (
-        mock.patch.object(compile, "emit_object", emitted),
+        mock.patch.object(compile, "emit_objects", emitted),
         mock.patch.object(compile, "link", lambda *arguments: b""),
     ):
         plain = (*graph.inputs, *graph.outputs)
