@@ -167,7 +167,7 @@ def against_onnxruntime(folder: Path, data: Path, rounds: int = 300) -> None:
     peer = onnxruntime.InferenceSession(
         str(folder / "resnet56.onnx"), options, providers=["CPUExecutionProvider"]
     )
-    net = ee.load(folder / "onnx.artifact")
+    net = ee.load(folder / "onnx.artifact", threads=1)
     (name,) = (entry.name for entry in peer.get_inputs())
     images, _ = test_images(data, rounds)
     times: dict[str, list[float]] = {"onnxruntime": [], "full depth": [], "with exits": []}
@@ -227,7 +227,7 @@ def report(folder: Path, data: Path, samples: int) -> None:
             target = str(folder / f"{name}.artifact")
             found, _ = command(
                 "eval", target, "--data", test, "--policy", policy, "--samples", str(samples),
-                folder=folder,
+                "--threads", "1", folder=folder,
             )  # fmt: skip
             ratio = found["mean_latency_s"] / found["full_depth_latency_s"]
             print(

@@ -182,7 +182,7 @@ def _after_model() -> list[str]:
         "# Leave where the head is sure enough: thresholds are fitted so that the budget holds.",
         "policy quick { exit when confidence(max_softmax) budget accuracy drop <= 0.5 % }",
         "",
-        "# `eecompile targets` lists what can be built for.",
+        "# `eecompile targets` lists what can be built for; `cores` work together on one answer.",
         "target host { cores 1 }",
         "",
     ]
