@@ -1,4 +1,4 @@
-"""Step 5: one C function for each graph, that calls its kernels for sample after sample.
+"""Step 6: one C function for each graph, that calls its kernels for sample after sample.
 
     int32_t symbol(const int64_t *frame, int32_t thread, int32_t threads, void *team)
 

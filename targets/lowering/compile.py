@@ -23,6 +23,7 @@ from eecompile.targets.lowering.layout import LaidOut, lay_out
 from eecompile.targets.lowering.link import link
 from eecompile.targets.lowering.placing import Placed, place
 from eecompile.targets.lowering.plan import Use, aligned, plan_workspace
+from eecompile.targets.lowering.prologues import with_prologues
 from eecompile.targets.lowering.schedules import schedule
 from eecompile.targets.lowering.simplify import simplify
 from eecompile.targets.lowering.spec import (
@@ -321,7 +322,8 @@ def _called(graph: Graph, kernels: _Kernels) -> tuple[Placed, list[_Called]]:
     while True:
         placed = place(graph, dense)
         calls, refused = [], set()
-        for found in with_expansions(group(placed), placed.graph, kernels.machine).groups:
+        grouped = with_expansions(group(placed), placed.graph, kernels.machine)
+        for found in with_prologues(grouped, placed.graph).groups:
             spec, operands = spec_of(found, placed.graph, placed.views)
             try:
                 calls.append(_Called(found, operands, kernels.get(spec, found)))

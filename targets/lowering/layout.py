@@ -10,9 +10,11 @@ those of the memory layout, so that every later step sees plain dense tensors:
 3. Everything else reads and writes the source's layout.
 4. A picture flattened for a product with a constant matrix stays channels last; the matrix's rows
    move instead, when building.
-5. `Transpose` nodes stand where a value is needed in a layout it does not have, each at most once;
+5. A transpose whose result lies in memory already, channels last, is that: a network whose inputs
+   are channels last is not turned twice.
+6. `Transpose` nodes stand where a value is needed in a layout it does not have, each at most once;
    where they would only move dimensions of size 1 they are reshapes, which cost nothing.
-6. Plain values cross the graph's border in the source's layout. Others keep what they have.
+7. Plain values cross the graph's border in the source's layout. Others keep what they have.
 """
 
 from __future__ import annotations
@@ -265,16 +267,21 @@ class _Layouts:
         return self._add(replace(op, inputs=inputs, attributes=a), layout)
 
     def _transposed(self, op: Op) -> bool:
-        name = op.inputs[0]
+        (name,), (out,) = op.inputs, op.outputs
+        perm: Any = op.attributes["perm"]
+        order = channels_last(len(perm)) if self._is_last(name) else tuple(range(len(perm)))
+        composed = tuple(order.index(axis) for axis in perm)
+        if len(perm) >= 3 and out not in self.graph.outputs and name not in self.graph.constants:
+            last = tuple(composed[axis] for axis in channels_last(len(perm)))
+            if last == tuple(range(len(perm))):
+                # What the transpose makes is in memory already, channels last.
+                value = self._get(name, CHANNELS_LAST if self._is_last(name) else SOURCE)
+                self.have[out] = {CHANNELS_LAST: value}
+                return True
         if not self._is_last(name):
             return False
-        perm: Any = op.attributes["perm"]
-        order = channels_last(len(perm))
         value = self._get(name, CHANNELS_LAST)
-        composed = tuple(order.index(axis) for axis in perm)
-        self.have[op.outputs[0]] = {
-            SOURCE: self._transpose(value, composed, op.outputs[0], op.outputs[0])
-        }
+        self.have[out] = {SOURCE: self._transpose(value, composed, out, out)}
         return True
 
     def _reshaped(self, op: Op) -> bool:

@@ -1,4 +1,4 @@
-"""Step 7: from object files to a shared library, with whatever linker there is."""
+"""Step 8: from object files to a shared library, with whatever linker there is."""
 
 from __future__ import annotations
 

@@ -65,8 +65,10 @@ def block(
 
 
 def kernels(graph: Graph, target: Machine) -> list[tuple[str, ...]]:
+    """The operators of each kernel; how the input is turned around is another matter."""
     (function,) = compile_plain(graph, target).functions
-    return [use.operators for use in function.kernels if use.operators != ("Transpose",)]
+    words = [tuple(k for k in use.operators if k != "Transpose") for use in function.kernels]
+    return [word for word in words if word]
 
 
 @FEW

@@ -166,3 +166,20 @@ def test_patches_become_tokens_without_a_transpose() -> None:
     }}"""
     assert laid_out(text).count("Transpose") == 1
     assert worst_error(parse_graph(text), compile_plain(parse_graph(text))) < 2e-5
+
+
+def test_a_network_whose_pictures_are_channels_last_transposes_nothing() -> None:
+    text = f"""graph net(x: float32[1, 4, 5, 3]) -> (y: float32[1, 4, 5, 6]) {{
+        const w: float32[6, 3, 3, 3] = random(0)
+        const m: float32[1, 3, 1, 1] = random(1)
+        t: float32[1, 3, 4, 5] = Transpose(x; perm=(0, 3, 1, 2))
+        n: float32[1, 3, 4, 5] = Sub(t, m)
+        c: float32[1, 6, 4, 5] = Conv(n, w; {CONV})
+        r: float32[1, 6, 4, 5] = Relu(c)
+        y: float32[1, 4, 5, 6] = Transpose(r; perm=(0, 2, 3, 1))
+    }}"""
+    # The reshape says that the output has the convolution's memory.
+    assert laid_out(text) == ["Sub", "Conv", "Relu", "Reshape"]
+    (function,) = compile_plain(parse_graph(text)).functions
+    assert [use.operators for use in function.kernels] == [("Sub",), ("Conv", "Relu")]
+    assert worst_error(parse_graph(text), compile_plain(parse_graph(text))) < 2e-5
