@@ -18,40 +18,110 @@ from tvm import s_tir, te, tirx
 from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine
 from eecompile.targets.lowering.layout import ELEMENTWISE
+from eecompile.targets.lowering.schedules.emit import Kernel, element, in_vectors, parallel
 from eecompile.targets.lowering.schedules.tiled import nbytes, vectorize_innermost
 from eecompile.targets.lowering.spec import KernelSpec, Output, Passed, Scheduled, Scratch
 
 __all__ = ["loops", "stages"]
 
 Expr = Any
+Stmt = Any
+
+#: Operators whose vectors are vectors of their inputs, or single elements of them.
+_WHOLE = ELEMENTWISE | {"Expand", "Gather", "Reshape", "Slice", "Transpose"}
+#: Elements of a long row that are one unit of work.
+_PART = 2048
 
 
 def loops(spec: KernelSpec, machine: Machine) -> Scheduled:
     """A kernel by the definitions of its operators."""
-    spec = _one_dimensional(spec)
+    spec = _merged(spec)
     tensors = spec.tensors()
     first = spec.expression(0, spec.anchor, tensors)
-    return stages(spec, tensors, spec.epilogue(tensors, first), machine)
+    result = spec.epilogue(tensors, first)
+    order = _topological([result])
+    kept = isinstance(result.op.body[0], tirx.Reduce) or any(
+        _is_kept(tensor, order) for tensor in order if tensor is not result
+    )
+    if spec.anchor.kind in _WHOLE and 0 not in spec.result.shape and not kept:
+        return _one_pass(spec, machine)
+    return stages(spec, tensors, result, machine)
 
 
-def _one_dimensional(spec: KernelSpec) -> KernelSpec:
-    """Element-wise operators of equal shapes see one long row."""
-    shape = spec.result.shape
-    if not spec.is_dense or len(shape) < 2:
-        return spec
+def _one_pass(spec: KernelSpec, machine: Machine) -> Scheduled:
+    """Every element by itself, rows in vectors.
+
+    ::
+
+        for i: for j: y[i, j] = f(x[i, j])
+        ->  parallel i: for v: y[i, v * L .. + L] = f(x[i, v * L .. + L]);  shorter vectors
+    """
+    kernel = Kernel(spec)
+    first = spec.expression(0, spec.anchor, kernel.tensors)
+    *outer, last = spec.result.shape or (1,)
+    part = _PART if last > _PART else last
+    whole, rest = divmod(last, part)
+
+    def anchor(*at: Expr) -> Expr:
+        return element(first, at, kernel.known)
+
+    def over(count: int, start: int, extent: int) -> Stmt:
+        def unit(place: list[Expr]) -> Stmt:
+            *at, number = place
+
+            def one(c: Expr) -> Stmt:
+                index = [*at, number * part + start + c] if spec.result.shape else []
+                return kernel.write(index, anchor)
+
+            return in_vectors(extent, machine.lanes, one)
+
+        return parallel((*outer, count), unit)
+
+    phases = [over(whole, 0, part)]
+    if rest:
+        phases.append(over(1, whole * part, rest))
+    scheduled = kernel.finished(*phases)
     if any(step.kind not in ELEMENTWISE for step in spec.steps):
+        return scheduled
+    same = (
+        index
+        for index, operand in enumerate(spec.operands)
+        if operand.number is None and operand.type == spec.result
+    )
+    return replace(scheduled, in_place=tuple(same))
+
+
+def _merged(spec: KernelSpec) -> KernelSpec:
+    """Neighbouring dimensions that every operand has, or has not, become one.
+
+    Before -> after: ``f32[1, 8, 8, 64] + f32[64]``, ``f32[64, 64] + f32[1, 64]``.
+    """
+    shape = spec.result.shape
+    if not spec.is_dense or len(shape) < 2 or 0 in shape:
+        return spec
+    if any(step.kind not in ELEMENTWISE or step.type.shape != shape for step in spec.steps):
         return spec
     if any(step.attribute("axis") is not None for step in spec.steps):
         return spec
-    flat = {shape: (prod(shape),)}
-    for operand in spec.operands:
-        if operand.type.shape not in flat:
-            if operand.type.size != 1:
-                return spec
-            flat[operand.type.shape] = (1,)
-    return KernelSpec(
-        tuple(replace(o, type=replace(o.type, shape=flat[o.type.shape])) for o in spec.operands),
-        tuple(replace(s, type=replace(s.type, shape=flat[shape])) for s in spec.steps),
+    padded = [(1,) * (len(shape) - len(o.type.shape)) + o.type.shape for o in spec.operands]
+    runs: list[list[int]] = []
+    for axis in (axis for axis, extent in enumerate(shape) if extent != 1):
+        has = [own[axis] != 1 for own in padded]
+        if runs and [own[runs[-1][-1]] != 1 for own in padded] == has:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+
+    def over(own: Sequence[int]) -> tuple[int, ...]:
+        return tuple(prod(own[axis] for axis in run) for run in runs or [[0]])
+
+    return replace(
+        spec,
+        operands=tuple(
+            replace(o, type=replace(o.type, shape=over(own)))
+            for o, own in zip(spec.operands, padded, strict=True)
+        ),
+        steps=tuple(replace(s, type=replace(s.type, shape=over(shape))) for s in spec.steps),
     )
 
 
@@ -82,6 +152,7 @@ def stages(
                 _reduction(sch, block, machine)
             elif sch.get_loops(block):
                 vectorize_innermost(sch, block, machine.lanes)
+                _share(sch, sch.get_loops(block)[:-1])
     return Scheduled(sch.mod["main"], tuple(argument for _, argument in pairs))
 
 
@@ -144,9 +215,17 @@ def _reduction(sch: Any, block: Any, machine: Machine) -> None:
         width = next((w for w in (machine.lanes, 8, 4) if extent % w == 0), 1)
         if width > 1:
             outer, lane = sch.split(places[-1], [None, width])
-            sch.reorder(*places[:-1], outer, *sums, lane)
+            places[-1] = outer
+            sch.reorder(*places, *sums, lane)
             sch.vectorize(lane)
+    _share(sch, places)
     sch.decompose_reduction(block, sums[0])
+
+
+def _share(sch: Any, places: Sequence[Any]) -> None:
+    """Gives the iterations of the outer loops to all threads."""
+    if places:
+        sch.parallel(sch.fuse(*places))
 
 
 def _reads_along(stmt: Any, var: Any) -> bool:
