@@ -110,7 +110,7 @@ def candidates(window: Window, shape: Sequence[int], machine: Machine) -> list[S
     >>> window = Window((56, 56), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1))
     >>> machine = Machine("m", "x86_64-linux-gnu", lanes=16, registers=32)
     >>> candidates(window, (1, 56, 56, 144), machine)[0]
-    SlidingTile(rows=2, columns=4, vectors=9)
+    SlidingTile(rows=4, columns=3, vectors=9)
     """
     height, width = shape[-3], shape[-2]
     most = max(1, min(4, height // _UNITS if _is_streamed(window, shape, machine) else height))
@@ -118,7 +118,7 @@ def candidates(window: Window, shape: Sequence[int], machine: Machine) -> list[S
         (rows, wide): _cost(window, height, width, rows, wide, machine)
         for rows in range(1, most + 1)
         for wide in range(1, min(width, machine.registers) + 1)
-        if rows * wide < machine.registers
+        if rows * wide <= max(1, machine.registers * 3 // 4)
     }
     best = sorted(costs, key=lambda tile: (costs[tile], tile))[:6]
     return [SlidingTile(rows, wide, _walk(window, shape, rows, machine)) for rows, wide in best]
