@@ -162,23 +162,21 @@ def _prepared(
         return work, []
     memory = work.input.buffer(strip)
 
-    def write(i: Expr, x: Expr, c: Expr) -> Stmt:
-        value = work.input.read(n, [first + i], x, c)
-        return tirx.BufferStore(memory, value, [(i * width + x) * pitch + c])
+    places = count * width
+    if shape.rest:
+        places = tirx.min(places, shape.rows * width + shape.rest - first * width)
 
-    def place(i: Expr, x: Expr) -> Stmt:
-        return in_vectors(shape.inputs, lanes, lambda c: write(i, x, c))
+    def place(i: Expr) -> Stmt:
+        def write(c: Expr) -> Stmt:
+            value = work.input.read(n, [first], i, c)
+            return tirx.BufferStore(memory, value, [i * pitch + c])
 
-    def row(i: Expr) -> Stmt:
-        wide = width
-        if shape.rest:
-            wide = tirx.Select(first + i < shape.rows, width, shape.rest)
-        return _serial(wide, lambda x: place(i, x))
+        return in_vectors(shape.inputs, lanes, write)
 
     def read(n: Expr, at: Sequence[Expr], x: Expr, c: Expr) -> Expr:
         return tirx.BufferLoad(memory, [((at[0] - first) * width + x) * pitch + c])
 
-    return replace(work, input=Input(read)), [_serial(count, row)]
+    return replace(work, input=Input(read)), [_serial(places, place)]
 
 
 def _serial(extent: Expr, body: Callable[[Expr], Stmt]) -> Stmt:
@@ -374,10 +372,14 @@ def _seen(axis: int, top: Expr, shape: Shape) -> tuple[Expr, Expr]:
     last = (places - 1) * window.strides[axis] - begin + (kernel - 1) * apart
     if (kernel == 1 and window.is_unpadded) or (begin <= 0 and last < extent):
         return 0, kernel
+    # NOTE: TVM makes a division by a negative number of one whose dividend falls with the row, and
+    # compiles that wrongly: what is divided grows with the row, and is never negative.
+    ahead, beyond = -(-begin // apart), -(-(begin + extent) // apart)
     first: Expr = 0
     if begin > 0:
-        first = tirx.max(0, tirx.floordiv(apart - 1 - top, apart))
-    behind = tirx.min(kernel, tirx.floordiv(extent - 1 - top, apart) + 1)
+        first = tirx.max(0, ahead - tirx.floordiv(top + ahead * apart, apart))
+    past = tirx.floordiv(top + (beyond * apart - extent), apart)
+    behind = tirx.min(kernel, beyond - past)
     return first, tirx.max(0, behind - first)
 
 
