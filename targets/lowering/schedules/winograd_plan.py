@@ -1,4 +1,9 @@
-"""How a convolution is cut into strips of tiles, and what that is estimated to cost."""
+"""How a convolution is cut into strips of tiles, and what that is estimated to cost.
+
+On the machine of boards/host.toml, over 20 shapes from 3 to 1024 channels and 4 to 112 pixels, the
+estimates name the fastest of direct, F(2x2) and F(4x4) for 16; what they name takes 1.04 of its
+time on average. Large images are underestimated by up to a half, whatever the algorithm.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from eecompile.hardware import Machine
 from eecompile.targets.lowering.schedules.tiles import choose_tile
 from eecompile.targets.lowering.schedules.winograd_points import Transform, transform
 
-__all__ = ["Plan", "Problem", "best_plan", "direct_cost", "plan_cost"]
+__all__ = ["Plan", "Problem", "best_plan", "direct_cost", "plan_cost", "plans"]
 
 #: Vectors of weights that come from beyond the second cache cost so many multiply-adds where
 #: nothing hides it, and this share of it where products do. Source: 25 GB/s against 0.275 ns for a
@@ -137,16 +142,17 @@ class Plan:
 
 def best_plan(problem: Problem, machine: Machine, tile: int) -> Plan:
     """The plan of least estimated cost."""
-    return min(_plans(problem, machine, tile), key=lambda plan: plan_cost(plan, machine))
+    return min(plans(problem, machine, tile), key=lambda plan: plan_cost(plan, machine))
 
 
-def _plans(problem: Problem, machine: Machine, tile: int) -> Iterator[Plan]:
+def plans(problem: Problem, machine: Machine, tile: int) -> Iterator[Plan]:
+    """Plans worth an estimate."""
     t, lanes = transform(tile), machine.lanes
     down, across = (-(-extent // tile) for extent in problem.result[1:3])
     vectors = problem.vectors(lanes)
     for rows, columns in _strips(down, across):
         for blocks in (b for b in range(1, min(vectors, 8) + 1) if vectors % b == 0):
-            widest = (machine.registers - 1 - blocks) // blocks
+            widest = (machine.tile_registers - 1 - blocks) // blocks
             for width in _widths(rows * columns, widest):
                 for fused in (True, False):
                     yield Plan(problem, t, lanes, rows, columns, width, blocks, fused)
@@ -220,9 +226,9 @@ def _point_cost(plan: Plan, machine: Machine) -> float:
     for width, count in ((plan.width, full), (rest, 1)):
         if width and count:
             step = max(width * blocks, (width + blocks) * 0.55, 2 * machine.fma_latency)
-            step += 2 * source * width / plan.lanes
+            step += 2 * source * width / plan.lanes + 0.15 * blocks
             cost += count * (channels * step + 3 * width * blocks)
-    again = full + bool(rest) - 1 if slab > machine.l1_bytes // 2 else 0
+    again = full + bool(rest) - 1 if slab > machine.l1_bytes // 4 else 0
     return cost + channels * blocks * (reload + _RELOAD * again)
 
 

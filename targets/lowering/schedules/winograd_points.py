@@ -97,14 +97,14 @@ class Transform:
 
         Roundings are taken as independent: their number grows with the transforms' lengths and
         their sum's with the square root of the channels' number (Higham and Mary, A New Approach
-        to Probabilistic Rounding Error Analysis, SISC 2019), and 4 standard deviations are allowed
-        over the outputs' own. The worst case, ``growth * channels * (2n + channels)`` roundings
+        to Probabilistic Rounding Error Analysis, SISC 2019); twice their standard deviation over
+        the outputs' is allowed. The worst case, ``growth * channels * (2n + channels)`` roundings
         over max |input| * max |weight|, is not met by networks.
 
         >>> transform(2).error_bound(64) < 2e-6 < transform(4).error_bound(512) < 1e-5
         True
         """
-        return 4 * _UNIT_ROUNDOFF * self.amplification * sqrt((2 * self.size + channels / 2) / 3)
+        return 2 * _UNIT_ROUNDOFF * self.amplification * sqrt((2 * self.size + channels / 2) / 3)
 
 
 @cache
