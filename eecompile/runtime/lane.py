@@ -14,7 +14,7 @@ from eecompile.memory import plan_network
 from eecompile.packing import aligned as padded
 from eecompile.runtime.library import Code, Library, Team, aligned
 
-__all__ = ["Call", "Lane"]
+__all__ = ["Call", "Chain", "Lane"]
 
 #: Multiply-accumulates that are worth a team where a function's phases alone are not: a core takes
 #: some 20 us for them, a thread that sleeps 5 to 50 us to wake.
@@ -41,17 +41,13 @@ class Call:
             *(type_.nbytes for _, type_ in (*function.inputs, *function.outputs)),
         )
         self._place = ctypes.c_void_p(ctypes.addressof(self._frame))
-        # Phase by phase; ctypes is quickest with what is converted already.
-        self._run: Code = code
-        self._arguments: tuple[Any, ...] = (
-            self._place,
-            ctypes.c_int32(0),
-            ctypes.c_int32(1),
-            ctypes.c_void_p(),
-        )
-        if team is not None and function.threads > 1:
-            threads = ctypes.c_int32(min(team.threads, function.threads))
-            self._run, self._arguments = team.run, (team.handle, threads, code, self._place)
+        self._run, self._arguments = _leading(code, self._place, team, function.threads)
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Addresses of its code and of its frame."""
+        code: Any = self._code
+        return ctypes.cast(code, ctypes.c_void_p).value or 0, ctypes.addressof(self._frame)
 
     def one(self) -> None:
         """Run it on the first sample."""
@@ -82,6 +78,40 @@ class Call:
 
     def _fail(self, status: int) -> None:
         raise InternalError(f"compiled function {self.function.symbol} returned {status}")
+
+
+class Chain:
+    """Calls one after the other on the first sample, as one call: Python is asked once."""
+
+    __slots__ = ("_arguments", "_calls", "_frame", "_run")
+
+    def __init__(self, chain: Code, calls: Sequence[Call], team: Team | None = None) -> None:
+        """`chain` is the library's code for it; the calls' lane is for single samples only."""
+        self._calls = tuple(calls)  # Their frames must live as long as this one.
+        places = [place for call in calls for place in call.places]
+        self._frame = (ctypes.c_int64 * (1 + len(places)))(len(calls), *places)
+        frame = ctypes.c_void_p(ctypes.addressof(self._frame))
+        self._run, self._arguments = _leading(
+            chain, frame, team, max((call.function.threads for call in calls), default=1)
+        )
+
+    def one(self) -> None:
+        """Run them."""
+        if status := self._run(*self._arguments):
+            names = " or ".join(call.function.symbol for call in self._calls)
+            raise InternalError(f"compiled function {names} returned {status}")
+
+
+def _leading(
+    code: Code, frame: ctypes.c_void_p, team: Team | None, threads: int
+) -> tuple[Code, tuple[Any, ...]]:
+    """What runs a function phase by phase, and its arguments.
+
+    ctypes is quickest with what is converted already.
+    """
+    if team is None or threads < 2:
+        return code, (frame, ctypes.c_int32(0), ctypes.c_int32(1), ctypes.c_void_p())
+    return team.run, (team.handle, ctypes.c_int32(min(team.threads, threads)), code, frame)
 
 
 class Lane:

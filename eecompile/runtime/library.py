@@ -78,6 +78,18 @@ class Library:
         code.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p]
         return code
 
+    def chain(self) -> Code:
+        """The code that runs several functions one after the other, see team.c.
+
+        Raises:
+            CompileErrors: the library has none.
+        """
+        try:
+            code: Code = self._loaded.eecompile_chain
+            return code
+        except AttributeError as error:
+            raise self._bad(f"`{Path(self.name).name}` has no code for teams: {error}") from error
+
     def memory(self, nbytes: int) -> np.ndarray:
         """Aligned bytes for the functions to work in.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 
@@ -19,7 +19,7 @@ from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
 from eecompile.runtime.answers import Answer, BatchAnswer
 from eecompile.runtime.batch import Results, run_chunk, values_needed_after
 from eecompile.runtime.inputs import Inputs, as_batch, as_mapping, bad_argument, normalized
-from eecompile.runtime.lane import Call, Lane
+from eecompile.runtime.lane import Call, Chain, Lane
 from eecompile.runtime.library import Library
 from eecompile.runtime.runner import batch_inputs, chunk_size
 
@@ -108,7 +108,12 @@ class Session:
         self._segments: list[tuple[Call, int]] = [
             (self._lane.calls[segment.symbol], segment.macs) for segment in network.segments
         ]
+        self._all = Chain(self.library.chain(), [call for call, _ in self._segments], self._team)
         self._stops = [_Stop(exit_, self._lane) for exit_ in network.exits]
+        self._network_macs = network.macs
+        self._last_outputs = [
+            (name, self._lane.values[name]) for name, _ in network.segments[-1].outputs
+        ]
         self._needed = values_needed_after(network)
         self._chunk = chunk_size(network.inputs, network.functions(), threads)
         self._batch_lane: Lane | None = None
@@ -204,15 +209,19 @@ class Session:
         Raises:
             CompileErrors: `x` is not that.
         """
+        policy = self._policy
+        if policy is None:
+            return self.full_depth(x, normalize=normalize)
         start = perf_counter()
         self._take(x, normalize)
-        return self._answer(self._policy, start)
+        return self._answer(policy, start)
 
     def full_depth(self, x: Inputs, *, normalize: bool = False) -> Answer:
         """The network's own answer for one sample: decisions off, no exit head runs."""
         start = perf_counter()
         self._take(x, normalize)
-        return self._answer(None, start)
+        self._all.one()
+        return self._final(len(self._segments), 0, self._network_macs, start)
 
     def run_batch(self, x: Inputs, *, normalize: bool = False) -> BatchAnswer:
         """The answers for n samples, each leaving at its own exit; what stays goes on together.
@@ -248,22 +257,26 @@ class Session:
 
     def _take(self, x: Inputs, normalize: bool) -> None:
         """Copy one sample into the lane; this also aligns it and makes it dense."""
+        if not normalize and len(self._inputs) == 1:
+            ((_, _, memory),) = self._inputs
+            # What is as it should be needs no looking into, which takes longer than copying it.
+            if type(x) is np.ndarray and x.shape == memory.shape and x.dtype == memory.dtype:
+                memory[:] = x
+                return
         given = self._raw(x) if normalize else x
         arrays: Mapping[str, np.ndarray] = as_mapping(given, self._network.inputs)
         for name, type_, memory in self._inputs:
             memory[:] = as_batch(name, type_, arrays[name], single=True)
 
-    def _answer(self, policy: ExitPolicy | None, start: float) -> Answer:
+    def _answer(self, policy: ExitPolicy, start: float) -> Answer:
         segments_run = heads_run = macs = 0
         last = len(self._stops)
-        due, state = last, None
-        if policy is not None:
-            due, state = policy.first(), policy.start(1)
+        due, state = policy.first(), policy.start(1)
         for index, (call, cost) in enumerate(self._segments):
             call.one()
             segments_run += 1
             macs += cost
-            if index != due or index == last or policy is None:
+            if index != due or index == last:
                 continue
             stop = self._stops[index]
             for head in stop.calls:
@@ -276,12 +289,15 @@ class Session:
                 return self._made(index, logits, segments_run, heads_run, macs, start)
             if not index < due <= last:
                 raise InternalError(f"policy {policy.kind} asked for exit {due} after {index}")
-        outputs = {
-            name: self._lane.values[name].copy() for name, _ in self._network.segments[-1].outputs
-        }
+        return self._final(segments_run, heads_run, macs, start)
+
+    def _final(self, segments_run: int, heads_run: int, macs: int, start: float) -> Answer:
+        """The network's own answer."""
+        outputs = {name: values.copy() for name, values in self._last_outputs}
         logits = outputs[self._network.output][0]
         if self._network.classes is not None:
             logits = logits.reshape(-1)
+        last = len(self._stops)
         return self._made(last, logits, segments_run, heads_run, macs, start, outputs)
 
     def _made(

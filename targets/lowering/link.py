@@ -21,6 +21,7 @@ _TEAM_SYMBOLS = (
     "eecompile_team_close",
     "eecompile_team_run",
     "eecompile_team_samples",
+    "eecompile_chain",
 )
 
 

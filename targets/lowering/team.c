@@ -258,3 +258,17 @@ int32_t eecompile_team_samples(
     team->places = places;
     return lead(team, threads);
 }
+
+/* Functions one after the other, as one function. Frame: how many, then code and frame of each.
+ * Returns the first status that is not 0. */
+int32_t eecompile_chain(const int64_t *frame, int32_t thread, int32_t threads, void *team) {
+    int32_t status = 0;
+    for (int64_t i = 0; i < frame[0]; i++) {
+        function_t function = (function_t)(intptr_t)frame[1 + 2 * i];
+        const int64_t *own = (const int64_t *)(intptr_t)frame[2 + 2 * i];
+        int32_t found = function(own, thread, threads, team);
+        if (!status) status = found;
+        if (threads > 1) eecompile_team_wait(team);
+    }
+    return status;
+}

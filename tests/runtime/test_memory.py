@@ -33,9 +33,9 @@ def networks(draw: st.DrawFn) -> tuple[tuple[Value, ...], tuple[Function, ...]]:
     for step in range(draw(st.integers(1, 8))):
         read = draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True))
         made = tuple(value(f"v{step}.{i}") for i in range(draw(st.integers(1, 3))))
-        sizes = [draw(st.sampled_from([0, 64, 100, 4096])) for _ in range(2)]
+        shared, own = (draw(st.sampled_from([0, 64, 100, 4096])) for _ in range(2))
         threads = draw(st.integers(1, 5))
-        functions.append(Function(f"f{step}", tuple(read), made, *sizes, threads, 1))
+        functions.append(Function(f"f{step}", tuple(read), made, shared, own, threads, 1))
         known += made
     return inputs, tuple(functions)
 

@@ -100,6 +100,12 @@ def inputs(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, 4)).astype(np.float32)
 
 
+#: A Python function that machine code can call.
+CODE = ctypes.CFUNCTYPE(
+    ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p
+)
+
+
 class CountingLibrary(Library):
     """Counts calls and samples on the caller's side of every function."""
 
@@ -110,12 +116,11 @@ class CountingLibrary(Library):
     def function(self, function: Function) -> Code:
         code = super().function(function)
 
-        def counted(frame: ctypes.c_void_p, *arguments: Any) -> int:
-            count = ctypes.cast(frame, ctypes.POINTER(ctypes.c_int64))[0]
-            self.calls.append((function.symbol, count))
+        def counted(frame: int, *arguments: Any) -> int:
+            self.calls.append((function.symbol, ctypes.c_int64.from_address(frame).value))
             return code(frame, *arguments)
 
-        return counted
+        return CODE(counted)
 
 
 def counters(library: Library) -> dict[str, tuple[int, int]]:
