@@ -5,13 +5,14 @@ The only package that imports TVM. What it makes needs neither TVM nor Python.
 
 from __future__ import annotations
 
-from eecompile.targets.lowering.compile import (
+from eecompile.targets.lowering.compile import compile_functions
+from eecompile.targets.lowering.errors import UnsupportedOperator
+from eecompile.targets.lowering.library import (
     CompiledFunction,
     CompiledLibrary,
     KernelUse,
-    compile_functions,
+    Tuned,
 )
-from eecompile.targets.lowering.errors import UnsupportedOperator
 from eecompile.targets.lowering.link import Linker, find_linkers
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "CompiledLibrary",
     "KernelUse",
     "Linker",
+    "Tuned",
     "UnsupportedOperator",
     "compile_functions",
     "find_linkers",

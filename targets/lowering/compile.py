@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import tvm
@@ -13,7 +14,7 @@ from tvm import tirx
 from eecompile.cost import graph_macs, op_macs
 from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine
-from eecompile.ir import Graph, TensorType
+from eecompile.ir import Graph
 from eecompile.targets.lowering.aot import Address, Call, Shared, entry_function
 from eecompile.targets.lowering.build import Phase, emit_objects, plain_phases, target_of
 from eecompile.targets.lowering.errors import UnsupportedOperator
@@ -21,12 +22,14 @@ from eecompile.targets.lowering.expansions import with_expansions
 from eecompile.targets.lowering.fuse_gelu import fuse_gelu
 from eecompile.targets.lowering.fuse_norms import fuse_norms
 from eecompile.targets.lowering.group import Group, group
+from eecompile.targets.lowering.identity import kernel_key
 from eecompile.targets.lowering.layout import LaidOut, lay_out
+from eecompile.targets.lowering.library import CompiledFunction, CompiledLibrary, KernelUse, Tuned
 from eecompile.targets.lowering.link import link
 from eecompile.targets.lowering.placing import Placed, place
 from eecompile.targets.lowering.plan import Use, aligned, plan_workspace
 from eecompile.targets.lowering.prologues import with_prologues
-from eecompile.targets.lowering.schedules import schedule
+from eecompile.targets.lowering.schedules import Choice, choices, schedule
 from eecompile.targets.lowering.simplify import simplify
 from eecompile.targets.lowering.spec import (
     Argument,
@@ -41,73 +44,25 @@ from eecompile.targets.lowering.spec import (
 from eecompile.targets.lowering.strides import StridesLost, strided
 from eecompile.targets.lowering.weights import WeightPool
 
-__all__ = ["CompiledFunction", "CompiledLibrary", "KernelUse", "compile_functions"]
+__all__ = ["KernelCount", "compile_functions", "kernel_counts"]
 
 Progress = Callable[[str, int, int], None]
 
+#: Every kernel scheduled by estimates.
+_NO_CHOICES: Mapping[str, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
-class KernelUse:
-    """A kernel call of a function.
+class KernelCount:
+    """A kernel of some graphs, and how many times they use it.
 
     Attributes:
-        symbol: the kernel's name; uses that compute the same share it.
-        operators: what it computes, the operator that its schedule is chosen by first.
-        output: the value it computes, by its name in the network.
-        shape: of that value in memory.
-        macs: multiply-accumulates of one sample.
-        nbytes: of the tensors it reads and writes, each counted once.
-        call: its phases and what they are called with.
+        work: of one use, in cycles of one core that neither waits nor loads.
     """
 
-    symbol: str
-    operators: tuple[str, ...]
-    output: str
-    shape: tuple[int, ...]
-    macs: int
-    nbytes: int
-    call: Call
-
-
-@dataclass(frozen=True)
-class CompiledFunction:
-    """A graph's function in the library.
-
-    ``int32_t symbol(const int64_t *frame, int32_t thread, int32_t threads, void *team)`` with a
-    frame of n and the addresses of weights, workspace, inputs and outputs processes n samples;
-    tensors are dense, sample after sample; it returns 0. One thread passes 0, 1 and NULL; several
-    are led by ``eecompile_team_run`` (team.c).
-
-    Attributes:
-        symbol: its name.
-        inputs, outputs: value names and source types, in the order of the parameters.
-        layouts: value name -> "source" or "channels-last" (second dimension moved to the end).
-        workspace_bytes: what `workspace` must hold, whatever n is, and `private_bytes` more for
-            each thread.
-        private_bytes: see there.
-        threads: more threads than this gain nothing.
-        macs: multiply-accumulates of one sample.
-        kernels: the kernel calls of one sample, in order.
-    """
-
-    symbol: str
-    inputs: tuple[tuple[str, TensorType], ...]
-    outputs: tuple[tuple[str, TensorType], ...]
-    layouts: Mapping[str, str]
-    workspace_bytes: int
-    private_bytes: int
-    threads: int
-    macs: int
-    kernels: tuple[KernelUse, ...]
-
-
-@dataclass(frozen=True)
-class CompiledLibrary:
-    """A shared library, the weights all its functions share, and what its functions are."""
-
-    library: bytes
-    weights: np.ndarray
-    functions: tuple[CompiledFunction, ...]
+    spec: KernelSpec
+    uses: int
+    work: float
 
 
 @dataclass(frozen=True)
@@ -126,12 +81,16 @@ class _Kernels:
 
     machine: Machine
     target: tvm.target.Target
+    written: Mapping[str, str] = field(default_factory=dict)
     found: dict[KernelSpec, _Kernel] = field(default_factory=dict)
+    chosen: dict[KernelSpec, Choice | None] = field(default_factory=dict)
 
     def get(self, spec: KernelSpec, group: Group) -> _Kernel:
         if spec not in self.found:
             try:
-                scheduled = strided(spec, schedule(spec, self.machine))
+                choice = self._choice(spec)
+                made = schedule(spec, self.machine, choice) if choice else None
+                scheduled = strided(spec, made or schedule(spec, self.machine))
             except UnsupportedOperator as error:
                 raise _about(group, error) from error
             word = re.sub(r"\W", "", spec.anchor.kind.lower())
@@ -141,6 +100,23 @@ class _Kernels:
                 symbol, scheduled.arguments, scheduled.in_place or spec.element_by_element, phases
             )
         return self.found[spec]
+
+    def _choice(self, spec: KernelSpec) -> Choice | None:
+        """The choice that was written down, if it is still one of the kernel's."""
+        text = self.written.get(kernel_key(spec)) if self.written else None
+        if text is not None:
+            found = (c for c in choices(spec, self.machine) if str(c) == text)
+            self.chosen[spec] = next(found, None)
+        return self.chosen.get(spec)
+
+    def tuned(self) -> Tuned | None:
+        """How the kernels were scheduled; None where no choices were written down."""
+        if not self.written:
+            return None
+        stale = {kernel_key(spec) for spec, choice in self.chosen.items() if choice is None}
+        chosen = sum(choice is not None for choice in self.chosen.values())
+        having = sum(len(choices(spec, self.machine)) > 1 for spec in self.found)
+        return Tuned(chosen, having - chosen, tuple(sorted(stale)))
 
     def code(self) -> dict[str, tirx.PrimFunc]:
         """The functions of all kernels by name."""
@@ -160,6 +136,7 @@ def compile_functions(
     plain: Collection[str],
     progress: Progress | None = None,
     export_kernels: bool = False,
+    choices: Mapping[str, str] = _NO_CHOICES,
 ) -> CompiledLibrary:
     """Compiles graphs that share weights, kernels and border values into one library.
 
@@ -172,6 +149,8 @@ def compile_functions(
         plain: network inputs, logits, recorded features.
         progress: called with (step, done, total).
         export_kernels: lets every kernel be called by its name, for profiles.
+        choices: kernel's key -> the schedule chosen for it, as `tuning` writes them. What is not
+            there, or no choice of the kernel, is chosen by estimates.
 
     Raises:
         UnsupportedOperator: an operator has no compiled form.
@@ -180,7 +159,7 @@ def compile_functions(
     tell = progress or (lambda step, done, total: None)
     laid_out = _laid_out([_simpler(graph) for graph in graphs], plain)
     target = target_of(machine)
-    kernels, weights = _Kernels(machine, target), WeightPool()
+    kernels, weights = _Kernels(machine, target, choices), WeightPool()
     symbols = _symbols(graphs)
     functions, entries = [], {}
     for index, (graph, laid, symbol) in enumerate(zip(graphs, laid_out, symbols, strict=True)):
@@ -196,7 +175,27 @@ def compile_functions(
     objects = [*emit_objects(code, target), *emit_objects(entries, target)]
     tell("link", 0, 1)
     library = link(objects, [*symbols, *(code if export_kernels else ())], machine)
-    return CompiledLibrary(library, weights.blob(), tuple(functions))
+    return CompiledLibrary(library, weights.blob(), tuple(functions), kernels.tuned())
+
+
+def kernel_counts(
+    graphs: Sequence[Graph], machine: Machine, plain: Collection[str]
+) -> list[KernelCount]:
+    """The distinct kernels that `compile_functions` would compile, with no choice written down.
+
+    Raises:
+        UnsupportedOperator: an operator has no compiled form.
+    """
+    kernels = _Kernels(machine, target_of(machine))
+    uses: dict[KernelSpec, int] = {}
+    work: dict[KernelSpec, float] = {}
+    for laid in _laid_out([_simpler(graph) for graph in graphs], plain):
+        placed, calls = _called(laid.graph, kernels)
+        for called in calls:
+            spec = called.spec
+            uses[spec] = uses.get(spec, 0) + 1
+            work[spec] = _cycles(*_extent(called.group, placed.graph), machine)
+    return [KernelCount(spec, count, work[spec]) for spec, count in uses.items()]
 
 
 def _symbols(graphs: Sequence[Graph]) -> list[str]:
@@ -308,6 +307,7 @@ class _Called:
     """A kernel, the operators it stands for and the values it is called with."""
 
     group: Group
+    spec: KernelSpec
     operands: tuple[str, ...]
     kernel: _Kernel
 
@@ -334,7 +334,7 @@ def _called(graph: Graph, kernels: _Kernels) -> tuple[Placed, list[_Called]]:
         for found in with_prologues(grouped, placed.graph).groups:
             spec, operands = spec_of(found, placed.graph, placed.views)
             try:
-                calls.append(_Called(found, operands, kernels.get(spec, found)))
+                calls.append(_Called(found, spec, operands, kernels.get(spec, found)))
             except StridesLost as error:
                 name = found.output if error.operand is None else operands[error.operand]
                 refused.add(name)
@@ -350,14 +350,22 @@ def _called(graph: Graph, kernels: _Kernels) -> tuple[Placed, list[_Called]]:
 _WORTH_A_THREAD = 3000
 
 
+def _extent(group: Group, graph: Graph) -> tuple[int, int]:
+    """Multiply-accumulates, and bytes of what is read and written."""
+    macs = sum(op_macs(op, graph) for op in group.ops)
+    return macs, sum(graph.types[name].nbytes for name in (*group.inputs, group.output))
+
+
+def _cycles(macs: int, nbytes: int, machine: Machine) -> float:
+    """Of one core, where one vector is loaded or stored a cycle."""
+    return macs / (machine.lanes * machine.fma_per_cycle) + nbytes / (4 * machine.lanes)
+
+
 def _use(
     group: Group, graph: Graph, kernel: _Kernel, arguments: tuple[Address, ...], machine: Machine
 ) -> KernelUse:
-    macs = sum(op_macs(op, graph) for op in group.ops)
-    nbytes = sum(graph.types[name].nbytes for name in (*group.inputs, group.output))
-    # One vector is loaded or stored a cycle.
-    work = macs / (machine.lanes * machine.fma_per_cycle) + nbytes / (4 * machine.lanes)
-    sharing = max(1, int(work // _WORTH_A_THREAD))
+    macs, nbytes = _extent(group, graph)
+    sharing = max(1, int(_cycles(macs, nbytes, machine) // _WORTH_A_THREAD))
     phases = tuple(Shared(p.symbol, p.units, min(p.units, sharing)) for p in kernel.phases)
     return KernelUse(
         kernel.symbol,

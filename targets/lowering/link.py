@@ -25,10 +25,12 @@ _TEAM_SYMBOLS = (
 )
 
 
-def link(objects: Sequence[bytes], symbols: Sequence[str], machine: Machine) -> bytes:
+def link(
+    objects: Sequence[bytes], symbols: Sequence[str], machine: Machine, *, team: bool = True
+) -> bytes:
     """A shared library that exports `symbols` and the team's (team.c) and nothing else.
 
-    Equal input gives equal bytes.
+    Equal input gives equal bytes. Kernels alone need no `team`.
 
     Raises:
         ToolError: no linker for the machine, or it could not be run or failed; its output is told.
@@ -41,13 +43,15 @@ def link(objects: Sequence[bytes], symbols: Sequence[str], machine: Machine) -> 
         files = [f"part{index}.o" for index in range(len(objects))]
         for file, code in zip(files, objects, strict=True):
             (folder / file).write_bytes(code)
-        (folder / _TEAM.name).write_bytes(_TEAM.read_bytes())
-        exported = "".join(f" {symbol};" for symbol in (*symbols, *_TEAM_SYMBOLS))
+        if team:
+            (folder / _TEAM.name).write_bytes(_TEAM.read_bytes())
+            files.append(_TEAM.name)
+        exported = "".join(f" {symbol};" for symbol in (*symbols, *_TEAM_SYMBOLS * team))
         (folder / "exports").write_text(f"{{ global:{exported} local: *; }};\n", encoding="ascii")
         command = [
             *linkers[0].command,
             *("-shared", "-nostartfiles", "-o", "kernels.so", *files),
-            *(_TEAM.name, "-std=c11", "-O2", "-fPIC", "-pthread", "-lm"),
+            *("-std=c11", "-O2", "-fPIC", "-pthread", "-lm"),
             *("-Wl,--build-id=none", "-Wl,--version-script=exports", "-s"),
         ]
         # Paths are relative to the folder, so that its random name can reach no byte of the result.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eecompile.hardware import Machine
+from eecompile.targets.lowering.schedules.choices import Choice, choices, scheduled
 from eecompile.targets.lowering.schedules.conv import conv
 from eecompile.targets.lowering.schedules.depthwise import depthwise
 from eecompile.targets.lowering.schedules.expanded import expanded
@@ -14,15 +15,22 @@ from eecompile.targets.lowering.schedules.reductions import reduction
 from eecompile.targets.lowering.schedules.winograd import chosen, winograd
 from eecompile.targets.lowering.spec import KernelSpec, Scheduled
 
-__all__ = ["schedule"]
+__all__ = ["Choice", "choices", "schedule"]
 
 
-def schedule(spec: KernelSpec, machine: Machine) -> Scheduled:
+def schedule(spec: KernelSpec, machine: Machine, choice: Choice | None = None) -> Scheduled:
     """The kernel in the best form there is a schedule for.
+
+    Args:
+        spec: what the kernel computes.
+        machine: what to generate code for.
+        choice: one of the kernel's `choices`; default: the first of them, if it has any.
 
     Raises:
         UnsupportedOperator: an operator has no compiled form; the operator it names is the spec's.
     """
+    if choice is not None:
+        return scheduled(spec, machine, choice)
     anchor = spec.anchor
     if anchor.attribute("channels_last"):
         if anchor.kind in ("MaxPool", "AveragePool"):

@@ -25,7 +25,7 @@ from eecompile.targets.lowering.schedules.emit import (
 from eecompile.targets.lowering.schedules.tiled import blocked
 from eecompile.targets.lowering.spec import KernelSpec, Packed, Scheduled
 
-__all__ = ["matmul", "product"]
+__all__ = ["dimensions", "matmul", "product"]
 
 Expr = Any
 Stmt = Any
@@ -35,25 +35,49 @@ _FEW = 64
 _LINE = 64
 
 
-def matmul(spec: KernelSpec, machine: Machine) -> Scheduled | None:
-    """A matrix product, of constant or computed matrices; None for products with vectors."""
+def matmul(spec: KernelSpec, machine: Machine, tile: Tile | None = None) -> Scheduled | None:
+    """A matrix product, of constant or computed matrices; None for products with vectors.
+
+    Args:
+        spec: a `MatMul` and what stands behind it.
+        machine: what to compile for.
+        tile: default: the one with the fewest estimated cycles.
+    """
+    found = _as_rows(spec)
+    if found is None:
+        return None
+    spec, inputs, packs = found
+
+    def pack(w: np.ndarray) -> np.ndarray:
+        return blocked(w.T, machine.lanes)
+
+    return product(spec, machine, pack if packs else None, inputs, (), tile)
+
+
+def dimensions(spec: KernelSpec) -> tuple[int, int, int] | None:
+    """Rows, columns and length of the sums that the tile is chosen by; None as for `matmul`."""
+    found = _as_rows(spec)
+    if found is None:
+        return None
+    *_, rows, columns = found[0].anchor.type.shape
+    return rows, columns, found[1]
+
+
+def _as_rows(spec: KernelSpec) -> tuple[KernelSpec, int, bool] | None:
+    """The product over rows where it can be, length of its sums, whether building packs."""
     a_at, b_at = spec.anchor.inputs
     a, b = spec.operands[a_at].type.shape, spec.operands[b_at].type.shape
     if len(a) < 2 or len(b) < 2 or a_at == b_at or 0 in (*a, *b):
         return None
-    if spec.operands[b_at].constant and len(b) == 2 and spec.operands[b_at].number is None:
-        flat = spec.flattened()
-        if flat is not None:
-            operands = list(flat.operands)
-            rows = replace(operands[a_at].type, shape=(prod(a[:-1]), a[-1]))
-            operands[a_at] = replace(operands[a_at], type=rows)
-            spec = replace(flat, operands=tuple(operands))
-
-        def pack(w: np.ndarray) -> np.ndarray:
-            return blocked(w.T, machine.lanes)
-
-        return product(spec, machine, pack, b[0], ())
-    return product(spec, machine, None, a[-1], ())
+    if not spec.operands[b_at].constant or len(b) != 2 or spec.operands[b_at].number is not None:
+        return spec, a[-1], False
+    flat = spec.flattened()
+    if flat is None:
+        return spec, b[0], True
+    operands = list(flat.operands)
+    rows = replace(operands[a_at].type, shape=(prod(a[:-1]), a[-1]))
+    operands[a_at] = replace(operands[a_at], type=rows)
+    return replace(flat, operands=tuple(operands)), b[0], True
 
 
 def product(
@@ -62,6 +86,7 @@ def product(
     pack: Callable[[np.ndarray], np.ndarray] | None,
     inputs: int,
     bias_at: Sequence[int],
+    tile: Tile | None = None,
 ) -> Scheduled:
     """Rows times a matrix, with what follows done to each tile while it is stored.
 
@@ -82,10 +107,11 @@ def product(
             computed: then a first phase packs it.
         inputs: length of the sums.
         bias_at: operand that is added to every row, if any.
+        tile: default: the one with the fewest estimated cycles.
     """
     a_at, b_at = spec.anchor.inputs[:2]
     *outer, rows, columns = spec.anchor.type.shape
-    tile = dense.choice(rows, columns, inputs, machine)
+    tile = tile or dense.choice(rows, columns, inputs, machine)
     panels = Panels(columns, inputs, tile.blocks, machine.lanes)
     kernel = Kernel(spec, () if pack is None else (b_at,))
     phases = []

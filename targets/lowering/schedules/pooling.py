@@ -23,7 +23,7 @@ from eecompile.targets.lowering.schedules.sliding import (
 from eecompile.targets.lowering.schedules.windows import Window, filled, window_of
 from eecompile.targets.lowering.spec import KernelSpec, Scheduled, Step
 
-__all__ = ["candidates", "choice", "pool"]
+__all__ = ["candidates", "choice", "is_whole", "pool"]
 
 Expr = Any
 
@@ -38,6 +38,11 @@ def candidates(spec: KernelSpec, machine: Machine) -> list[SlidingTile]:
 def choice(spec: KernelSpec, machine: Machine) -> SlidingTile:
     """The tile with the fewest estimated cycles."""
     return candidates(spec, machine)[0]
+
+
+def is_whole(spec: KernelSpec) -> bool:
+    """Whether the only window is all of the input: such a pool is a reduction, without a tile."""
+    return _as_reduction(spec) is not None
 
 
 def pool(spec: KernelSpec, machine: Machine, tile: SlidingTile | None = None) -> Scheduled:

@@ -1,0 +1,247 @@
+"""Times schedules of one kernel against each other on this machine.
+
+All are compiled into one library and take turns, so that they see the same neighbours, clock and
+temperature. Operands change from call to call: activations come from the second cache and weights
+from beyond it, as they do where other kernels run in between.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+
+from eecompile.hardware import Machine
+from eecompile.ir import TensorType
+from eecompile.targets.lowering.build import emit_objects, plain_phases, target_of
+from eecompile.targets.lowering.link import link
+from eecompile.targets.lowering.schedules import Choice, schedule
+from eecompile.targets.lowering.spec import (
+    KernelSpec,
+    Output,
+    Packed,
+    Passed,
+    PerThread,
+    Scheduled,
+    Scratch,
+)
+from eecompile.targets.lowering.strides import StridesLost, strided
+
+__all__ = ["Measured", "measure"]
+
+#: Bytes of weights and of activations that calls change between: twice a second cache of 1 MiB,
+#: and twice a first cache of 32 KiB; at most so many copies.
+_FAR_BYTES, _NEAR_BYTES, _COPIES = 2 << 20, 64 << 10, 8
+
+#: Seconds of calls that make a turn; a clock read takes some 0.3 us.
+_TURN_S = 0.5e-3
+#: Rounds of turns, at least and at most, and the seconds that one kernel's rounds aim at.
+_ROUNDS, _AIM_S = (7, 31), 0.25
+#: After so many rounds whatever takes this much longer than the quickest is left out.
+_EARLY, _HOPELESS = 3, 1.25
+
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way to schedule a kernel.
+
+    Attributes:
+        choice: the way.
+        times_s: of a call, one for each round until it was left out.
+        error: largest difference from the first choice's result, relative to its largest element.
+    """
+
+    choice: Choice
+    times_s: tuple[float, ...]
+    error: float = 0.0
+
+
+def measure(
+    spec: KernelSpec, machine: Machine, choices: Sequence[Choice], until: float
+) -> list[Measured]:
+    """Times of the choices that can be compiled, the first one among them.
+
+    Args:
+        spec: what the kernels compute.
+        machine: this one.
+        choices: to be compared; the first is the one the others are compared with.
+        until: `time.monotonic` when rounds must end, once there are enough.
+    """
+    kernels = _compiled(spec, machine, choices)
+    data = _Data(spec)
+    runs = [_Run(kernel, data) for kernel in kernels]
+    errors = [_error(run.result(), runs[0].result()) for run in runs]
+    times = _rounds([run.turn for run in runs], until)
+    return [
+        Measured(kernel.choice, tuple(found), error)
+        for kernel, found, error in zip(kernels, times, errors, strict=True)
+    ]
+
+
+def _rounds(turns: Sequence[Callable[[int], float]], until: float) -> list[list[float]]:
+    """Seconds of a call, for each turn's taker and round."""
+    once = min(turns[0](1) for _ in range(4))
+    calls = max(1, min(100, round(_TURN_S / max(once, 1e-7))))
+    most = int(_AIM_S / max(once * calls * len(turns), 1e-6))
+    most = max(_ROUNDS[0], min(_ROUNDS[1], most))
+    times: list[list[float]] = [[] for _ in turns]
+    taking = set(range(len(turns)))
+    for index in range(most):
+        if index >= _ROUNDS[0] and time.monotonic() > until:
+            break
+        for side in sorted(taking):
+            turns[side](1)  # brings in code and what the side before has pushed out
+            times[side].append(turns[side](calls) / calls)
+        if index + 1 == _EARLY:
+            quickest = min(map(min, times))
+            taking = {s for s in taking if s == 0 or min(times[s]) <= _HOPELESS * quickest}
+    return times
+
+
+# --- Code -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    choice: Choice
+    scheduled: Scheduled
+    phases: tuple[tuple[Callable[..., int], int], ...]
+
+
+def _compiled(spec: KernelSpec, machine: Machine, choices: Sequence[Choice]) -> list[_Kernel]:
+    target = target_of(machine)
+    found, functions = [], {}
+    for number, choice in enumerate(choices):
+        try:
+            made = strided(spec, schedule(spec, machine, choice))
+        except StridesLost:
+            if not number:
+                raise
+            continue
+        phases = plain_phases(made.function, f"choice{number}", target)
+        functions |= {phase.symbol: phase.function for phase in phases}
+        found.append((choice, made, phases))
+    library = _loaded(link(emit_objects(functions, target), list(functions), machine, team=False))
+    return [
+        _Kernel(choice, made, tuple((library[p.symbol], p.units) for p in phases))
+        for choice, made, phases in found
+    ]
+
+
+def _loaded(code: bytes) -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory(prefix="eecompile-") as folder:
+        path = Path(folder) / "choices.so"
+        path.write_bytes(code)
+        return ctypes.CDLL(str(path))
+
+
+# --- Data -----------------------------------------------------------------------------------------
+
+
+class _Data:
+    """Operands with random values, and copies of them; the same for all choices."""
+
+    def __init__(self, spec: KernelSpec) -> None:
+        rng = np.random.default_rng(0)
+        self.spec = spec
+        self.values = [_random(_span(o.type, o.strides), rng) for o in spec.operands]
+        self.passed = [
+            _copies(value, _FAR_BYTES if operand.constant else _NEAR_BYTES)
+            for value, operand in zip(self.values, spec.operands, strict=True)
+        ]
+
+    def constant(self, operand: int) -> np.ndarray:
+        """A constant operand in its shape."""
+        return self.values[operand].reshape(self.spec.operands[operand].type.shape)
+
+
+class _Run:
+    """A kernel bound to its data."""
+
+    def __init__(self, kernel: _Kernel, data: _Data) -> None:
+        result = _span(data.spec.result, data.spec.strides)
+        self._outputs = _copies(np.zeros(result.shape, result.dtype), _NEAR_BYTES)
+        self._phases = kernel.phases
+        columns = [self._arrays(argument, data) for argument in kernel.scheduled.arguments]
+        count = max(map(len, columns))
+        self._keep = columns
+        self._calls = [
+            tuple(ctypes.c_void_p(c[i % len(c)].ctypes.data) for c in columns) for i in range(count)
+        ]
+        self._next = cycle(self._calls)
+
+    def _arrays(self, argument: object, data: _Data) -> list[np.ndarray]:
+        match argument:
+            case Passed(operand):
+                return data.passed[operand]
+            case Packed(operand, pack):
+                return _copies(pack(data.constant(operand)), _FAR_BYTES)
+            case Scratch(nbytes) | PerThread(nbytes):
+                return [_aligned(np.zeros(nbytes, np.uint8))]
+            case Output():
+                return self._outputs
+        raise AssertionError(f"no argument of a kernel: {argument}")
+
+    def result(self) -> np.ndarray:
+        """What the first call writes."""
+        self._call(self._calls[0])
+        return self._outputs[0]
+
+    def _call(self, pointers: tuple[ctypes.c_void_p, ...]) -> None:
+        for code, units in self._phases:
+            code(ctypes.c_int32(0), ctypes.c_int32(units), *pointers)
+
+    def turn(self, calls: int) -> float:
+        """Seconds of this thread that some calls take, whatever other programs do."""
+        begun = time.thread_time_ns()
+        for _ in range(calls):
+            self._call(next(self._next))
+        return (time.thread_time_ns() - begun) / 1e9
+
+
+def _span(type_: TensorType, strides: tuple[int, ...] | None) -> TensorType:
+    """All memory from a tensor's first element to its last."""
+    if strides is None:
+        return replace(type_, shape=(type_.size,))
+    last = sum((extent - 1) * s for extent, s in zip(type_.shape, strides, strict=True))
+    return replace(type_, shape=(last + 1,))
+
+
+def _random(type_: TensorType, rng: np.random.Generator) -> np.ndarray:
+    dtype = np.dtype(type_.dtype)
+    if dtype.kind == "f":
+        return rng.standard_normal(type_.shape).astype(dtype)
+    return rng.integers(0, 2, type_.shape).astype(dtype)
+
+
+def _copies(value: np.ndarray, nbytes: int) -> list[np.ndarray]:
+    """As many copies as take `nbytes` together, at least one."""
+    count = max(1, min(_COPIES, -(-nbytes // max(1, value.nbytes))))
+    return [_aligned(value) for _ in range(count)]
+
+
+def _aligned(value: np.ndarray) -> np.ndarray:
+    memory = np.zeros(value.nbytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    found = memory[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
+    found[...] = value
+    return found
+
+
+def _error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference, relative to the largest element; infinite where one is no number."""
+    if expected.dtype.kind != "f":
+        return 0.0 if np.array_equal(found, expected) else float("inf")
+    finite = np.isfinite(expected)
+    if not np.array_equal(finite, np.isfinite(found)) or not finite.any():
+        return 0.0 if np.array_equal(found, expected, equal_nan=True) else float("inf")
+    scale = max(float(np.abs(expected[finite]).max()), 1e-30)
+    return float(np.abs(found[finite] - expected[finite]).max()) / scale

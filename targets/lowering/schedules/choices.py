@@ -1,0 +1,162 @@
+"""What may be chosen of a kernel's schedule, as values that can be written down.
+
+A `Choice` names a family and its numbers. Families measure in their own types (`Tile`, `Plan`,
+`SlidingTile`, `Strips`); this module knows which of them a kernel has, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any
+
+from eecompile.hardware import Machine
+from eecompile.targets.lowering.schedules import (
+    conv,
+    depthwise,
+    expanded,
+    matmul,
+    pooling,
+    sliding,
+    tiles,
+    winograd,
+)
+from eecompile.targets.lowering.schedules import dense as products
+from eecompile.targets.lowering.schedules.winograd_plan import Plan, best_plan, plan_cost, plans
+from eecompile.targets.lowering.spec import KernelSpec, Scheduled
+
+__all__ = ["Choice", "choices", "scheduled"]
+
+#: Candidates of one family. Where the models' first is not the best, the best is among so many for
+#: nine kernels of ten (benchmarks/models.py).
+_MOST = 6
+
+#: Direct tiles, and plans of each tile of Winograd's, where a kernel has both.
+_DIRECT, _PLANS = 4, 2
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to schedule a kernel.
+
+    Attributes:
+        family: "conv", "winograd", "depthwise", "expanded", "pool" or "matmul".
+        numbers: what it is measured in, by name.
+    """
+
+    family: str
+    numbers: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, family: str, value: Any) -> Choice:
+        """A family's own value.
+
+        >>> str(Choice.of("conv", tiles.Tile(14, 2)))
+        'conv width=14 blocks=2'
+        """
+        return cls(family, tuple(asdict(value).items()))
+
+    def __str__(self) -> str:
+        return " ".join([self.family, *(f"{name}={number}" for name, number in self.numbers)])
+
+    def value(self, type_: type) -> Any:
+        """The family's own value again."""
+        return type_(**dict(self.numbers))
+
+
+def _family_of(spec: KernelSpec) -> str | None:
+    """The family whose schedules a kernel is given; None where there is nothing to choose."""
+    anchor = spec.anchor
+    if anchor.attribute("channels_last"):
+        if anchor.kind in ("MaxPool", "AveragePool"):
+            return None if pooling.is_whole(spec) else "pool"
+        if anchor.kind == "Conv":
+            weight = spec.operands[anchor.inputs[1]].type.shape
+            if anchor.attribute("group") > 1 and weight[1] == 1:
+                return "expanded" if spec.before else "depthwise"
+            return "conv"
+    if anchor.kind == "MatMul" and anchor.type.dtype == "float32":
+        return "matmul" if matmul.dimensions(spec) is not None else None
+    return None
+
+
+def choices(spec: KernelSpec, machine: Machine) -> list[Choice]:
+    """A handful of ways to schedule a kernel, the one taken without a measurement first.
+
+    All compute the same; those whose error bound is too large for the kernel are not among them.
+    """
+    family = _family_of(spec)
+    match family:
+        case None:
+            return []
+        case "conv":
+            return _convolutions(spec, machine)
+        case "depthwise":
+            found: Sequence[Any] = depthwise.candidates(spec, machine)
+        case "expanded":
+            found = expanded.candidates(spec, machine)
+        case "pool":
+            found = pooling.candidates(spec, machine)
+        case "matmul":
+            dimensions = matmul.dimensions(spec)
+            assert dimensions is not None, "a product has dimensions"
+            found = products.candidates(*dimensions, machine)
+    return [Choice.of(family, value) for value in found[:_MOST]]
+
+
+def _convolutions(spec: KernelSpec, machine: Machine) -> list[Choice]:
+    """Direct tiles, and Winograd's where they apply; what the estimates name comes first."""
+    problem = winograd.problem_of(spec)
+    found: list[Choice] = []
+    if problem is not None:
+        for m in winograd.candidates(spec):
+            ranked = sorted(plans(problem, machine, m), key=lambda plan: plan_cost(plan, machine))
+            found += [_plan_choice(plan) for plan in _different(ranked)]
+    direct = [Choice.of("conv", tile) for tile in conv.candidates(spec, machine)]
+    direct = direct[: _DIRECT if found else _MOST]
+    chosen = winograd.chosen(spec, machine)
+    first = [c for c in found if chosen and ("tile", chosen) in c.numbers][:1] or direct[:1]
+    return [*first, *(c for c in (*direct, *found) if c not in first)]
+
+
+def _different(ranked: Sequence[Plan]) -> list[Plan]:
+    """The best plans of which no two keep the same in registers."""
+    kept: dict[tuple[int, int, bool], Plan] = {}
+    for plan in ranked:
+        kept.setdefault((plan.width, plan.blocks, plan.fused), plan)
+    return list(islice(kept.values(), _PLANS))
+
+
+def _plan_choice(plan: Plan) -> Choice:
+    numbers = {name: int(getattr(plan, name)) for name in _PLAN}
+    return Choice("winograd", (("tile", plan.transform.tile), *numbers.items()))
+
+
+_PLAN = ("rows", "columns", "width", "blocks", "fused")
+
+
+def scheduled(spec: KernelSpec, machine: Machine, choice: Choice) -> Scheduled:
+    """The kernel as chosen; the choice is one of `choices`."""
+    match choice.family:
+        case "conv":
+            return conv.conv(spec, machine, choice.value(tiles.Tile))
+        case "winograd":
+            return _winograd(spec, machine, dict(choice.numbers))
+        case "depthwise":
+            return depthwise.depthwise(spec, machine, choice.value(sliding.SlidingTile))
+        case "expanded":
+            return expanded.expanded(spec, machine, choice.value(expanded.Strips))
+        case "pool":
+            return pooling.pool(spec, machine, choice.value(sliding.SlidingTile))
+    product = matmul.matmul(spec, machine, choice.value(products.Tile))
+    assert product is not None, "a product has dimensions"
+    return product
+
+
+def _winograd(spec: KernelSpec, machine: Machine, numbers: dict[str, int]) -> Scheduled:
+    problem, tile = winograd.problem_of(spec), numbers.pop("tile")
+    assert problem is not None, "a convolution for Winograd's algorithm"
+    fused = bool(numbers.pop("fused"))
+    plan = replace(best_plan(problem, machine, tile), fused=fused, **numbers)
+    return winograd.winograd(spec, machine, tile, plan)
