@@ -50,6 +50,7 @@ typedef struct team {
     atomic_int arrived;          /* threads that wait for the phase to end */
     atomic_int sleepers;         /* threads that wait for `changed` */
     atomic_int status;           /* the first status of the call that was not 0 */
+    atomic_int_least64_t next;   /* the first sample that nobody has taken */
     int32_t workers;             /* threads beside the caller's */
     /* Of the call under way; written before `call` changes, read by those who take part. */
     int32_t active;
@@ -132,17 +133,24 @@ static int32_t on_samples(
     return team->function(frame, thread, threads, threads > 1 ? team : NULL);
 }
 
-/* As many samples for each thread as divide evenly, then the phases of those that are left. */
+/* A number of samples that divides evenly, taken block by block by whoever is free, as the system
+ * may stop a thread at any time; then the phases of those that are left. */
 static int32_t share_samples(team_t *team, int32_t thread) {
-    int64_t n = team->frame[0], each = n / team->active, left = n % team->active;
-    int32_t status = 0, other = 0;
-    if (each) status = on_samples(team, thread * each, each, thread, 0, 1);
+    int64_t n = team->frame[0], left = n % team->active, whole = n - left, first;
+    int64_t block = whole / (4 * team->active) + 1;
+    int32_t status = 0, found;
+    while ((first = atomic_fetch_add(&team->next, block)) < whole) {
+        int64_t count = first + block < whole ? block : whole - first;
+        found = on_samples(team, first, count, thread, 0, 1);
+        if (!status) status = found;
+    }
     if (left) {
         /* Their workspace lies where those of the threads do. */
         eecompile_team_wait(team);
-        other = on_samples(team, n - left, left, 0, thread, team->active);
+        found = on_samples(team, whole, left, 0, thread, team->active);
+        if (!status) status = found;
     }
-    return status ? status : other;
+    return status;
 }
 
 static void take_part(team_t *team, int32_t thread) {
@@ -226,6 +234,7 @@ team_t *eecompile_team_open(int32_t threads) {
 static int32_t lead(team_t *team, int32_t threads) {
     team->active = threads <= team->workers ? threads : team->workers + 1;
     atomic_store_explicit(&team->status, 0, memory_order_relaxed);
+    atomic_store_explicit(&team->next, 0, memory_order_relaxed);
     begin(team, team->active);
     take_part(team, 0);
     int32_t status = atomic_load(&team->status);

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,12 +86,18 @@ def workers() -> set[str]:
     return found
 
 
-def until(wanted: object, look: object, seconds: float = 10.0) -> None:
+def until(wanted: object, look: Callable[[], object], seconds: float = 10.0) -> None:
     """Wait for the system to show what must come about in the end."""
     end = time.monotonic() + seconds
-    while callable(look) and look() != wanted and time.monotonic() < end:
+    while look() != wanted and time.monotonic() < end:
         time.sleep(0.005)
-    assert callable(look) and look() == wanted
+    assert look() == wanted
+
+
+def started(count: int, before: set[str]) -> list[str]:
+    """The threads of teams that were not there before; each names itself when it is first run."""
+    until(count, lambda: len(workers() - before))
+    return sorted(workers() - before)
 
 
 @pytest.fixture
@@ -111,8 +117,7 @@ def state_and_ticks(thread: str) -> tuple[str, int]:
 def test_idle_threads_sleep_and_use_no_time(folder: Path, before: set[str]) -> None:
     net = ee.load(folder, threads=4)
     net.run_batch(tiny.inputs(64))
-    mine = sorted(workers() - before)
-    assert len(mine) == 3
+    mine = started(3, before)
     until(["S"] * 3, lambda: [state_and_ticks(thread)[0] for thread in mine])
     then = [state_and_ticks(thread) for thread in mine]
     switches = [switched(thread) for thread in mine]
@@ -138,7 +143,7 @@ def test_closed_sessions_leave_no_thread_and_no_file(folder: Path, before: set[s
             net.run_batch(x)
         del net
     gc.collect()
-    assert workers() == before
+    until(before, workers)
     until(threads, lambda: len(list(TASKS.iterdir())))
     assert len(os.listdir("/proc/self/fd")) == files
 
@@ -147,13 +152,13 @@ def test_closed_sessions_leave_no_thread_and_no_file(folder: Path, before: set[s
 def test_clones_share_their_threads(folder: Path, before: set[str]) -> None:
     net = ee.load(folder, threads=3)
     clones = [net.clone() for _ in range(10)]
-    assert len(workers() - before) == 2
+    started(2, before)
     assert [clone.threads for clone in clones] == [3] * 10
     del net
-    assert len(workers() - before) == 2, "the clones still need them"
+    started(2, before)  # The clones still need them.
     clones.clear()
     gc.collect()
-    assert workers() == before
+    until(before, workers)
 
 
 @needs_tasks
@@ -166,7 +171,7 @@ def test_one_thread_starts_none(folder: Path, before: set[str]) -> None:
 @needs_tasks
 def test_signals_are_left_to_the_programs_own_threads(folder: Path, before: set[str]) -> None:
     net = ee.load(folder, threads=2)
-    (worker,) = workers() - before
+    (worker,) = started(1, before)
     status = (TASKS / worker / "status").read_text()
     (blocked,) = re.findall(r"SigBlk:\s*([0-9a-f]+)", status)
     numbers = {number for number in range(1, 32) if int(blocked, 16) >> (number - 1) & 1}
@@ -176,7 +181,7 @@ def test_signals_are_left_to_the_programs_own_threads(folder: Path, before: set[
     assert net.threads == 2
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs_tasks
 def test_a_forked_process_answers_alone_and_a_clone_there_with_threads(folder: Path) -> None:
     x = tiny.inputs(50)
     net = ee.load(folder, threads=3)
@@ -187,15 +192,15 @@ def test_a_forked_process_answers_alone_and_a_clone_there_with_threads(folder: P
         try:
             alone = net.run_batch(x)
             same = np.array_equal(alone.logits, expected.logits)
-            threads_here = workers() if TASKS.is_dir() else set()
+            threads_here = workers()
             clone = net.clone()
             again = clone.run_batch(x)
             same &= np.array_equal(again.logits, expected.logits)
-            started = len(workers()) == 2 if TASKS.is_dir() else True
+            begun = len(workers()) == 2
             del clone, net
             gc.collect()
-            left = workers() if TASKS.is_dir() else set()
-            status = 0 if same and not threads_here and started and not left else 2
+            until(set(), workers)
+            status = 0 if same and not threads_here and begun else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
