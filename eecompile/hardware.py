@@ -93,6 +93,31 @@ class Machine:
         return self.triple.split("-", 1)[0]
 
     @property
+    def fused(self) -> bool:
+        """Whether a vector is multiplied and added in one instruction.
+
+        >>> Machine("a", "aarch64-linux-gnu").fused, Machine("b", "x86_64-linux-gnu").fused
+        (True, False)
+        """
+        # Vectors of 16 are AVX-512's, which has it.
+        return self.arch == "aarch64" or "fma" in self.features or self.lanes == 16
+
+    @property
+    def tile_registers(self) -> int:
+        """Registers for the sums of a tile, a vector of weights for each block, and one input.
+
+        The others hold what the compiler loads ahead: several inputs that one instruction fetches
+        on ARM, a product that waits to be added where there is no fused multiply-add.
+        Source: kernels of tests/lowering/test_instructions.py; with more, LLVM 22 spills sums.
+
+        >>> Machine("a", "aarch64-linux-gnu", registers=32).tile_registers
+        28
+        """
+        if self.arch == "aarch64":
+            return self.registers - 4
+        return self.registers if self.fused else self.registers - 3
+
+    @property
     def is_native(self) -> bool:
         """Whether this machine can run the code (same architecture, all features present)."""
         here = platform.machine().lower()

@@ -15,7 +15,9 @@ from tvm import target, tirx
 from eecompile.hardware import Machine
 from eecompile.ir import Graph
 from eecompile.targets.lowering import KernelUse, compile
-from eecompile.targets.lowering.build import emit_assembly
+from eecompile.targets.lowering.build import Phase, emit_assembly
+from eecompile.targets.lowering.schedules import schedule
+from eecompile.targets.lowering.spec import KernelSpec, Scheduled
 
 __all__ = ["Instruction", "Kernel", "Loop", "innermost_loops", "kernels_of"]
 
@@ -31,6 +33,11 @@ class Instruction:
     def is_stack(self) -> bool:
         """Whether it reads or writes memory at the stack or frame pointer."""
         return re.search(r"\[(sp|x29)\b|\(%r[sb]p[,)]", self.operands) is not None
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it reads or writes a vector register."""
+        return re.search(r"%[xyz]mm\d|\b[qvds]\d", self.operands) is not None
 
     @property
     def is_call(self) -> bool:
@@ -54,6 +61,13 @@ class Instruction:
         if re.fullmatch(r"vfn?m(add|sub)\d+ps|v?mulps", self.name):
             return f"%{_X86[lanes]}" in self.operands
         return False
+
+    @property
+    def destination(self) -> str:
+        """The register it writes: first on ARM, last on x86 (as AT&T writes it)."""
+        if self.name in ("fmla", "fmls"):
+            return self.operands.split(".")[0]
+        return self.operands.rsplit(",")[-1].strip()
 
     @property
     def is_fused(self) -> bool:
@@ -89,8 +103,13 @@ class Loop:
 
     @property
     def spills(self) -> list[Instruction]:
-        """Reads and writes of the stack."""
+        """Reads and writes of the stack, of vectors and of addresses."""
         return [one for one in self.instructions if one.is_stack]
+
+    @property
+    def vector_spills(self) -> list[Instruction]:
+        """Reads and writes of the stack, of vectors alone."""
+        return [one for one in self.spills if one.is_vector]
 
     @property
     def calls(self) -> list[Instruction]:
@@ -128,7 +147,7 @@ def innermost_loops(text: str) -> dict[str, list[Loop]]:
                 body, places = [], {}
             places[name] = len(body)
         elif instruction := _INSTRUCTION.match(line):
-            operands = re.sub(r"\s*(#|//).*", "", instruction[2] or "").strip()
+            operands = re.sub(r"\s*(# |//).*", "", instruction[2] or "").strip()
             body.append(Instruction(instruction[1], operands))
     del found["end"]
     return found
@@ -150,9 +169,10 @@ def _innermost(body: Sequence[Instruction], places: Mapping[str, int]) -> list[L
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel of a compiled graph, and the innermost loops of all its phases."""
+    """A kernel of a compiled graph, what it computes, and the innermost loops of all its phases."""
 
     use: KernelUse
+    spec: KernelSpec
     loops: tuple[Loop, ...]
 
     def hot(self, lanes: int) -> Loop:
@@ -168,13 +188,31 @@ def kernels_of(graph: Graph, machine: Machine) -> list[Kernel]:
         loops.update(innermost_loops(emit_assembly(functions, where)))
         return []
 
+    specs: dict[str, KernelSpec] = {}
+    lowered = compile.plain_phases
+
+    def scheduled(spec: KernelSpec, where: Machine) -> Scheduled:
+        latest.append(spec)
+        return schedule(spec, where)
+
+    def phases(function: tirx.PrimFunc, symbol: str, where: target.Target) -> tuple[Phase, ...]:
+        specs[symbol] = latest[-1]
+        return lowered(function, symbol, where)
+
+    latest: list[KernelSpec] = []
     with (
+        mock.patch.object(compile, "schedule", scheduled),
+        mock.patch.object(compile, "plain_phases", phases),
         mock.patch.object(compile, "emit_objects", emitted),
         mock.patch.object(compile, "link", lambda *arguments: b""),
     ):
         plain = (*graph.inputs, *graph.outputs)
         compiled = compile.compile_functions([graph], machine, plain=plain)
     return [
-        Kernel(use, tuple(loop for phase in use.call.phases for loop in loops[phase.symbol]))
+        Kernel(
+            use,
+            specs[use.symbol],
+            tuple(loop for phase in use.call.phases for loop in loops[phase.symbol]),
+        )
         for use in compiled.functions[0].kernels
     ]

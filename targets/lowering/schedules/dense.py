@@ -46,7 +46,7 @@ def splits(rows: int, blocks: int, inputs: int, machine: Machine) -> int:
     (4, 1, 1)
     """
     needed = machine.fma_latency * machine.fma_per_cycle
-    room = (machine.registers - blocks - 1) // (rows * blocks)
+    room = (machine.tile_registers - blocks - 1) // (rows * blocks)
     for count in (1, 2, UNROLL):
         if rows * blocks * count >= needed or 2 * count > min(room, UNROLL):
             return count if inputs % UNROLL == 0 else 1
@@ -74,9 +74,9 @@ def choice(rows: int, columns: int, inputs: int, machine: Machine) -> Tile:
 
 def _fitting(rows: int, columns: int, machine: Machine) -> Iterator[Tile]:
     blocks = len(widths(columns, machine.lanes))
-    for b in range(1, min(blocks, machine.registers) + 1):
+    for b in range(1, min(blocks, machine.tile_registers) + 1):
         for r in range(1, rows + 1):
-            if r * b + b + 1 > machine.registers:
+            if r * b + b + 1 > machine.tile_registers:
                 break
             yield Tile(r, b)
 

@@ -68,7 +68,7 @@ def candidates(spec: KernelSpec, machine: Machine) -> list[Strips]:
         return []
     found = []
     for vectors in (v for v in range(1, 5) if channels // machine.lanes % v == 0):
-        fits = [w for w in range(1, wide + 1) if _registers(w, vectors) <= machine.registers]
+        fits = [w for w in range(1, wide + 1) if _registers(w, vectors) <= machine.tile_registers]
         costs = {w: (_product_cost(w, vectors, wide, machine), -w) for w in fits}
         width = min(costs, key=lambda w: costs[w], default=0)
         if width:

@@ -61,9 +61,9 @@ def choose_tile(
     Tile(width=16, blocks=1)
     """
     best, best_cost = Tile(1, 1), float("inf")
-    for b in (b for b in range(1, min(blocks, machine.registers) + 1) if blocks % b == 0):
+    for b in (b for b in range(1, min(blocks, machine.tile_registers) + 1) if blocks % b == 0):
         for w in range(1, width + 1):
-            if w * b + b + 1 > machine.registers:
+            if w * b + b + 1 > machine.tile_registers:
                 break
             loads = (w + b) / 2 if shared_inputs else (w * b + b) / 2
             step = max(w * b / machine.fma_per_cycle, loads, machine.fma_latency)
@@ -109,11 +109,11 @@ def conv_tiles(
     wide, narrow = vectors_of(channels, machine.lanes)
     spilled = rows * columns * channels * 4 > machine.l2_bytes
     found = []
-    for blocks in range(1, min(wide + (narrow > 0), machine.registers) + 1):
+    for blocks in range(1, min(wide + (narrow > 0), machine.tile_registers) + 1):
         if vectors and vectors % blocks:
             continue
         for width in range(1, columns + 1):
-            if width * blocks + blocks + 1 + 2 * (narrow > 0) > machine.registers:
+            if width * blocks + blocks + 1 + 2 * (narrow > 0) > machine.tile_registers:
                 break
             tile = Tile(width, blocks)
             cycles = _row_cycles(tile, columns, channels, depth, spilled, machine)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import hypot
 
 from eecompile.hardware import Machine
 from eecompile.targets.lowering.schedules.tiles import choose_tile
@@ -16,10 +17,9 @@ from eecompile.targets.lowering.schedules.winograd_points import Transform, tran
 
 __all__ = ["Plan", "Problem", "best_plan", "direct_cost", "plan_cost", "plans"]
 
-#: Vectors of weights that come from beyond the second cache cost so many multiply-adds where
-#: nothing hides it, and this share of it where products do. Source: 25 GB/s against 0.275 ns for a
-#: 512-bit multiply-add, and the times of 256 and 512 channels at 14x14 and 7x7, on the machine of
-#: boards/host.toml.
+#: Vectors of weights that come from beyond the second cache cost so many multiply-adds, and this
+#: share of it where products hide it. Source: 25 GB/s against 0.275 ns for a 512-bit multiply-add,
+#: and the times of 256 and 512 channels at 14x14 and 7x7, on the machine of boards/host.toml.
 _FAR, _FAR_SEEN = 9.0, 0.4
 
 #: The same for vectors that come from the second cache. Measured there.
@@ -188,7 +188,7 @@ def plan_cost(plan: Plan, machine: Machine) -> float:
     shared = -(-units // machine.cores) * machine.cores / units
     far = plan.weight_elements / plan.lanes
     products = plan.count * plan.groups * plan.points * _point_cost(plan, machine)
-    work = max(products + far * _FAR * _FAR_SEEN, far * _FAR)
+    work = hypot(products, far * _FAR)
     return shared * (work + plan.count * plan.tiles * _transform_cost(plan, machine))
 
 
@@ -218,7 +218,9 @@ def _point_cost(plan: Plan, machine: Machine) -> float:
     """Of one point's sums for a strip and a group of outputs."""
     channels, blocks = plan.problem.shape[3], plan.blocks
     weights = plan.points * channels * blocks * plan.lanes * (plan.groups if plan.fused else 1)
-    reload = _RELOAD if weights * 4 <= 0.7 * machine.l2_bytes else _FAR * _FAR_SEEN
+    # The first strip's come from afar in any case.
+    lost = 0.0 if weights * 4 <= 0.7 * machine.l2_bytes else 1 - 1 / plan.count
+    reload = _RELOAD + _FAR * _FAR_SEEN * lost
     source = (_spill(plan, machine, plan.fused) - 1) / _L2_FACTOR
     slab = 4 * channels * blocks * plan.lanes
     full, rest = plan.passes
@@ -226,7 +228,7 @@ def _point_cost(plan: Plan, machine: Machine) -> float:
     for width, count in ((plan.width, full), (rest, 1)):
         if width and count:
             step = max(width * blocks, (width + blocks) * 0.55, 2 * machine.fma_latency)
-            step += 2 * source * width / plan.lanes + 0.15 * blocks
+            step += 6 * source * width / plan.lanes + 0.15 * blocks
             cost += count * (channels * step + 3 * width * blocks)
     again = full + bool(rest) - 1 if slab > machine.l1_bytes // 4 else 0
     return cost + channels * blocks * (reload + _RELOAD * again)
@@ -242,4 +244,4 @@ def direct_cost(problem: Problem, machine: Machine) -> float:
     products = batch * height * wide * vectors * 9 * channels * step / _DIRECT_SHARE
     padded = 3 * batch * (height + 2) * (wide + 2) * -(-channels // machine.lanes)
     far = 9 * channels * vectors
-    return padded + max(products + far * _FAR * _FAR_SEEN, far * _FAR)
+    return padded + hypot(products, far * _FAR)
