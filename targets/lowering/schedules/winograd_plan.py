@@ -1,8 +1,10 @@
 """How a convolution is cut into strips of tiles, and what that is estimated to cost.
 
 On the machine of boards/host.toml, over 20 shapes from 3 to 1024 channels and 4 to 112 pixels, the
-estimates name the fastest of direct, F(2x2) and F(4x4) for 16; what they name takes 1.04 of its
-time on average. Large images are underestimated by up to a half, whatever the algorithm.
+estimates name the fastest of direct, F(2x2) and F(4x4) for 13; what they name takes 1.06 of its
+time on average and 1.34 at most. They take all weights to come from afar, as in a network that is
+larger than the caches: it is with weights still in a cache that F(4x4) is passed over wrongly.
+Large images are underestimated by up to a half, whatever the algorithm.
 """
 
 from __future__ import annotations
