@@ -12,9 +12,11 @@ those of the memory layout, so that every later step sees plain dense tensors:
    move instead, when building.
 5. A transpose whose result lies in memory already, channels last, is that: a network whose inputs
    are channels last is not turned twice.
-6. `Transpose` nodes stand where a value is needed in a layout it does not have, each at most once;
+6. Channels may be parted into groups, the groups be swapped with their members, and both joined
+   again, all of it channels last: a channel shuffle moves elements of the last dimension only.
+7. `Transpose` nodes stand where a value is needed in a layout it does not have, each at most once;
    where they would only move dimensions of size 1 they are reshapes, which cost nothing.
-7. Plain values cross the graph's border in the source's layout. Others keep what they have.
+8. Plain values cross the graph's border in the source's layout. Others keep what they have.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ __all__ = ["CHANNELS_LAST", "ELEMENTWISE", "SOURCE", "LaidOut", "lay_out", "phys
 
 SOURCE = "source"
 CHANNELS_LAST = "channels-last"
+#: Inside a graph only: groups of channels, two dimensions, are the last two.
+_GROUPS_LAST = "groups-last"
 
 _QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SPATIAL = frozenset({"Conv", "MaxPool", "AveragePool"})
@@ -70,6 +74,15 @@ def channels_last(rank: int) -> tuple[int, ...]:
     (0, 2, 3, 1)
     """
     return (0, *range(2, rank), 1)
+
+
+def _groups_last(rank: int) -> tuple[int, ...]:
+    """Source dimension of each physical one where dimensions 1 and 2 are channels.
+
+    >>> _groups_last(5)
+    (0, 3, 4, 1, 2)
+    """
+    return (0, *range(3, rank), 1, 2)
 
 
 def physical_type(type_: TensorType, layout: str) -> TensorType:
@@ -135,6 +148,9 @@ class _Layouts:
     def _convert(self, name: str, layout: str, rank: int) -> str:
         type_ = self.graph.types[name]
         order = channels_last(rank)
+        if layout == SOURCE and _GROUPS_LAST in self.have[name]:
+            moved = tuple(int(i) for i in np.argsort(_groups_last(rank)))
+            return self._transpose(self.have[name][_GROUPS_LAST], moved, name)
         if layout == SOURCE:
             return self._transpose(
                 self.have[name][CHANNELS_LAST], tuple(int(i) for i in np.argsort(order)), name
@@ -165,7 +181,8 @@ class _Layouts:
     def _output(self, name: str) -> str:
         have = self.have[name]
         # What another graph decided holds; else what its operator wrote, whoever reads it here.
-        layout = SOURCE if name in self.plain else self.known.get(name, next(iter(have)))
+        made = SOURCE if _GROUPS_LAST in have else next(iter(have))
+        layout = SOURCE if name in self.plain else self.known.get(name, made)
         self.borders.setdefault(name, layout)
         value = self._get(name, self.borders[name])
         if not self.edit.makes(value):
@@ -269,6 +286,12 @@ class _Layouts:
     def _transposed(self, op: Op) -> bool:
         (name,), (out,) = op.inputs, op.outputs
         perm: Any = op.attributes["perm"]
+        grouped = self.have[name].get(_GROUPS_LAST)
+        if grouped is not None and perm == (0, 2, 1, *range(3, len(perm))):
+            rank = len(perm)
+            swapped = (*range(rank - 2), rank - 1, rank - 2)
+            self.have[out] = {_GROUPS_LAST: self._transpose(grouped, swapped, out)}
+            return True
         order = channels_last(len(perm)) if self._is_last(name) else tuple(range(len(perm)))
         composed = tuple(order.index(axis) for axis in perm)
         if len(perm) >= 3 and out not in self.graph.outputs and name not in self.graph.constants:
@@ -286,6 +309,8 @@ class _Layouts:
 
     def _reshaped(self, op: Op) -> bool:
         name = op.inputs[0]
+        if _GROUPS_LAST in self.have[name]:
+            return self._ungrouped(op)
         if not self._is_last(name) or SOURCE in self.have[name]:
             return False
         value = self._get(name, CHANNELS_LAST)
@@ -297,10 +322,25 @@ class _Layouts:
             # Only places are renamed.
             shape = physical_type(self.graph.types[op.outputs[0]], CHANNELS_LAST).shape
             return self._add(replace(op, attributes={"shape": shape}), CHANNELS_LAST)
+        if len(after) == len(before) + 1 and after[3:] == before[2:] and after[0] == before[0]:
+            (out,) = op.outputs
+            shape = tuple(after[axis] for axis in _groups_last(len(after)))
+            self.have[out] = {_GROUPS_LAST: self._reshape(value, shape, out)}
+            return True
         if after == (before[0], prod(before[1:])) and self._only_multiplied(op.outputs[0]):
             self.flattened[op.outputs[0]] = before[1]
             return self._add(op, SOURCE)
         return False
+
+    def _ungrouped(self, op: Op) -> bool:
+        """A reshape that makes groups of channels one dimension again."""
+        (name,), (out,) = op.inputs, op.outputs
+        before, after = self.graph.types[name].shape, self.graph.types[out].shape
+        if after != (before[0], before[1] * before[2], *before[3:]):
+            return False
+        shape = physical_type(self.graph.types[out], CHANNELS_LAST).shape
+        grouped = self.have[name][_GROUPS_LAST]
+        return self._add(replace(op, inputs=(grouped,), attributes={"shape": shape}), CHANNELS_LAST)
 
     def _only_multiplied(self, name: str) -> bool:
         """Whether nothing but products with constant matrices read a matrix."""

@@ -183,3 +183,39 @@ def test_a_network_whose_pictures_are_channels_last_transposes_nothing() -> None
     (function,) = compile_plain(parse_graph(text)).functions
     assert [use.operators for use in function.kernels] == [("Sub",), ("Conv", "Relu")]
     assert worst_error(parse_graph(text), compile_plain(parse_graph(text))) < 2e-5
+
+
+SHUFFLE = """r: float32[1, 2, 6, 4, 5] = Reshape(c; shape=(1, 2, 6, 4, 5))
+        t: float32[1, 6, 2, 4, 5] = Transpose(r; perm=(0, 2, 1, 3, 4))"""
+
+
+def test_a_channel_shuffle_stays_channels_last() -> None:
+    text = f"""graph net(x: float32[1, 3, 4, 5]) -> (y: float32[1, 8, 4, 5]) {{
+        const w: float32[12, 3, 3, 3] = random(0)
+        const v: float32[8, 12, 3, 3] = random(1)
+        c: float32[1, 12, 4, 5] = Conv(x, w; {CONV})
+        {SHUFFLE}
+        s: float32[1, 12, 4, 5] = Reshape(t; shape=(1, 12, 4, 5))
+        y: float32[1, 8, 4, 5] = Conv(s, v; {CONV})
+    }}"""
+    # The input, the shuffle, the output.
+    assert [kind for kind in laid_out(text) if kind != "Reshape"] == [
+        "Transpose",
+        "Conv",
+        "Transpose",
+        "Conv",
+        "Transpose",
+    ]
+    assert worst_error(parse_graph(text), compile_plain(parse_graph(text))) < 2e-5
+
+
+def test_groups_of_channels_that_are_read_otherwise_are_transposed() -> None:
+    text = f"""graph net(x: float32[1, 3, 4, 5]) -> (
+        r: float32[1, 2, 6, 4, 5], y: float32[1, 6, 2, 20]) {{
+        const w: float32[12, 3, 3, 3] = random(0)
+        c: float32[1, 12, 4, 5] = Conv(x, w; {CONV})
+        {SHUFFLE}
+        s: float32[1, 6, 2, 20] = Reshape(t; shape=(1, 6, 2, 20))
+        y: float32[1, 6, 2, 20] = Softmax(s; axis=3)
+    }}"""
+    assert worst_error(parse_graph(text), compile_plain(parse_graph(text))) < 2e-5
