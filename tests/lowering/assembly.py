@@ -15,7 +15,7 @@ from tvm import target, tirx
 from eecompile.hardware import Machine
 from eecompile.ir import Graph
 from eecompile.targets.lowering import KernelUse, compile
-from eecompile.targets.lowering.build import Phase, emit_assembly
+from eecompile.targets.lowering.build import Phase, emit_assembly, plain_phases
 from eecompile.targets.lowering.schedules import schedule
 from eecompile.targets.lowering.spec import KernelSpec, Scheduled
 
@@ -189,7 +189,6 @@ def kernels_of(graph: Graph, machine: Machine) -> list[Kernel]:
         return []
 
     specs: dict[str, KernelSpec] = {}
-    lowered = compile.plain_phases
 
     def scheduled(spec: KernelSpec, where: Machine) -> Scheduled:
         latest.append(spec)
@@ -197,7 +196,7 @@ def kernels_of(graph: Graph, machine: Machine) -> list[Kernel]:
 
     def phases(function: tirx.PrimFunc, symbol: str, where: target.Target) -> tuple[Phase, ...]:
         specs[symbol] = latest[-1]
-        return lowered(function, symbol, where)
+        return plain_phases(function, symbol, where)
 
     latest: list[KernelSpec] = []
     with (

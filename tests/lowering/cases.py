@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from eecompile.ir import Graph
 from eecompile.text import parse_graph
 
-__all__ = ["conv", "matmul", "pool", "rows"]
+__all__ = ["ODD", "conv", "matmul", "pool", "renamed", "rows"]
 
 
 def conv(
@@ -93,3 +95,63 @@ def rows(kind: str, count: int, length: int) -> Graph:
     return parse_graph(
         f"graph rows(x: {matrix}) -> (y: {types.get(kind, matrix)}) {{ {bodies[kind]} }}"
     )
+
+
+def renamed(graph: Graph, prefix: str) -> Graph:
+    """The graph under another name, with values of its own: names are shared between graphs."""
+
+    def name(value: str) -> str:
+        return f"{prefix}.{value}" if value else value
+
+    ops = tuple(
+        replace(op, inputs=tuple(map(name, op.inputs)), outputs=tuple(map(name, op.outputs)))
+        for op in graph.ops
+    )
+    return Graph(
+        prefix,
+        tuple(map(name, graph.inputs)),
+        tuple(map(name, graph.outputs)),
+        ops,
+        {name(key): value for key, value in graph.constants.items()},
+        {name(key): value for key, value in graph.types.items()},
+    )
+
+
+#: Shapes whose every dimension leaves something over, and the smallest there are.
+ODD: dict[str, Graph] = {
+    "channels that fill no vector": conv(3, 5, 9, 3),
+    "channels that fill vectors but one": conv(16, 31, (5, 11), 3),
+    "one pixel": conv(19, 21, 1, 3),
+    "one pixel, 1x1": conv(7, 33, 1, 1),
+    "1x1 with a residual sum": conv(12, 20, 7, 1, residual=True),
+    "1x1 with strides": conv(16, 24, 7, 1, stride=2),
+    "strides": conv(8, 24, 7, 3, stride=2, residual=True),
+    "strides wider than the window": conv(8, 8, 11, 2, stride=3, pad=0),
+    "dilation": conv(8, 16, 9, 3, dilation=2),
+    "7x7 window of 3 channels": conv(3, 16, 15, 7, stride=2),
+    "padding wider than the picture": conv(4, 8, 2, 7),
+    "groups": conv(12, 18, 7, 3, group=3),
+    "groups of whole vectors": conv(32, 32, 6, 3, group=2),
+    "Winograd, whole tiles": conv(32, 32, 8, 3),
+    "Winograd, tiles cut off": conv(32, 32, 7, 3, residual=True),
+    "Winograd, deep": conv(64, 48, (7, 13), 3),
+    "depthwise": conv(24, 24, 7, 3, group=24),
+    "depthwise with a tail": conv(21, 21, 9, 3, group=21, residual=True),
+    "depthwise with strides": conv(16, 16, 9, 5, group=16, stride=2),
+    "depthwise, one pixel": conv(17, 17, 1, 3, group=17),
+    "dense 3x5": matmul(3, 5, 7),
+    "dense, one row": matmul(1, 37, 19),
+    "dense, one column": matmul(9, 16, 1),
+    "dense, whole tiles": matmul(32, 16, 32),
+    "computed matrices": matmul(7, 9, 13, batch=2, constant=False),
+    "computed matrices, one row": matmul(1, 16, 16, constant=False),
+    "softmax of 5": rows("softmax", 3, 5),
+    "softmax of 37": rows("softmax", 2, 37),
+    "norm of 19": rows("norm", 5, 19),
+    "element by element": rows("sigmoid", 3, 11),
+    "mean of rows": rows("mean", 5, 29),
+    "mean of columns": rows("first mean", 5, 29),
+    "transpose": rows("transpose", 13, 21),
+    "largest of windows": pool("MaxPool", 19, 7, 3, 2),
+    "mean of windows": pool("AveragePool", 33, 6, 3, 1),
+}

@@ -52,6 +52,22 @@ def test_a_network_answers_as_onnx_runtime_does(name: str, exported: Path) -> No
     assert np.abs(answers[0] - answers[1]).max() > 0.05 * np.abs(answers[0]).max()
 
 
+@pytest.mark.parametrize("target", ["x86-64", "x86-64-v3"])
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2_small", "vit_small"])
+def test_a_network_for_older_processors_answers_as_onnx_runtime_does(
+    name: str, target: str, exported: Path
+) -> None:
+    if not machine(target).is_native:
+        pytest.skip(f"this processor lacks what {target} needs")
+    graph, path = _load(name, exported)
+    compiled = compile_plain(graph, machine(target))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (image,) = inputs_of(graph).values()
+    (expected,) = session.run(None, {session.get_inputs()[0].name: image})
+    (found,) = Loaded(compiled)(compiled.functions[0].symbol, [image])
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
 def test_depth_does_not_add_kernels(exported: Path) -> None:
     def kernels(name: str) -> set[str]:
         (function,) = compile_plain(_load(name, exported)[0]).functions
