@@ -21,6 +21,7 @@ class BuildOptions:
         dump_ir: folder for the IR after each pass.
         threads: used while recording; 0 for all cores.
         seed: of everything random.
+        tune: seconds to measure kernels for before compiling; None to take what was measured.
     """
 
     target: str | None = None
@@ -30,6 +31,7 @@ class BuildOptions:
     dump_ir: Path | None = None
     threads: int = 0
     seed: int = 0
+    tune: float | None = None
 
     def output_for(self, path: Path) -> Path:
         """The artifact's folder for a `.ee` file."""

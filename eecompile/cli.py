@@ -225,6 +225,13 @@ def _at_least(least: int) -> Any:
     return number
 
 
+def _seconds(text: str) -> float:
+    """An argument's type: a time above zero, of a day at most."""
+    if not 0 < (value := float(text)) <= 86_400:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text}")
+    return value
+
+
 def _verb(
     verbs: Any, name: str, about: str, example: str, *, quiet: bool = False
 ) -> argparse.ArgumentParser:
@@ -330,6 +337,12 @@ def _build(verbs: Any) -> None:
     )
     parser.add_argument(
         "--dump-ir", type=Path, metavar="FOLDER", help="write the IR after each pass"
+    )
+    parser.add_argument(
+        "--tune",
+        type=_seconds,
+        metavar="SECONDS",
+        help="first measure schedules of kernels on this machine; later builds reuse what won",
     )
     parser.add_argument(
         "--jobs", type=_at_least(0), default=0, metavar="N", help="threads (default: all cores)"

@@ -120,12 +120,14 @@ def build(options: argparse.Namespace) -> int:
         options.emit,
         options.dump_ir,
         options.jobs,
+        tune=options.tune,
     )
     if options.dry_run:
         planned = plan(options.file, chosen)
         _print_json(options, planned) if options.json else _print_plan(planned)
         return 0
-    report = build_artifact(options.file, chosen, Steps(10, options.quiet or options.json))
+    steps = Steps(10 + (chosen.tune is not None), options.quiet or options.json)
+    report = build_artifact(options.file, chosen, steps)
     if options.json:
         _print_json(options, {**report.summary, "unchanged": report.unchanged})
     else:
@@ -184,6 +186,8 @@ def _print_build(summary: Mapping[str, Any]) -> None:
         _print_exits(summary["exits"])
     for name, report in summary["policies"].items():
         print("\n".join(held_out_lines(name, report, threads)))
+    if kernels := summary["kernels"]:
+        print(f"kernels: {kernels['tuned']} tuned, {kernels['by_model']} by model")
     print(f"memory: {Peak.from_json(summary['memory'])}")
     print(f"\nartifact: {summary['artifact']}")
 

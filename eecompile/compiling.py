@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from eecompile.cache import Cache, digest, source_digest
 from eecompile.compiled import Function
+from eecompile.console import Reporter
 from eecompile.diagnostics import CompileErrors, Diagnostic, Span
 from eecompile.hardware import Machine
 from eecompile.ir import Graph, TensorType
 from eecompile.runtime.library import Library
+from eecompile.tuning_file import TunedKernel
 
-__all__ = ["Compiled", "compile_graphs"]
+__all__ = ["Compiled", "TunedKernels", "compile_graphs", "tune_graphs"]
+
+
+@dataclass(frozen=True)
+class TunedKernels:
+    """How many kernels have a measured schedule, how many the model's, and digests of misfits."""
+
+    chosen: int
+    by_model: int
+    stale: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A shared library, the weights it reads, and a function for each graph, in order."""
+    """A shared library, the weights it reads, and a function for each graph, in order.
+
+    Attributes:
+        tuned: what became of the choices for its kernels; None where none were given.
+    """
 
     library: bytes
     weights: np.ndarray
     functions: tuple[Function, ...]
+    tuned: TunedKernels | None = None
 
     def load(self) -> Library:
         """The library in this process; the machine it was compiled for must be this one."""
@@ -37,6 +53,7 @@ def compile_graphs(
     plain: Collection[str],
     cache: Cache,
     place: Span | None = None,
+    choices: Mapping[str, str] | None = None,
 ) -> Compiled:
     """Machine code for `graphs`, from the cache where the same were compiled before.
 
@@ -46,34 +63,84 @@ def compile_graphs(
         plain: values that have the source's layout where they cross a border.
         cache: of results.
         place: what the user wrote that asked for it, for messages.
+        choices: kernel's digest -> its schedule, of a tuning file.
 
     Raises:
         CompileErrors: an operator has no compiled form; node and operator are named.
         ToolError: no linker.
     """
-    key = digest("library", source_digest(), tuple(graphs), machine, sorted(plain))
+    choices = choices or {}
+    key = digest("library", source_digest(), tuple(graphs), machine, sorted(plain), choices)
 
     def compute() -> dict[str, np.ndarray]:
         from eecompile.targets.lowering import UnsupportedOperator, compile_functions
 
         try:
-            made = compile_functions(graphs, machine, plain=plain)
+            made = compile_functions(graphs, machine, plain=plain, choices=choices)
         except UnsupportedOperator as error:
             raise CompileErrors([_refusal(error, place)]) from error
+        tuned = made.tuned and [made.tuned.chosen, made.tuned.by_model, *made.tuned.stale]
         described = [_described(Function.of(function)) for function in made.functions]
         return {
             "library": np.frombuffer(made.library, np.uint8),
             "weights": np.asarray(made.weights).view(np.uint8).reshape(-1),
             "functions": np.frombuffer(json.dumps(described).encode(), np.uint8),
+            "tuned": np.frombuffer(json.dumps(tuned).encode(), np.uint8),
         }
 
     stored = cache.arrays(key, compute)
     functions = json.loads(stored["functions"].tobytes())
+    tuned = json.loads(stored["tuned"].tobytes())
     return Compiled(
         stored["library"].tobytes(),
         stored["weights"],
         tuple(_function(value) for value in functions),
+        tuned and TunedKernels(tuned[0], tuned[1], tuple(tuned[2:])),
     )
+
+
+def tune_graphs(
+    graphs: Sequence[Graph],
+    machine: Machine,
+    plain: Collection[str],
+    seconds: float,
+    known: Mapping[str, str],
+    progress: Reporter | None = None,
+    place: Span | None = None,
+) -> Iterator[TunedKernel]:
+    """The best schedules of the graphs' kernels by measurements on this machine, one by one.
+
+    Args:
+        graphs: as for `compile_graphs`.
+        machine: this one.
+        plain: as there.
+        seconds: to take.
+        known: digest -> choice of kernels that are measured last, as they have been before.
+        progress: told of each kernel.
+        place: as there.
+
+    Raises:
+        CompileErrors, ToolError: as `compile_graphs`.
+    """
+    from eecompile.targets.lowering import UnsupportedOperator
+    from eecompile.targets.lowering.tuning import tune
+
+    def tell(done: int, total: int, left_s: float) -> None:
+        if progress is not None:
+            progress(done, total, f"{done}/{total} kernels, {left_s:.0f} s left")
+
+    try:
+        for won in tune(graphs, machine, plain, seconds, known=known, progress=tell):
+            yield TunedKernel(
+                won.kernel,
+                won.key,
+                won.choice,
+                round(won.time_s * 1e6, 3),
+                won.model,
+                round(won.model_time_s * 1e6, 3),
+            )
+    except UnsupportedOperator as error:
+        raise CompileErrors([_refusal(error, place)]) from error
 
 
 def _refusal(error: Exception, place: Span | None) -> Diagnostic:

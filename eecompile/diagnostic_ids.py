@@ -301,6 +301,16 @@ _BUILD = {
         "Its machine code cannot run here.",
         "an arm-cpu artifact on x86-64",
     ),
+    "bad-tuning": DiagnosticInfo(
+        "A file of measured kernels is not what `build --tune` writes.",
+        "What it means would be guessed; leaving it out would build other code than on the desk.",
+        "resnet56.tuned.json after a merge with conflicts",
+    ),
+    "stale-tuning": DiagnosticInfo(
+        "Measured choices of kernels do not fit this machine, or this version of the compiler.",
+        "The code is right all the same, and perhaps slower than it could be.",
+        "a file measured on another CPU",
+    ),
     "bad-argument": DiagnosticInfo(
         "A command line argument or an argument of a call is wrong.",
         "It cannot be used as given.",

@@ -20,7 +20,7 @@ from eecompile.atomic import write_errors
 from eecompile.build_options import BuildOptions
 from eecompile.cache import Cache
 from eecompile.compiled import CompiledGraph
-from eecompile.compiling import Compiled, compile_graphs
+from eecompile.compiling import Compiled, TunedKernels, compile_graphs, tune_graphs
 from eecompile.console import Reporter, Steps
 from eecompile.equivalence import Equivalence, compare_with_source, example_inputs
 from eecompile.exit_table import exit_rows
@@ -28,7 +28,7 @@ from eecompile.freshness import Freshness
 from eecompile.hardware import Machine, machine, usable_cores
 from eecompile.head_fitting import ExitPlan, fit_plans, graphs_of, with_outputs
 from eecompile.ir import Graph
-from eecompile.latency import cost_table, measure
+from eecompile.latency import cost_table, cpu_name, measure
 from eecompile.manifest import MOST_THREADS, Normalization, TargetInfo
 from eecompile.memory import Peak
 from eecompile.outcomes import ExitCosts
@@ -43,6 +43,7 @@ from eecompile.runtime.runner import Runner
 from eecompile.runtime.vectors import make_vectors, shown_values
 from eecompile.segments import SegmentGraph
 from eecompile.text import print_segments
+from eecompile.tuning_file import TunedMachine, write_tuning
 
 __all__ = ["BuildOptions", "BuildReport", "build"]
 
@@ -102,6 +103,7 @@ class _Build:
         self.cores = min(self.machine.cores, usable_cores())
         self.threads = options.threads or os.cpu_count() or 1
         self.output = options.output_for(path)
+        self.tuning = prepared.tuning
         self.timing = Timing()
 
     def run(self) -> dict[str, Any]:
@@ -122,10 +124,14 @@ class _Build:
             extended = host.copy()
             segments = self._cut(extended, "exits", heads, comparators)
             self._emit(extended)
+        if self.options.tune is not None:
+            with self.steps.step("measure the kernels") as progress:
+                self._tune(segments, self.options.tune, progress)
         with self.steps.step(f"compile for {self.machine.name}"):
             compiled = self._compile(segments, self.machine)
             native = compiled if self.here is self.machine else self._compile(segments, self.here)
             network = CompiledGraph.of(segments, compiled.functions)
+        self._warn_of_tuning(compiled.tuned)
         with self.steps.step("compare with the source network, decisions off"):
             inputs = self._examples(segments)
             runner = Runner.of(native.load(), CompiledGraph.of(segments, native.functions))
@@ -170,7 +176,9 @@ class _Build:
             write_artifact(self.output, contents)
         peak = Peak.of(network, len(compiled.weights), min(self.machine.cores, MOST_THREADS))
         summary = self._summary(segments, equivalence, policies, costs, peak)
-        return summary | {"times_s": self.steps.times_s}
+        tuned = compiled.tuned
+        kernels = tuned and {"tuned": tuned.chosen, "by_model": tuned.by_model}
+        return summary | {"kernels": kernels, "times_s": self.steps.times_s}
 
     # -- the network ---------------------------------------------------------------------------
 
@@ -195,9 +203,40 @@ class _Build:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 host.save(path)
 
-    def _compile(self, segments: SegmentGraph, for_machine: Machine) -> Compiled:
+    def _tune(self, segments: SegmentGraph, seconds: float, progress: Reporter) -> None:
+        """Measures, and writes what is known, however it ends."""
+        here = TunedMachine.of(self.machine, cpu_name())
+        before = self.tuning.machine(here)
+        found = {kernel.digest: kernel for kernel in before.kernels} if before else {}
         place = self.spec.model.at("path")
-        return compile_graphs(segments.graphs(), for_machine, segments.shown, self.cache, place)
+        known = self.tuning.choices(here)
+        tuned = tune_graphs(
+            segments.graphs(), self.machine, segments.shown, seconds, known, progress, place
+        )
+        measured, won = 0, 0
+        try:
+            for kernel in tuned:
+                found[kernel.digest] = kernel
+                measured, won = measured + 1, won + (kernel.choice != kernel.model_choice)
+        finally:
+            self.steps.say(f"{measured} kernels measured; for {won} the model's choice was beaten")
+            self.tuning = self.tuning.with_kernels(here, found.values())
+            write_tuning(self.tuning)
+
+    def _compile(self, segments: SegmentGraph, for_machine: Machine) -> Compiled:
+        place, here = self.spec.model.at("path"), TunedMachine.of(for_machine, cpu_name())
+        choices = self.tuning.choices(here)
+        return compile_graphs(
+            segments.graphs(), for_machine, segments.shown, self.cache, place, choices
+        )
+
+    def _warn_of_tuning(self, tuned: TunedKernels | None) -> None:
+        """Says what of the file was of no use."""
+        here = TunedMachine.of(self.machine, cpu_name())
+        stale = self.tuning.stale(tuned.stale, here) if tuned else None
+        for warning in (self.tuning.foreign(here), stale):
+            if warning is not None:
+                self.steps.warn(warning.full())
 
     # -- the data ------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from eecompile.cache import Cache, digest, source_digest
 from eecompile.diagnostics import CompileErrors
 from eecompile.hardware import cpu_features_of_this_machine
 from eecompile.spec import DataSource, Spec
+from eecompile.tuning_file import tuning_path
 
 __all__ = ["Freshness"]
 
@@ -31,7 +32,8 @@ class Freshness:
 
     def __init__(self, cache: Cache, path: Path, options: BuildOptions, output: Path) -> None:
         self._cache, self._path, self._output = cache, path, output
-        self._wants_files = options.emit is not None or options.dump_ir is not None
+        self._wants_work = (options.emit, options.dump_ir, options.tune) != (None, None, None)
+        self._tunes = options.tune is not None  # that build writes the file it reads
         self._begun_ns = time.time_ns() - _CLOCK_NS
         self._key = digest(
             "build",
@@ -47,7 +49,7 @@ class Freshness:
 
     def stored_summary(self) -> dict[str, Any] | None:
         """The summary of the build that wrote the artifact, if nothing has changed since."""
-        raw = None if self._wants_files else self._cache.load(self._key)
+        raw = None if self._wants_work else self._cache.load(self._key)
         if raw is None:
             return None
         stored = json.loads(raw)
@@ -71,7 +73,8 @@ class Freshness:
         build is not remembered.
         """
         read = _files_of(spec, self._path)
-        if read is None or any(_changed_ns(path) >= self._begun_ns for path in read):
+        ours = tuning_path(self._path).resolve() if self._tunes else None
+        if read is None or any(_changed_ns(p) >= self._begun_ns for p in read if p != ours):
             return
         entry = {
             "read": {str(path): _hash(path) for path in read},
@@ -104,7 +107,7 @@ def _hash(path: Path) -> str | None:
 def _files_of(spec: Spec, path: Path) -> list[Path] | None:
     """Every file the build read; None where that cannot be told."""
     model = spec.model
-    found = [path, spec.resolve(model.path)]
+    found = [path, tuning_path(path), spec.resolve(model.path)]
     found += [spec.resolve(model.weights)] if model.weights else []
     networks = [spec.resolve(model.path)] if model.source == "onnx" else []
     for exit_ in model.exits:

@@ -25,6 +25,7 @@ from eecompile.passes.pipelines import backbone_pipeline
 from eecompile.recording import open_splits
 from eecompile.segments import SegmentGraph
 from eecompile.spec import Model, Spec
+from eecompile.tuning_file import Tuning, read_tuning, tuning_path
 
 __all__ = ["Prepared", "choose_machine", "cut", "cut_file", "plan", "plan_heads", "prepare"]
 
@@ -39,12 +40,14 @@ class Prepared:
         machine: what to compile for.
         splits: the data by split; none for a network without exits or data.
         warnings: what is allowed and hardly meant.
+        tuning: schedules of kernels that were measured.
     """
 
     spec: Spec
     host: HostGraph
     machine: Machine
     splits: dict[str, Dataset]
+    tuning: Tuning
     warnings: tuple[Diagnostic, ...] = ()
 
 
@@ -61,7 +64,25 @@ def prepare(path: Path, options: BuildOptions) -> Prepared:
     spec, host, warnings = _checked_network(path, options.overrides)
     found = choose_machine(spec, options.target)
     _check_budgets(spec, found)
-    return Prepared(spec, host, found, open_splits(spec, host.graph()), warnings)
+    if options.tune is not None:
+        _check_measurable(found, path)
+    tuning = read_tuning(tuning_path(path))
+    return Prepared(spec, host, found, open_splits(spec, host.graph()), tuning, warnings)
+
+
+def _check_measurable(machine: Machine, path: Path) -> None:
+    """Refuses to measure another machine's kernels, and where the result cannot be written."""
+    if not machine.is_native:
+        raise CompileErrors(
+            [
+                Diagnostic(
+                    "bad-argument",
+                    f"`--tune` measures on the device, and this machine is no `{machine.name}`",
+                    help=f"build with --tune there; {tuning_path(path).name} then serves here too",
+                )
+            ]
+        )
+    check_file(tuning_path(path))
 
 
 def _checked_network(
@@ -187,6 +208,8 @@ def plan(path: Path, options: BuildOptions) -> dict[str, Any]:
     steps = [f"fit {exit_.head} at `{exit_.name}`" for exit_ in model.exits]
     for split, data in prepared.splits.items():
         steps.append(f"run the {split} data {data.source.path} through it once")
+    if options.tune is not None:
+        steps.append(f"measure kernels for {options.tune:g} s, for {tuning_path(path)}")
     steps += [f"fit policy `{p.name}` to {p.budget or 'its default'}" for p in spec.policies]
     return {
         "artifact": str(options.output_for(path)),

@@ -77,11 +77,19 @@ class _Kernel:
 
 @dataclass
 class _Kernels:
-    """Kernels by what they compute: equal ones are emitted once."""
+    """Kernels by what they compute: equal ones are emitted once.
+
+    Attributes:
+        written: choices by kernel's key.
+        lowers: whether there will be code.
+        found: what has been asked for.
+        chosen: the choices among them that were written down, None for misfits.
+    """
 
     machine: Machine
     target: tvm.target.Target
     written: Mapping[str, str] = field(default_factory=dict)
+    lowers: bool = True
     found: dict[KernelSpec, _Kernel] = field(default_factory=dict)
     chosen: dict[KernelSpec, Choice | None] = field(default_factory=dict)
 
@@ -95,7 +103,9 @@ class _Kernels:
                 raise _about(group, error) from error
             word = re.sub(r"\W", "", spec.anchor.kind.lower())
             symbol = f"kernel{len(self.found)}_{word}"
-            phases = plain_phases(scheduled.function, symbol, self.target)
+            phases: tuple[Phase, ...] = ()
+            if self.lowers:
+                phases = plain_phases(scheduled.function, symbol, self.target)
             self.found[spec] = _Kernel(
                 symbol, scheduled.arguments, scheduled.in_place or spec.element_by_element, phases
             )
@@ -186,7 +196,7 @@ def kernel_counts(
     Raises:
         UnsupportedOperator: an operator has no compiled form.
     """
-    kernels = _Kernels(machine, target_of(machine))
+    kernels = _Kernels(machine, target_of(machine), lowers=False)
     uses: dict[KernelSpec, int] = {}
     work: dict[KernelSpec, float] = {}
     for laid in _laid_out([_simpler(graph) for graph in graphs], plain):

@@ -16,10 +16,11 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+from tvm.tirx import PrimFunc
 
-from eecompile.hardware import Machine
+from eecompile.hardware import Machine, usable_cores
 from eecompile.ir import TensorType
-from eecompile.targets.lowering.build import emit_objects, plain_phases, target_of
+from eecompile.targets.lowering.build import Phase, emit_objects, plain_phases, target_of
 from eecompile.targets.lowering.link import link
 from eecompile.targets.lowering.schedules import Choice, schedule
 from eecompile.targets.lowering.spec import (
@@ -67,15 +68,16 @@ class Measured:
 def measure(
     spec: KernelSpec, machine: Machine, choices: Sequence[Choice], until: float
 ) -> list[Measured]:
-    """Times of the choices that can be compiled, the first one among them.
+    """Times of the choices, but those that cannot write where the kernel must.
 
     Args:
         spec: what the kernels compute.
         machine: this one.
         choices: to be compared; the first is the one the others are compared with.
-        until: `time.monotonic` when rounds must end, once there are enough.
+        until: `time.monotonic` when to end: later choices are left out, and rounds once there are
+            enough.
     """
-    kernels = _compiled(spec, machine, choices)
+    kernels = _compiled(spec, machine, choices, until - _AIM_S)
     data = _Data(spec)
     runs = [_Run(kernel, data) for kernel in kernels]
     errors = [_error(run.result(), runs[0].result()) for run in runs]
@@ -116,10 +118,17 @@ class _Kernel:
     phases: tuple[tuple[Callable[..., int], int], ...]
 
 
-def _compiled(spec: KernelSpec, machine: Machine, choices: Sequence[Choice]) -> list[_Kernel]:
-    target = target_of(machine)
-    found, functions = [], {}
+def _compiled(
+    spec: KernelSpec, machine: Machine, choices: Sequence[Choice], until: float
+) -> list[_Kernel]:
+    """The choices that can be compiled until then, at least two if there are."""
+    target, cores = target_of(machine), usable_cores()
+    found: list[tuple[Choice, Scheduled, tuple[Phase, ...]]] = []
+    objects: list[bytes] = []
+    waiting: dict[str, PrimFunc] = {}
     for number, choice in enumerate(choices):
+        if not waiting and number >= 2 and time.monotonic() > until:
+            break
         try:
             made = strided(spec, schedule(spec, machine, choice))
         except StridesLost:
@@ -127,9 +136,14 @@ def _compiled(spec: KernelSpec, machine: Machine, choices: Sequence[Choice]) -> 
                 raise
             continue
         phases = plain_phases(made.function, f"choice{number}", target)
-        functions |= {phase.symbol: phase.function for phase in phases}
+        waiting |= {phase.symbol: phase.function for phase in phases}
         found.append((choice, made, phases))
-    library = _loaded(link(emit_objects(functions, target), list(functions), machine, team=False))
+        if len(found) % max(2, cores) == 0:
+            objects += emit_objects(waiting, target)
+            waiting = {}
+    objects += emit_objects(waiting, target)
+    symbols = [phase.symbol for _, _, phases in found for phase in phases]
+    library = _loaded(link(objects, symbols, machine, team=False))
     return [
         _Kernel(choice, made, tuple((library[p.symbol], p.units) for p in phases))
         for choice, made, phases in found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any
 
 from eecompile.hardware import Machine
@@ -108,16 +108,19 @@ def choices(spec: KernelSpec, machine: Machine) -> list[Choice]:
 def _convolutions(spec: KernelSpec, machine: Machine) -> list[Choice]:
     """Direct tiles, and Winograd's where they apply; what the estimates name comes first."""
     problem = winograd.problem_of(spec)
-    found: list[Choice] = []
+    found: list[list[Choice]] = []
     if problem is not None:
         for m in winograd.candidates(spec):
             ranked = sorted(plans(problem, machine, m), key=lambda plan: plan_cost(plan, machine))
-            found += [_plan_choice(plan) for plan in _different(ranked)]
+            found.append([_plan_choice(plan) for plan in _different(ranked)])
     direct = [Choice.of("conv", tile) for tile in conv.candidates(spec, machine)]
-    direct = direct[: _DIRECT if found else _MOST]
+    found.append(direct[: _DIRECT if found else _MOST])
     chosen = winograd.chosen(spec, machine)
-    first = [c for c in found if chosen and ("tile", chosen) in c.numbers][:1] or direct[:1]
-    return [*first, *(c for c in (*direct, *found) if c not in first)]
+    found.sort(key=lambda some: ("tile", chosen) not in some[0].numbers)
+    if chosen is None:
+        found.reverse()
+    # Whoever has little time measures the best of each first.
+    return [choice for place in zip_longest(*found) for choice in place if choice is not None]
 
 
 def _different(ranked: Sequence[Plan]) -> list[Plan]:
@@ -158,5 +161,6 @@ def _winograd(spec: KernelSpec, machine: Machine, numbers: dict[str, int]) -> Sc
     problem, tile = winograd.problem_of(spec), numbers.pop("tile")
     assert problem is not None, "a convolution for Winograd's algorithm"
     fused = bool(numbers.pop("fused"))
-    plan = replace(best_plan(problem, machine, tile), fused=fused, **numbers)
-    return winograd.winograd(spec, machine, tile, plan)
+    plan = best_plan(problem, machine, tile)
+    kept: dict[str, Any] = {**numbers, "fused": fused}
+    return winograd.winograd(spec, machine, tile, replace(plan, **kept))
