@@ -164,7 +164,7 @@ LARGE = {
     "convolution of groups": conv(64, 64, 14, 3, group=2),
     "depthwise convolution": conv(64, 64, 20, 3, group=64),
     "dense": matmul(64, 96, 256),
-    "dense, one row": matmul(1, 256, 512),
+    "dense, one row": matmul(1, 512, 1000),
     "product": matmul(48, 32, 64, batch=3, constant=False),
     "pool": pool("MaxPool", 64, 24, 3, 2),
     "softmax": rows("softmax", 64, 128),
@@ -174,5 +174,5 @@ LARGE = {
 
 
 @pytest.mark.parametrize("graph", LARGE.values(), ids=[name.replace(" ", "-") for name in LARGE])
-def test_units_of_large_kernels_are_independent(graph: Graph) -> None:
-    check(graph, machine("host", cores=4))
+def test_large_kernels_have_units_for_several_threads(graph: Graph) -> None:
+    assert check(graph, machine("host", cores=4)) >= 4
