@@ -80,7 +80,8 @@ def tune(
         graphs: as for `compile_functions`.
         machine: this one.
         plain: as there.
-        seconds: after so many no kernel is begun that could not be finished.
+        seconds: no kernel but the first is begun that could not be finished by then; they begin
+            with the call.
         known: kernel's key -> its choice by an earlier measurement; these kernels come last.
         progress: told before each kernel, and at the end.
         measure: see `measuring.measure`.
@@ -97,10 +98,9 @@ def tune(
         begun = clock()
         tell(done, len(waiting), max(0.0, end - begun))
         affordable = int((end - begun) / (spent / tried if tried else _CHOICE_S))
-        if affordable < 2:
+        if done and affordable < 2:
             return
-        tried_now = candidates[:affordable]
-        measured = measure(count.spec, machine, tried_now, end)
+        measured = measure(count.spec, machine, candidates[: max(2, affordable)], end)
         spent, tried = spent + clock() - begun, tried + len(measured)
         yield _winner(count, measured)
     tell(len(waiting), len(waiting), max(0.0, end - clock()))
