@@ -13,7 +13,17 @@ pytest.importorskip("onnxruntime")
 from benchmarks.layers import Layer, reason
 from benchmarks.peak import Limits
 
-MODULES = ["depth", "kernels", "layers", "networks", "overheads", "peak", "peers", "turns"]
+MODULES = [
+    "depth",
+    "kernels",
+    "layers",
+    "models",
+    "networks",
+    "overheads",
+    "peak",
+    "peers",
+    "turns",
+]
 
 #: 100 GFLOP/s, 100 GB/s for small tensors and 10 for large ones.
 LIMITS = Limits(1e11, ((2**20, 1e11), (2**30, 1e10)))

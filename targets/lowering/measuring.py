@@ -36,9 +36,9 @@ from eecompile.targets.lowering.strides import StridesLost, strided
 
 __all__ = ["Measured", "measure"]
 
-#: Bytes of weights and of activations that calls change between: twice a second cache of 1 MiB,
-#: and twice a first cache of 32 KiB; at most so many copies.
-_FAR_BYTES, _NEAR_BYTES, _COPIES = 2 << 20, 64 << 10, 8
+#: Calls change between copies of weights that fill the second cache so many times, and between
+#: copies of activations that do so with the first; at most so many copies.
+_TIMES, _COPIES = 2, 8
 
 #: Seconds of calls that make a turn; a clock read takes some 0.3 us.
 _TURN_S = 0.5e-3
@@ -78,7 +78,7 @@ def measure(
             enough.
     """
     kernels = _compiled(spec, machine, choices, until - _AIM_S)
-    data = _Data(spec)
+    data = _Data(spec, machine)
     runs = [_Run(kernel, data) for kernel in kernels]
     errors = [_error(run.result(), runs[0].result()) for run in runs]
     times = _rounds([run.turn for run in runs], until)
@@ -163,12 +163,12 @@ def _loaded(code: bytes) -> ctypes.CDLL:
 class _Data:
     """Operands with random values, and copies of them; the same for all choices."""
 
-    def __init__(self, spec: KernelSpec) -> None:
+    def __init__(self, spec: KernelSpec, machine: Machine) -> None:
         rng = np.random.default_rng(0)
-        self.spec = spec
+        self.spec, self.far, self.near = spec, _TIMES * machine.l2_bytes, _TIMES * machine.l1_bytes
         self.values = [_random(_span(o.type, o.strides), rng) for o in spec.operands]
         self.passed = [
-            _copies(value, _FAR_BYTES if operand.constant else _NEAR_BYTES)
+            _copies(value, self.far if operand.constant else self.near)
             for value, operand in zip(self.values, spec.operands, strict=True)
         ]
 
@@ -182,7 +182,7 @@ class _Run:
 
     def __init__(self, kernel: _Kernel, data: _Data) -> None:
         result = _span(data.spec.result, data.spec.strides)
-        self._outputs = _copies(np.zeros(result.shape, result.dtype), _NEAR_BYTES)
+        self._outputs = _copies(np.zeros(result.shape, result.dtype), data.near)
         self._phases = kernel.phases
         columns = [self._arrays(argument, data) for argument in kernel.scheduled.arguments]
         count = max(map(len, columns))
@@ -197,7 +197,7 @@ class _Run:
             case Passed(operand):
                 return data.passed[operand]
             case Packed(operand, pack):
-                return _copies(pack(data.constant(operand)), _FAR_BYTES)
+                return _copies(pack(data.constant(operand)), data.far)
             case Scratch(nbytes) | PerThread(nbytes):
                 return [_aligned(np.zeros(nbytes, np.uint8))]
             case Output():
