@@ -28,8 +28,7 @@ from eecompile.targets.lowering.spec import KernelSpec, Scheduled
 
 __all__ = ["Choice", "choices", "scheduled"]
 
-#: Candidates of one family. Where the models' first is not the best, the best is among so many for
-#: nine kernels of ten (benchmarks/models.py).
+#: Candidates of one family: so many are compiled and timed in about a second.
 _MOST = 6
 
 #: Direct tiles, and plans of each tile of Winograd's, where a kernel has both.
