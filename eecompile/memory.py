@@ -21,7 +21,7 @@ _MOST_BUFFERS = 5000
 
 @dataclass(frozen=True, slots=True)
 class NetworkPlan:
-    """Offsets in a block of `nbytes`: of values by name, of workspaces by their function's symbol."""
+    """Offsets in a block of `nbytes`: of values by name, of workspaces by function's symbol."""
 
     values: dict[str, int]
     workspaces: dict[str, int]

@@ -8,7 +8,7 @@ team makes this call; between a phase and the next that depends on it all wait f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,13 @@ import tvm
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
 
-__all__ = ["Address", "Call", "Shared", "entry_function"]
+__all__ = ["Address", "Call", "Shared", "entry_functions"]
 
 _POINTER = PointerType(PrimType("void"))
+
+#: Phases that one function calls at most; an entry function of more calls parts of itself. LLVM's
+#: time grows with the square of a function's length: 48 s for one of 1,206 phases, 2 s in parts.
+_PART = 32
 
 #: What a team's threads call to wait for each other; see team.c.
 _WAIT = "eecompile_team_wait"
@@ -53,78 +57,122 @@ class Call:
     arguments: tuple[Address, ...]
 
 
-def entry_function(
+def entry_functions(
     symbol: str,
     calls: Sequence[Call],
     inputs: int,
     outputs: int,
     workspace_bytes: int,
     private_bytes: int,
-) -> tirx.PrimFunc:
-    """The function that runs `calls` for each of its n samples and returns 0.
+) -> dict[str, tirx.PrimFunc]:
+    """The function that runs `calls` for each of its n samples and returns 0, and its parts.
 
     The workspace holds `workspace_bytes` for all threads, then `private_bytes` for each.
     """
     names = ["weights", "workspace"]
     names += [f"in{i}" for i in range(inputs)] + [f"out{i}" for i in range(outputs)]
-    entry = _Entry({name: place + 1 for place, name in enumerate(names)})
-    entry.private = (workspace_bytes, private_bytes)
-    steps = [(phase, call.arguments) for call in calls for phase in call.phases]
-    body: list[tirx.Stmt] = []
-    for place, (phase, arguments) in enumerate(steps):
-        body.append(entry.run(phase, arguments))
-        # The next phase; after the last one that of the next sample, which uses the memory again.
-        following = steps[(place + 1) % len(steps)][0]
-        if phase.threads > 1 or following.threads > 1:
-            body.append(entry.wait())
-    zero = tirx.const(0, "int32")
-    run = _sequence(body or [tirx.Evaluate(zero)])
-    n = tirx.BufferLoad(entry.frame, [0])
-    loop = tirx.For(entry.sample, tirx.const(0, "int64"), n, tirx.ForKind.SERIAL, run)
-    function = tirx.PrimFunc(
-        [entry.pointer, entry.thread, entry.threads, entry.team],
-        tirx.SeqStmt([entry.declared, loop, tirx.stmt.Return(zero)]),
-        PrimType("int32"),
-        tvm.ir.make_node("ir.DictAttrs"),
+    layout = _Layout(
+        {name: place + 1 for place, name in enumerate(names)}, workspace_bytes, private_bytes
     )
-    return function.with_attr("global_symbol", symbol)
+    steps = [(phase, call.arguments) for call in calls for phase in call.phases]
+    # The next phase; after the last one that of the next sample, which uses the memory again.
+    following = [phase for phase, _ in (*steps[1:], *steps[:1])]
+    parts = [
+        [
+            (*step, step[0].threads > 1 or after.threads > 1)
+            for step, after in zip(steps[first : first + _PART], following[first:], strict=False)
+        ]
+        for first in range(0, len(steps), _PART)
+    ]
+    entry = _Entry(layout)
+    if len(parts) <= 1:
+        return {symbol: entry.over_samples(symbol, entry.steps(parts[0]) if parts else [])}
+    found, called = {}, []
+    for number, part in enumerate(parts):
+        name = f"part{number}_of_{symbol}"
+        one = _Entry(layout)
+        found[name] = one.for_a_sample(name, one.steps(part))
+        called.append(entry.call(name))
+    return {**found, symbol: entry.over_samples(symbol, called)}
 
 
-def _sequence(statements: Sequence[tirx.Stmt]) -> tirx.Stmt:
-    return tirx.SeqStmt(list(statements)) if len(statements) > 1 else statements[0]
+@dataclass(frozen=True)
+class _Layout:
+    """Where a frame holds each address, and the bytes of a workspace."""
+
+    places: Mapping[str, int]
+    shared_bytes: int
+    private_bytes: int
 
 
 class _Entry:
-    """The parameters of an entry function, and statements in their terms."""
+    """The parameters of an entry function or of a part of it, and statements in their terms."""
 
-    private: tuple[int, int]
-
-    def __init__(self, places: dict[str, int]) -> None:
-        self.places = places
+    def __init__(self, layout: _Layout) -> None:
+        self.layout = layout
         self.pointer = tirx.Var("frame", PointerType(PrimType("int64")))
-        self.frame = tirx.decl_buffer((len(places) + 1,), "int64", data=self.pointer)
-        self.declared = tirx.DeclBuffer(self.frame, data=self.pointer)
+        self.frame = tirx.decl_buffer((len(layout.places) + 1,), "int64", data=self.pointer)
         self.thread = tirx.Var("thread", PrimType("int32"))
         self.threads = tirx.Var("threads", PrimType("int32"))
         self.team = tirx.Var("team", _POINTER)
         self.sample = tirx.Var("sample", PrimType("int64"))
+        self.parameters = [self.pointer, self.thread, self.threads, self.team]
+
+    # -- functions -------------------------------------------------------------
+
+    def over_samples(self, symbol: str, body: Sequence[tirx.Stmt]) -> tirx.PrimFunc:
+        """The function that does `body` for each sample."""
+        n = tirx.BufferLoad(self.frame, [0])
+        run = tirx.SeqStmt([*body, tirx.Evaluate(tirx.const(0, "int32"))])
+        loop = tirx.For(self.sample, tirx.const(0, "int64"), n, tirx.ForKind.SERIAL, run)
+        return self._function(symbol, self.parameters, [loop])
+
+    def for_a_sample(self, symbol: str, body: Sequence[tirx.Stmt]) -> tirx.PrimFunc:
+        """The function that does `body` for the sample it is given."""
+        return self._function(symbol, [*self.parameters, self.sample], body)
+
+    def _function(
+        self, symbol: str, parameters: Sequence[Any], body: Sequence[tirx.Stmt]
+    ) -> tirx.PrimFunc:
+        declared = tirx.DeclBuffer(self.frame, data=self.pointer)
+        done = tirx.stmt.Return(tirx.const(0, "int32"))
+        function = tirx.PrimFunc(
+            list(parameters),
+            tirx.SeqStmt([declared, *body, done]),
+            PrimType("int32"),
+            tvm.ir.make_node("ir.DictAttrs"),
+        )
+        return function.with_attr("global_symbol", symbol)
+
+    # -- statements ------------------------------------------------------------
+
+    def steps(self, steps: Sequence[tuple[Shared, Sequence[Address], bool]]) -> list[tirx.Stmt]:
+        """Phases in order, all threads waiting for each other behind those that say so."""
+        body = []
+        for phase, arguments, waits in steps:
+            body.append(self._run(phase, arguments))
+            if waits:
+                body.append(self._wait())
+        return body
+
+    def call(self, part: str) -> tirx.Stmt:
+        """Runs a part."""
+        arguments = (*self.parameters, self.sample)
+        return tirx.Evaluate(tirx.call_extern("int32", part, *arguments))
 
     def _place(self, address: Address) -> Any:
         base = "workspace" if address.base == "private" else address.base
-        at = tirx.BufferLoad(self.frame, [self.places[base]])
+        at = tirx.BufferLoad(self.frame, [self.layout.places[base]])
         if address.offset:
             at = at + tirx.const(address.offset, "int64")
         if address.stride:
             at = at + self.sample * tirx.const(address.stride, "int64")
         if address.base == "private":
-            first, size = self.private
-            at = at + (
-                tirx.const(first, "int64")
-                + self.thread.astype("int64") * tirx.const(size, "int64")
-            )
+            own = self.thread.astype("int64") * tirx.const(self.layout.private_bytes, "int64")
+            at = at + (tirx.const(self.layout.shared_bytes, "int64") + own)
         return tirx.call_intrin(_POINTER, "tirx.reinterpret", at)
 
-    def run(self, phase: Shared, arguments: Sequence[Address]) -> tirx.Stmt:
+    def _run(self, phase: Shared, arguments: Sequence[Address]) -> tirx.Stmt:
         """A thread's own part of a phase."""
         places = [self._place(argument) for argument in arguments]
 
@@ -144,7 +192,7 @@ class _Entry:
             self.thread < phase.threads, part(bound(self.thread), bound(self.thread + 1)), None
         )
 
-    def wait(self) -> tirx.Stmt:
+    def _wait(self) -> tirx.Stmt:
         """Wait for the other threads, where there are any."""
         waiting = tirx.Evaluate(tirx.call_extern("int32", _WAIT, self.team))
         return tirx.IfThenElse(self.threads > 1, waiting, None)

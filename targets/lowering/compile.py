@@ -15,7 +15,7 @@ from eecompile.cost import graph_macs, op_macs
 from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine
 from eecompile.ir import Graph
-from eecompile.targets.lowering.aot import Address, Call, Shared, entry_function
+from eecompile.targets.lowering.aot import Address, Call, Shared, entry_functions
 from eecompile.targets.lowering.build import Phase, emit_objects, plain_phases, target_of
 from eecompile.targets.lowering.errors import UnsupportedOperator
 from eecompile.targets.lowering.expansions import with_expansions
@@ -171,12 +171,13 @@ def compile_functions(
     target = target_of(machine)
     kernels, weights = _Kernels(machine, target, choices), WeightPool()
     symbols = _symbols(graphs)
-    functions, entries = [], {}
+    functions: list[CompiledFunction] = []
+    entries: dict[str, tirx.PrimFunc] = {}
     for index, (graph, laid, symbol) in enumerate(zip(graphs, laid_out, symbols, strict=True)):
         tell("schedule", index, len(graphs))
         function, entry = _lowered(graph, laid, symbol, kernels, weights)
         functions.append(function)
-        entries[symbol] = entry
+        entries |= entry
     code = kernels.code()
     tell("generate code", 0, 1)
     # Objects of their own, so that no kernel is inlined into an entry function: TVM gives every
@@ -246,8 +247,8 @@ def _laid_out(graphs: Sequence[Graph], plain: Collection[str]) -> list[LaidOut]:
 
 def _lowered(
     source: Graph, laid: LaidOut, symbol: str, kernels: _Kernels, weights: WeightPool
-) -> tuple[CompiledFunction, tirx.PrimFunc]:
-    """A graph's kernels, its workspace and its entry function."""
+) -> tuple[CompiledFunction, dict[str, tirx.PrimFunc]]:
+    """A graph's kernels, its workspace, and its entry function with the parts of it."""
     placed, calls = _called(laid.graph, kernels)
     graph, views = placed.graph, placed.views
     fixed = {name: f"in{index}" for index, name in enumerate(graph.inputs)}
@@ -290,7 +291,7 @@ def _lowered(
                     arguments.append(where(called.group.output))
         private_bytes = max(private_bytes, private)
         uses.append(_use(called.group, graph, called.kernel, tuple(arguments), kernels.machine))
-    entry = entry_function(
+    entry = entry_functions(
         symbol,
         [use.call for use in uses],
         len(graph.inputs),

@@ -116,8 +116,12 @@ def _multiply(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
     """A product; of a value and its own sigmoid, as networks write SiLU, in one formula."""
     for x, gate in (inputs, inputs[::-1]):
         if gate.op.name == "sigmoid" and list(gate.op.input_tensors) == [x]:
-            return compute(result.shape, lambda i, x=x: approximations.silu(x(*i)), "silu")
+            return _silu(x, result)
     return _binary("fi", lambda a, b, dtype: a * b)(op, inputs, result)
+
+
+def _silu(x: te.Tensor, result: TensorType) -> te.Tensor:
+    return compute(result.shape, lambda i: approximations.silu(x(*i)), "silu")
 
 
 def _power(a: Expr, b: Expr, dtype: str) -> Expr:

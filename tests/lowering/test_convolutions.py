@@ -165,6 +165,7 @@ def test_packed_weights_lie_in_the_order_they_are_used(
     assert at == row.size
 
 
+@settings(deadline=None)
 @given(st.integers(1, 130), st.integers(1, 700), st.integers(1, 5000), st.sampled_from([4, 8, 16]))
 def test_tiles_fit_the_registers_and_the_row(
     columns: int, channels: int, depth: int, lanes: int

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 from eecompile.hardware import machine
-from eecompile.ir import Graph, Op, TensorType
+from eecompile.ir import Attribute, Graph, Op, TensorType
 from eecompile.shapes import infer_types
 from eecompile.targets.lowering.schedules.depthwise import candidates, depthwise
 from eecompile.targets.lowering.schedules.sliding import SlidingTile
@@ -47,7 +47,12 @@ def convolution(
         "w": rng.standard_normal((channels, 1, *kernel)).astype("float32"),
         "b": rng.standard_normal(channels).astype("float32"),
     }
-    attributes = {"strides": strides, "pads": pads, "dilations": dilations, "group": channels}
+    attributes: dict[str, Attribute] = {
+        "strides": strides,
+        "pads": pads,
+        "dilations": dilations,
+        "group": channels,
+    }
     op = Op("c", "Conv", ("x", "w", "b"), ("c",), attributes)
     types = {"x": TensorType("float32", (1, channels, *size))}
     types |= {name: TensorType.of(array) for name, array in constants.items()}

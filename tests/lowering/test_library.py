@@ -18,11 +18,15 @@ from eecompile.hardware import machine
 from eecompile.ir import Graph
 from eecompile.reference import run_graph
 from eecompile.targets.lowering import compile_functions, find_linkers
+from eecompile.targets.lowering.aot import entry_functions
 from eecompile.targets.lowering.link import link
 from eecompile.text import parse_graph
 from tests.lowering.calling import Loaded, compile_plain, inputs_of, worst_error
 
 BLOCKS = 3
+
+#: What every library has beside its functions (targets/lowering/team.c).
+TEAM = ["chain", "team_close", "team_open", "team_run", "team_samples"]
 
 
 def backbone(blocks: int = BLOCKS) -> Graph:
@@ -145,9 +149,25 @@ def test_the_library_needs_nothing_but_libc_and_exports_its_functions_only(tmp_p
         ["nm", "-D", str(path)], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     defined = {line.split()[-1] for line in listed if line.split()[-2] in "TDBR"}
-    needed = {line.split()[-1].split("@")[0] for line in listed if line.split()[-2] in "Uw"}
-    assert defined == {function.symbol for function in compiled.functions}
-    assert needed <= {"memcpy", "memset", "memmove"}
+    needed = {line.split()[-1] for line in listed if line.split()[-2] == "U"}
+    team = {f"eecompile_{name}" for name in TEAM}
+    assert defined == {function.symbol for function in compiled.functions} | team
+    assert [name for name in needed if "@GLIBC_" not in name] == []
+
+
+def test_a_function_of_many_phases_calls_them_in_parts() -> None:
+    """More phases than one part holds, an entry of parts, and several samples in it."""
+    graph = backbone(blocks=40)
+    compiled = compile_functions([graph], machine("host"), plain=["x", "y"])
+    (function,) = compiled.functions
+    calls = [use.call for use in function.kernels]
+    parts = entry_functions("eec_net", calls, 1, 1, 0, 0)
+    assert list(parts) == ["part0_of_eec_net", "part1_of_eec_net", "eec_net"]
+    x = np.random.default_rng(6).standard_normal((2, 1, 3, 10, 10)).astype(np.float32)
+    (found,) = Loaded(compiled)(function.symbol, [x], n=2)
+    for sample, answer in zip(x, found, strict=True):
+        expected = run_graph(graph, {"x": sample})["y"]
+        assert np.abs(answer - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_compiling_twice_gives_the_same_bytes() -> None:
