@@ -64,6 +64,7 @@ class Checked:
 def check(graphs: dict[str, Graph], where: Machine) -> Iterator[Checked]:
     """Every distinct kernel with more than one choice."""
     found: dict[str, tuple[KernelSpec, str, int]] = {}
+    nbytes = {n: sum(array.nbytes for array in g.constants.values()) for n, g in graphs.items()}
     for name, graph in graphs.items():
         for count in kernel_counts([graph], where, (*graph.inputs, *graph.outputs)):
             key = kernel_key(count.spec)
@@ -72,7 +73,7 @@ def check(graphs: dict[str, Graph], where: Machine) -> Iterator[Checked]:
     for spec, network, uses in found.values():
         offered = choices(spec, where)
         if len(offered) > 1:
-            measured = measure(spec, where, offered, math.inf)
+            measured = measure(spec, where, offered, math.inf, nbytes[network])
             yield _checked(described(spec), network, uses, measured)
 
 

@@ -1,8 +1,8 @@
 """Times schedules of one kernel against each other on this machine.
 
 All are compiled into one library and take turns, so that they see the same neighbours, clock and
-temperature. Operands change from call to call: activations come from the second cache and weights
-from beyond it, as they do where other kernels run in between.
+temperature. Operands change from call to call: activations come from the second cache, and weights
+from where they lie after all the network's others have been read.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ from eecompile.targets.lowering.strides import StridesLost, strided
 
 __all__ = ["Measured", "measure"]
 
-#: Calls change between copies of weights that fill the second cache so many times, and between
-#: copies of activations that do so with the first; at most so many copies.
-_TIMES, _COPIES = 2, 8
+#: Calls change between copies of activations that fill the first cache so many times, and between
+#: copies of weights that do so with the second, or are as many as the network has of their size.
+_TIMES = 2
+#: Copies, and bytes of them, at most; of what has more than half of these bytes there are two.
+_COPIES, _MOST_BYTES = 64, 64 << 20
 
 #: Seconds of calls that make a turn; a clock read takes some 0.3 us.
 _TURN_S = 0.5e-3
@@ -66,7 +68,11 @@ class Measured:
 
 
 def measure(
-    spec: KernelSpec, machine: Machine, choices: Sequence[Choice], until: float
+    spec: KernelSpec,
+    machine: Machine,
+    choices: Sequence[Choice],
+    until: float,
+    weight_bytes: int = 0,
 ) -> list[Measured]:
     """Times of the choices, but those that cannot write where the kernel must.
 
@@ -76,9 +82,10 @@ def measure(
         choices: to be compared; the first is the one the others are compared with.
         until: `time.monotonic` when to end: later choices are left out, and rounds once there are
             enough.
+        weight_bytes: of the whole network.
     """
     kernels = _compiled(spec, machine, choices, until - _AIM_S)
-    data = _Data(spec, machine)
+    data = _Data(spec, machine, weight_bytes)
     runs = [_Run(kernel, data) for kernel in kernels]
     errors = [_error(run.result(), runs[0].result()) for run in runs]
     times = _rounds([run.turn for run in runs], until)
@@ -163,14 +170,21 @@ def _loaded(code: bytes) -> ctypes.CDLL:
 class _Data:
     """Operands with random values, and copies of them; the same for all choices."""
 
-    def __init__(self, spec: KernelSpec, machine: Machine) -> None:
+    def __init__(self, spec: KernelSpec, machine: Machine, weight_bytes: int) -> None:
         rng = np.random.default_rng(0)
-        self.spec, self.far, self.near = spec, _TIMES * machine.l2_bytes, _TIMES * machine.l1_bytes
+        self.spec = spec
+        self.near, self.far = _TIMES * machine.l1_bytes, _TIMES * machine.l2_bytes
         self.values = [_random(_span(o.type, o.strides), rng) for o in spec.operands]
+        constants = sum(o.type.nbytes for o in spec.operands if o.constant)
+        self.like_it = -(-weight_bytes // max(1, constants))
         self.passed = [
-            _copies(value, self.far if operand.constant else self.near)
+            self.weights(value) if operand.constant else _copies(value, self.near)
             for value, operand in zip(self.values, spec.operands, strict=True)
         ]
+
+    def weights(self, value: np.ndarray) -> list[np.ndarray]:
+        """Copies of weights, as they are or packed."""
+        return _copies(value, max(self.far, self.like_it * value.nbytes))
 
     def constant(self, operand: int) -> np.ndarray:
         """A constant operand in its shape."""
@@ -197,7 +211,7 @@ class _Run:
             case Passed(operand):
                 return data.passed[operand]
             case Packed(operand, pack):
-                return _copies(pack(data.constant(operand)), data.far)
+                return data.weights(pack(data.constant(operand)))
             case Scratch(nbytes) | PerThread(nbytes):
                 return [_aligned(np.zeros(nbytes, np.uint8))]
             case Output():
@@ -237,8 +251,9 @@ def _random(type_: TensorType, rng: np.random.Generator) -> np.ndarray:
 
 
 def _copies(value: np.ndarray, nbytes: int) -> list[np.ndarray]:
-    """As many copies as take `nbytes` together, at least one."""
-    count = max(1, min(_COPIES, -(-nbytes // max(1, value.nbytes))))
+    """As many copies as take `nbytes` together, in bounds."""
+    each = max(1, value.nbytes)
+    count = max(1, min(-(-nbytes // each), _COPIES, max(2, _MOST_BYTES // each)))
     return [_aligned(value) for _ in range(count)]
 
 

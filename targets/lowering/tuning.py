@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -17,7 +18,8 @@ from eecompile.hardware import Machine
 from eecompile.ir import Graph
 from eecompile.targets.lowering.compile import KernelCount, kernel_counts
 from eecompile.targets.lowering.identity import described, kernel_key
-from eecompile.targets.lowering.measuring import Measured, measure
+from eecompile.targets.lowering.measuring import Measured
+from eecompile.targets.lowering.measuring import measure as timed
 from eecompile.targets.lowering.schedules import Choice, choices
 from eecompile.targets.lowering.spec import KernelSpec
 
@@ -71,7 +73,7 @@ def tune(
     *,
     known: Mapping[str, str] = _NOTHING,
     progress: Progress | None = None,
-    measure: Measure = measure,
+    measure: Measure | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Winner]:
     """The best choices for the kernels of some graphs, as they are found.
@@ -84,13 +86,15 @@ def tune(
             with the call.
         known: kernel's key -> its choice by an earlier measurement; these kernels come last.
         progress: told before each kernel, and at the end.
-        measure: see `measuring.measure`.
+        measure: in place of `measuring.measure`.
         clock: seconds; the one `measure` is given the end of.
 
     Raises:
         UnsupportedOperator: an operator has no compiled form.
     """
     end = clock() + seconds
+    constants = {name: array.nbytes for graph in graphs for name, array in graph.constants.items()}
+    compare = measure or partial(timed, weight_bytes=sum(constants.values()))
     waiting = _in_order(kernel_counts(graphs, machine, plain), machine, known)
     tell = progress or (lambda done, total, left: None)
     spent, tried = 0.0, 0
@@ -100,9 +104,9 @@ def tune(
         affordable = int((end - begun) / (spent / tried if tried else _CHOICE_S))
         if done and affordable < 2:
             return
-        measured = measure(count.spec, machine, candidates[: max(2, affordable)], end)
-        spent, tried = spent + clock() - begun, tried + len(measured)
-        yield _winner(count, measured)
+        found = compare(count.spec, machine, candidates[: max(2, affordable)], end)
+        spent, tried = spent + clock() - begun, tried + len(found)
+        yield _winner(count, found)
     tell(len(waiting), len(waiting), max(0.0, end - clock()))
 
 
