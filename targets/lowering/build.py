@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import tvm
-import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
@@ -81,9 +80,9 @@ def target_of(machine: Machine) -> tvm.target.Target:
     )
 
 
-def _kernel_passes() -> tvm.ir.transform.Pass:
-    """From a schedule's blocks to flat loops over vectors."""
-    s, x = s_tir.transform, tirx.transform
+def _opening_passes() -> tvm.ir.transform.Pass:
+    """From a schedule's blocks to loops over buffers: what stands at the top is then to be seen."""
+    s = s_tir.transform
     return tvm.ir.transform.Sequential(
         [
             s.CanonicalizeLoop(),
@@ -94,6 +93,18 @@ def _kernel_passes() -> tvm.ir.transform.Pass:
             s.LowerMatchBuffer(),
             s.StmtSimplify(),
             s.LowerOpaqueBlock(),
+        ]
+    )
+
+
+def _phase_passes() -> tvm.ir.transform.Pass:
+    """From loops over buffers to flat loops over vectors."""
+    s, x = s_tir.transform, tirx.transform
+    return tvm.ir.transform.Sequential(
+        [
+            s.CompactBufferAllocation(),
+            s.StmtSimplify(),
+            s.LowerOpaqueBlock(),  # Without blocks it removes loops of one iteration.
             x.FlattenBuffer(),
             x.NarrowDataType(32),
             s.LoopPartition(),
@@ -130,75 +141,69 @@ def plain_phases(
 ) -> tuple[Phase, ...]:
     """A scheduled kernel as C functions with a pointer for each buffer of the kernel.
 
-    A top-level loop marked parallel becomes a phase of its own; what stands between two of them
-    becomes a phase of one unit.
+    A top-level loop marked parallel is a phase, of one unit where it has one iteration; what stands
+    between two of them is a phase of one unit. Phases are told apart before any of them is lowered:
+    what lowering allocates or names inside one can then not reach another.
     """
     function = function.with_attr("target", target).with_attr("tirx.noalias", True)
-    module = _kernel_passes()(tvm.IRModule({symbol: function}))
-    ((_, lowered),) = module.functions.items()
-    declared: list[tirx.Stmt] = []
-    allocated: list[tirx.Stmt] = []
+    if isinstance(function.body, s_tir.SBlockRealize):
+        function = _opening_passes()(tvm.IRModule({symbol: function}))[symbol]
+    parts = _parts(_flat(function.body))
+    if len(parts) > 1 and any(isinstance(s, tirx.AllocBuffer) for part in parts for s in part):
+        raise InternalError(f"{symbol} hands memory of its own from one phase to the next")
+    symbols = [f"{symbol}_{index}" if len(parts) > 1 else symbol for index in range(len(parts))]
+    lowered = _phase_passes()(
+        tvm.IRModule(
+            {
+                name: function.with_body(tirx.SeqStmt(part) if len(part) > 1 else part[0])
+                for name, part in zip(symbols, parts, strict=True)
+            }
+        )
+    )
+    return tuple(
+        _phase(lowered[name], _units(part), name) for name, part in zip(symbols, parts, strict=True)
+    )
+
+
+def _parts(statements: Sequence[tirx.Stmt]) -> list[list[tirx.Stmt]]:
+    """The statements of each phase."""
     parts: list[list[tirx.Stmt]] = []
-    for statement in _flat(lowered.body):
-        if isinstance(statement, tirx.DeclBuffer | tirx.Bind):
-            declared.append(statement)
-        elif isinstance(statement, tirx.AllocBuffer):
-            allocated.append(statement)
-        elif _is_parallel(statement) or not parts or _is_parallel(parts[-1][0]):
+    for statement in statements:
+        if not parts or _is_parallel(statement) or _is_parallel(parts[-1][0]):
             parts.append([statement])
         else:
             parts[-1].append(statement)
-    for statement in allocated:  # What a phase of one unit allocates, TVM moves in front of it.
-        users = [part for part in parts if any(_reads(s, statement.buffer) for s in part)]
-        if len(users) > 1:
-            raise InternalError(f"{symbol} hands memory of its own from one phase to the next")
-        for part in users:
-            part.insert(0, statement)
-    return tuple(
-        _phase(lowered, [*declared, *part], f"{symbol}_{index}" if len(parts) > 1 else symbol)
-        for index, part in enumerate(parts)
-    )
+    return parts
 
 
 def _flat(statement: tirx.Stmt) -> list[tirx.Stmt]:
     if isinstance(statement, tirx.SeqStmt):
         return [inner for part in statement.seq for inner in _flat(part)]
-    if isinstance(statement, tirx.AttrStmt) and statement.attr_key == "pragma_phase":
-        # A parallel loop of one iteration (schedules/emit.py): what it allocates is its own.
-        return [statement.body]
     return [statement]
-
-
-def _reads(statement: tirx.Stmt, buffer: Any) -> bool:
-    """Whether a statement reads or writes a buffer."""
-    found: list[Any] = []
-
-    def visit(variable: Any) -> None:
-        if variable.same_as(buffer):
-            found.append(variable)
-
-    tvm_ffi.structural_walk(statement, (tvm.ir.Var, visit), order="post")
-    return bool(found)
 
 
 def _is_parallel(statement: tirx.Stmt) -> bool:
     return isinstance(statement, tirx.For) and statement.kind == tirx.ForKind.PARALLEL
 
 
-def _phase(lowered: tirx.PrimFunc, statements: Sequence[tirx.Stmt], symbol: str) -> Phase:
+def _units(part: Sequence[tirx.Stmt]) -> int:
+    return int(part[0].extent) if _is_parallel(part[0]) else 1
+
+
+def _phase(lowered: tirx.PrimFunc, units: int, symbol: str) -> Phase:
     begin, end = (tirx.Var(name, PrimType("int32")) for name in ("begin", "end"))
     pointers, declared = [], []
     for index, buffer in enumerate(lowered.params):
         pointer = tirx.Var(f"p{index}", PointerType(PrimType(str(buffer.dtype))))
         pointers.append(pointer)
         declared.append(tirx.DeclBuffer(buffer, data=pointer))
-    *before, last = statements
-    units = 1
+    *before, last = _flat(lowered.body)
     if _is_parallel(last):
-        units = int(last.extent)
-        if int(last.min):
-            raise InternalError(f"{symbol}: a parallel loop starts at {last.min}")
+        if int(last.min) or int(last.extent) != units:
+            raise InternalError(f"{symbol}: {units} units became {last.extent} from {last.min}")
         last = tirx.For(last.loop_var, begin, end - begin, tirx.ForKind.SERIAL, last.body)
+    elif units > 1:
+        raise InternalError(f"{symbol}: {units} units became {type(last).__name__}")
     done = tirx.stmt.Return(tirx.const(0, "int32"))
     body = tirx.SeqStmt([*declared, *before, last, done])
     plain = tirx.PrimFunc([begin, end, *pointers], body, PrimType("int32"), lowered.attrs)

@@ -15,6 +15,7 @@ from eecompile.ir import Attribute, Graph, Op, TensorType
 from eecompile.shapes import infer_types
 from eecompile.targets.lowering.schedules import dense
 from eecompile.targets.lowering.schedules.matmul import Panels
+from eecompile.text import parse_graph
 from tests.lowering.calling import compile_plain, worst_error
 
 FEW = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
@@ -176,3 +177,17 @@ def test_tiles_fit_the_registers(
     for tile in dense.candidates(rows, columns, inputs, board):
         used = dense.splits(tile.rows, tile.blocks, inputs, board)
         assert tile.rows * tile.blocks * used + tile.blocks + 1 <= registers
+
+
+def test_what_a_phase_of_one_unit_allocates_is_its_own() -> None:
+    """Two phases with registers each, the second of one unit, and one array handed between them."""
+    graph = parse_graph(
+        """graph net(x: float32[512, 16]) -> (y: float32[16]) {
+    y: float32[16] = ReduceSum(x; axes=(0,), keepdims=0)
+}"""
+    )
+    compiled = compile_plain(graph)
+    (use,) = compiled.functions[0].kernels
+    assert [phase.units for phase in use.call.phases] == [2, 1]
+    assert [a.base for a in use.call.arguments] == ["in0", "workspace", "out0"]
+    assert worst_error(graph, compiled) < 1e-6

@@ -45,7 +45,6 @@ Reader = Callable[..., Expr]
 
 _KINDS = {
     "serial": tirx.ForKind.SERIAL,
-    "parallel": tirx.ForKind.PARALLEL,
     "vector": tirx.ForKind.VECTORIZED,
     "unrolled": tirx.ForKind.UNROLLED,
 }
@@ -67,7 +66,10 @@ def loop(extent: int, body: Callable[[Expr], Stmt], kind: str = "serial") -> Stm
 
 
 def parallel(extents: Sequence[int], body: Callable[[list[Expr]], Stmt]) -> Stmt:
-    """One loop that threads share over all places of a box, the last dimension fastest."""
+    """A phase: one loop that threads share, over all places of a box, the last dimension fastest.
+
+    It is a loop where there is one place only, too: what is named and allocated in it is its own.
+    """
 
     def at(flat: Expr) -> Stmt:
         place: list[Expr] = []
@@ -76,11 +78,10 @@ def parallel(extents: Sequence[int], body: Callable[[list[Expr]], Stmt]) -> Stmt
             flat = tirx.floordiv(flat, extent) if extent > 1 else flat
         return body(place[::-1])
 
-    made = loop(prod(extents), at, "parallel")
-    if prod(extents) > 1:
-        return made
-    # A single iteration is no loop, but what it names must not be taken for the kernel's own.
-    return tirx.AttrStmt(_int(0), "eecompile.phase", _int(1), made)
+    count = prod(extents)
+    variable = tirx.Var("i", PrimType("int32"))
+    made = at(variable if count > 1 else _int(0))
+    return tirx.For(variable, _int(0), _int(count), tirx.ForKind.PARALLEL, made)
 
 
 def sequence(statements: Iterable[Stmt]) -> Stmt:
@@ -126,19 +127,10 @@ def named(value: Expr) -> tuple[Expr, Stmt]:
 class Registers:
     """A small array of `count` vectors: in registers while every index into it is constant."""
 
-    def __init__(self, count: int, lanes: int, memory: Any = None, dtype: str = "float32") -> None:
-        """An array; `made` is the statement that makes it.
-
-        Args:
-            count: vectors.
-            lanes: elements of each.
-            memory: where it lies instead, as a flat buffer.
-            dtype: of the elements.
-        """
-        shape = (count * lanes,)
-        own = tirx.decl_buffer(shape, dtype, "registers", scope="local")
-        self.buffer = own if memory is None else memory
-        self.made = tirx.AllocBuffer(self.buffer) if memory is None else None
+    def __init__(self, count: int, lanes: int, dtype: str = "float32") -> None:
+        """`count` vectors of `lanes` elements; `made` is the statement that makes them."""
+        self.buffer = tirx.decl_buffer((count * lanes,), dtype, "registers", scope="local")
+        self.made = tirx.AllocBuffer(self.buffer)
         self.lanes = lanes
 
     def __getitem__(self, index: Expr) -> Expr:

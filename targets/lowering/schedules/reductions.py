@@ -102,8 +102,8 @@ def fold_row(
 class _Accumulators(Registers):
     """Registers that elements are folded into."""
 
-    def __init__(self, folding: Folding, count: int, lanes: int, memory: Any = None) -> None:
-        super().__init__(count, lanes, memory)
+    def __init__(self, folding: Folding, count: int, lanes: int) -> None:
+        super().__init__(count, lanes)
         self.folding, self.count = folding, count
 
     def start(self) -> Stmt:
@@ -205,7 +205,7 @@ def _columns(
     outer, middle, columns = shape[: axes[0]], shape[axes[0] : axes[-1] + 1], shape[-1]
     parts = _parts(prod(middle))
     each = prod(middle) // parts
-    sums = _Columns(columns, folding, machine, kernel)
+    sums = _Columns(columns, folding, machine)
 
     def read(at: list[Expr], r: Expr, c: Expr) -> Expr:
         *place, part = at
@@ -264,7 +264,6 @@ class _Columns:
     columns: int
     folding: Folding
     machine: Machine
-    kernel: Kernel
 
     def phases(
         self,
@@ -295,7 +294,6 @@ class _Columns:
             *at, block = place
             start = block * width + first
             return self._block(
-                prod(box) == 1,
                 extent,
                 width,
                 lambda r, c: read(at, r, start + c),
@@ -306,7 +304,6 @@ class _Columns:
 
     def _block(
         self,
-        alone: bool,
         extent: int,
         width: int,
         read: Callable[[Expr, Expr], Expr],
@@ -315,9 +312,7 @@ class _Columns:
         lanes = min(width, self.machine.lanes)
         vectors = width // lanes
         count = max(1, min(self.machine.fma_latency // vectors, extent))
-        # A phase without a loop has no place for registers of its own beside other phases.
-        memory = self.kernel.scratch((count * width,)) if alone else None
-        acc = _Accumulators(self.folding, count * vectors, lanes, memory)
+        acc = _Accumulators(self.folding, count * vectors, lanes)
 
         def rows(first: Expr, used: int) -> Stmt:
             return sequence(row(first * count + u, u * width) for u in range(used))
