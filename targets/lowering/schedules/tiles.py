@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from eecompile.hardware import Machine
 from eecompile.targets.lowering.schedules.panels import Panel, panels_of, vectors_of
 
-__all__ = ["Tile", "choose_tile", "conv_tiles"]
+__all__ = ["WIDEST", "Tile", "choose_tile", "conv_tiles"]
 
 #: Cycles of loop control, address arithmetic and store that a tile costs beside its products.
 _TILE_OVERHEAD = 16
@@ -15,7 +15,7 @@ _TILE_OVERHEAD = 16
 #: What follows was measured on an AMD EPYC (family 25 model 17, 3.65 GHz): tiles of 2 to 30 columns
 #: and 1 to 9 vectors on 14 convolutions of ResNet-18, MobileNetV2 and MobileNetV3, one thread.
 #: Multiply-adds of floats that begin in a cycle at most: one of 512 bits, or two of 256.
-_WIDEST = 16
+WIDEST = 16
 #: Cycles of a vector of results: epilogue and store.
 _STORE = 1.5
 #: More cycles of 64 bytes of a result that no cache holds, where a panel writes less than so many
@@ -144,7 +144,7 @@ def _row_cycles(
 
 def _step_cycles(width: int, panel: Panel, depth: int, machine: Machine) -> float:
     """Estimated cycles of one product of each accumulator."""
-    rate = min(machine.lanes * machine.fma_per_cycle, _WIDEST)
+    rate = min(machine.lanes * machine.fma_per_cycle, WIDEST)
     short = max(panel.narrow / rate, 1 / machine.fma_per_cycle) if panel.narrow else 0.0
     if panel.wide:
         short *= _MIXED
