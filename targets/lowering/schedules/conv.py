@@ -94,12 +94,10 @@ def conv(spec: KernelSpec, machine: Machine, choice: Tile | None = None) -> Sche
     given, phases = _input(spec, kernel, shape, tile, machine, is_flat)
     if phases:
         shape = replace(shape, window=shape.window.filled((*shape.outer, shape.columns)))
-    bias = next((kernel.operand(i) for i in bias_at if i >= 0), None)
-    one = any(spec.operands[i].type.size == 1 for i in bias_at if i >= 0)
+    bias = kernel.bias(bias_at)
 
     def store(value: Expr, n: Expr, y: Sequence[Expr], x: Expr, c: Expr) -> Any:
-        if bias is not None:
-            value = value + bias(tirx.const(0, "int32") if one else c)
+        value = value + bias(c)
         place = [y[0] * tile.width + x] if is_flat else [n, *y[single_row:], x]
         return kernel.write([*place, c], lambda *_: value)
 
@@ -127,18 +125,15 @@ def _input(
         return replace(given, pitch=pitch, buffer=strip), []
     if not _needs_copy(spec, shape, tile):
         return Input(lambda n, y, x, c: source(n, *y[single_row:], x, c)), []
-    copied = shape.window.filled((*shape.outer, shape.columns))
-    place = (shape.batch, *copied.extent, shape.inputs * shape.supers)
-    copy = kernel.scratch(place, dtype)
-    phase = filled(
+    _, read, phase = filled(
+        kernel,
         shape.window,
-        place,
+        (shape.batch, *shape.outer, shape.columns, shape.inputs * shape.supers),
         lambda n, at, c: source(n, *at[single_row:], c),
-        lambda n, at, c, value: tirx.BufferStore(copy, value, [n, *at, c]),
         tirx.const(0, dtype),
         machine,
     )
-    return Input(lambda n, y, x, c: tirx.BufferLoad(copy, [n, *y, x, c])), [phase]
+    return Input(lambda n, y, x, c: read(n, *y, x, c)), [phase]
 
 
 def prologue_pays(spec: KernelSpec, machine: Machine) -> bool:

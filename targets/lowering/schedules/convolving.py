@@ -127,7 +127,7 @@ def convolve(work: Convolving, machine: Machine) -> Stmt:
         source, before = _prepared(work, at["batch"], first, count, strip, machine.lanes)
 
         def row(panel: Panel, channel: Expr) -> Stmt:
-            return _serial(count, lambda i: _row(source, panel, channel, at["batch"], first + i))
+            return loop(count, lambda i: _row(source, panel, channel, at["batch"], first + i))
 
         body = _one_panel(work, at["panel"], row) if "panel" in at else _panels(work, row)
         return sequence([*before, body])
@@ -176,15 +176,7 @@ def _prepared(
     def read(n: Expr, at: Sequence[Expr], x: Expr, c: Expr) -> Expr:
         return tirx.BufferLoad(memory, [((at[0] - first) * width + x) * pitch + c])
 
-    return replace(work, input=Input(read)), [_serial(places, place)]
-
-
-def _serial(extent: Expr, body: Callable[[Expr], Stmt]) -> Stmt:
-    """A loop of an extent that may be computed."""
-    if isinstance(extent, int):
-        return loop(extent, body)
-    name = tirx.Var("i", "int32")
-    return tirx.For(name, tirx.const(0, "int32"), extent, tirx.ForKind.SERIAL, body(name))
+    return replace(work, input=Input(read)), [loop(places, place)]
 
 
 # --- Panels ---------------------------------------------------------------------------------------
@@ -345,7 +337,7 @@ def _nest(ranges: Sequence[tuple[Expr, Expr]], body: Callable[[Sequence[Expr]], 
     if not ranges:
         return body([])
     (first, extent), *inner = ranges
-    return _serial(extent, lambda i: _nest(inner, lambda rest: body([first + i, *rest])))
+    return loop(extent, lambda i: _nest(inner, lambda rest: body([first + i, *rest])))
 
 
 def _products(

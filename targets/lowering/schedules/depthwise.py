@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from tvm import tirx
 
 from eecompile.hardware import Machine
 from eecompile.targets.lowering.schedules import sliding
 from eecompile.targets.lowering.schedules.emit import Kernel, reader
+from eecompile.targets.lowering.schedules.panels import by_channel
 from eecompile.targets.lowering.schedules.sliding import (
     Sliding,
     SlidingTile,
@@ -21,19 +21,14 @@ from eecompile.targets.lowering.schedules.sliding import (
 from eecompile.targets.lowering.schedules.windows import Window, filled, window_of
 from eecompile.targets.lowering.spec import KernelSpec, Packed, Scheduled
 
-__all__ = ["candidates", "choice", "depthwise"]
+__all__ = ["candidates", "depthwise"]
 
 Expr = Any
 
 
 def candidates(spec: KernelSpec, machine: Machine) -> list[SlidingTile]:
-    """Tiles worth measuring, the chosen one first."""
+    """Tiles worth measuring, the one with the fewest estimated cycles first."""
     return sliding.candidates(_window(spec).as_planar, planar(spec.anchor.type.shape), machine)
-
-
-def choice(spec: KernelSpec, machine: Machine) -> SlidingTile:
-    """The tile with the fewest estimated cycles."""
-    return candidates(spec, machine)[0]
 
 
 def depthwise(spec: KernelSpec, machine: Machine, tile: SlidingTile | None = None) -> Scheduled:
@@ -51,36 +46,25 @@ def depthwise(spec: KernelSpec, machine: Machine, tile: SlidingTile | None = Non
     outputs, _, *taps = spec.operands[w_at].type.shape
     batch, *_, inputs = spec.operands[x_at].type.shape
     window, shape = _window(spec).as_planar, planar(spec.anchor.type.shape)
-    tile = tile or choice(spec, machine)
+    tile = tile or candidates(spec, machine)[0]
     flat = len(taps) == 1
     dtype = spec.anchor.type.dtype
     kernel = Kernel(spec, [w_at])
-    weights = reader(kernel.add((*taps, outputs), dtype, Packed(w_at, _pack)))
+    weights = reader(kernel.add((*taps, outputs), dtype, Packed(w_at, by_channel)))
     read = kernel.operand(x_at)
-    bias = next((kernel.operand(i) for i in bias_at if i >= 0), None)
-    single = any(spec.operands[i].type.size == 1 for i in bias_at if i >= 0)
     phases = []
     if outputs > inputs or needs_copy(window, shape, tile):
         rows = -(-shape[-3] // tile.rows) * tile.rows
-        copied = window.filled((*shape[1:-3], rows, shape[-2]))
-        copy = kernel.scratch((batch, *copied.extent, outputs), dtype)
         source, repeat = read, outputs // inputs
 
         def original(b: Expr, at: Sequence[Expr], c: Expr) -> Expr:
             return source(b, *at[flat:], tirx.floordiv(c, repeat) if repeat > 1 else c)
 
-        def write(b: Expr, at: Sequence[Expr], c: Expr, value: Expr) -> Any:
-            return tirx.BufferStore(copy, value, [b, *at, c])
-
+        size = (batch, *shape[1:-3], rows, shape[-2], outputs)
         fill = tirx.const(0, dtype)
-        place = (batch, *copied.extent, outputs)
-        phases.append(filled(window, place, original, write, fill, machine))
-        window, read, flat = copied, reader(copy), False
-
-    def initial(c: Expr) -> Expr:
-        if bias is None:
-            return tirx.const(0, dtype)
-        return bias(tirx.const(0, "int32") if single else c)
+        window, read, copying = filled(kernel, window, size, original, fill, machine)
+        phases.append(copying)
+        flat = False
 
     def combined(total: Expr, b: Expr, at: Sequence[Expr], tap: Sequence[Expr], c: Expr) -> Expr:
         return total + read(b, *at[flat:], c) * weights(*tap[len(tap) - len(taps) :], c)
@@ -88,13 +72,8 @@ def depthwise(spec: KernelSpec, machine: Machine, tile: SlidingTile | None = Non
     def store(value: Expr, b: Expr, place: Sequence[Expr], c: Expr) -> Any:
         return kernel.write([b, *place[len(place) - len(taps) :], c], lambda *_: value)
 
-    work = Sliding(window, shape, dtype, initial, combined, store)
+    work = Sliding(window, shape, dtype, kernel.bias(bias_at), combined, store)
     return kernel.finished(*phases, slide(work, tile, machine.lanes))
-
-
-def _pack(w: np.ndarray) -> np.ndarray:
-    """Weights (C, 1, taps...) -> [taps...][C]."""
-    return np.ascontiguousarray(np.moveaxis(w[:, 0], 0, -1))
 
 
 def _window(spec: KernelSpec) -> Window:

@@ -35,6 +35,7 @@ __all__ = [
     "loop",
     "named",
     "parallel",
+    "reader",
     "sequence",
 ]
 
@@ -57,12 +58,14 @@ def _int(value: int) -> Expr:
 # --- Loops ----------------------------------------------------------------------------------------
 
 
-def loop(extent: int, body: Callable[[Expr], Stmt], kind: str = "serial") -> Stmt:
+def loop(extent: int | Expr, body: Callable[[Expr], Stmt], kind: str = "serial") -> Stmt:
     """``for i in range(extent): body(i)``; a loop of one iteration is its body."""
-    if extent == 1:
-        return body(_int(0))
+    if isinstance(extent, int):
+        if extent == 1:
+            return body(_int(0))
+        extent = _int(extent)
     variable = tirx.Var("i", PrimType("int32"))
-    return tirx.For(variable, _int(0), _int(extent), _KINDS[kind], body(variable))
+    return tirx.For(variable, _int(0), extent, _KINDS[kind], body(variable))
 
 
 def parallel(extents: Sequence[int], body: Callable[[list[Expr]], Stmt]) -> Stmt:
@@ -176,6 +179,14 @@ class Kernel:
     def operand(self, index: int) -> Reader:
         """What reads an operand."""
         return lambda *at: element(self.tensors[index], at, self.known)
+
+    def bias(self, operands: Iterable[int]) -> Reader:
+        """What reads an output channel's bias: of the operand that is there, or zeros."""
+        found = next((index for index in operands if index >= 0), None)
+        if found is None:
+            return lambda c: tirx.const(0, self.spec.anchor.type.dtype)
+        read, single = self.operand(found), self.spec.operands[found].type.size == 1
+        return lambda c: read(_int(0) if single else c)
 
     def write(self, index: Sequence[Expr], anchor: Reader) -> Stmt:
         """Stores the kernel's result at `index`; `anchor` reads what the first operator makes."""

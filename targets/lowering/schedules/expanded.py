@@ -26,8 +26,8 @@ from eecompile.targets.lowering.schedules.emit import (
     reader,
     sequence,
 )
+from eecompile.targets.lowering.schedules.panels import blocked, by_channel
 from eecompile.targets.lowering.schedules.sliding import Sliding, slide_rows
-from eecompile.targets.lowering.schedules.tiled import blocked
 from eecompile.targets.lowering.schedules.windows import Window, window_of
 from eecompile.targets.lowering.spec import KernelSpec, Packed, PerThread, Scheduled
 
@@ -41,8 +41,6 @@ Stmt = Any
 _CACHE_SHARE = 0.3
 #: Units that threads are given to share, at least, where rows that are computed twice allow it.
 _UNITS = 8
-#: Most of the work that may be done twice.
-_TWICE = 0.15
 
 
 @dataclass(frozen=True)
@@ -147,12 +145,12 @@ class _Expanded:
         blocks = (self.channels // self.lanes, self.inputs, self.lanes)
         self.a = reader(kernel.add(blocks, self.dtype, Packed(self.a_at, self._pack_a)))
         self.b = reader(
-            kernel.add((*self.taps, self.channels), self.dtype, Packed(self.b_at, _pack_b))
+            kernel.add((*self.taps, self.channels), self.dtype, Packed(self.b_at, by_channel))
         )
         own = (_read(spec, strips.rows), self.wide, strips.vectors * self.lanes)
         nbytes = prod(own) * np.dtype(self.dtype).itemsize
         self.own = kernel.add(own, self.dtype, PerThread(nbytes))
-        self.a_bias, self.b_bias = self._bias(a_bias), self._bias(b_bias)
+        self.a_bias, self.b_bias = kernel.bias(a_bias), kernel.bias(b_bias)
         # What follows the 1x1 convolution, by its definition.
         self.sum = te.placeholder(first.type.shape, self.dtype, name="sum")
         narrow = KernelSpec(spec.operands, spec.steps[: spec.before])
@@ -160,14 +158,6 @@ class _Expanded:
 
     def _pack_a(self, w: np.ndarray) -> np.ndarray:
         return blocked(w.reshape(self.channels, self.inputs), self.lanes)
-
-    def _bias(self, at: Sequence[int]) -> Callable[[Expr], Expr]:
-        found = next((i for i in at if i >= 0), None)
-        if found is None:
-            return lambda c: tirx.const(0, self.dtype)
-        single = self.spec.operands[found].type.size == 1
-        read = self.kernel.operand(found)
-        return lambda c: read(tirx.const(0, "int32") if single else c)
 
     def scheduled(self) -> Scheduled:
         batch, height = self.spec.anchor.type.shape[:2]
@@ -265,8 +255,3 @@ class _Expanded:
         )
         tile = replace(tile, vectors=self.strips.vectors)
         return slide_rows(work, tile, self.lanes, b, start, row, self.strips.rows)
-
-
-def _pack_b(w: np.ndarray) -> np.ndarray:
-    """Weights (C, 1, taps...) -> [taps...][C]."""
-    return np.ascontiguousarray(np.moveaxis(w[:, 0], 0, -1))

@@ -11,15 +11,15 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+import numpy as np
 import tvm
 import tvm_ffi
 from tvm import s_tir, te, tirx
 
 from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine
-from eecompile.targets.lowering.layout import ELEMENTWISE
+from eecompile.targets.lowering.rewriting import ELEMENTWISE
 from eecompile.targets.lowering.schedules.emit import Kernel, element, in_vectors, parallel
-from eecompile.targets.lowering.schedules.tiled import nbytes, vectorize_innermost
 from eecompile.targets.lowering.spec import KernelSpec, Output, Passed, Scheduled, Scratch
 
 __all__ = ["loops", "stages"]
@@ -80,15 +80,7 @@ def _one_pass(spec: KernelSpec, machine: Machine) -> Scheduled:
     phases = [over(whole, 0, part)]
     if rest:
         phases.append(over(1, whole * part, rest))
-    scheduled = kernel.finished(*phases)
-    if any(step.kind not in ELEMENTWISE for step in spec.steps):
-        return scheduled
-    same = (
-        index
-        for index, operand in enumerate(spec.operands)
-        if operand.number is None and operand.type == spec.result
-    )
-    return replace(scheduled, in_place=tuple(same))
+    return kernel.finished(*phases)
 
 
 def _merged(spec: KernelSpec) -> KernelSpec:
@@ -134,7 +126,7 @@ def stages(
     pairs: list[tuple[te.Tensor, Any]] = [
         (tensors[i], Passed(i)) for i, operand in enumerate(spec.operands) if operand.number is None
     ]
-    pairs += [(tensor, Scratch(nbytes(tensor))) for tensor in kept]
+    pairs += [(tensor, Scratch(_nbytes(tensor))) for tensor in kept]
     pairs.append((result, Output()))
     sch = s_tir.Schedule(te.create_prim_func([tensor for tensor, _ in pairs]))
     names = [sch.get(block).name_hint for block in sch.get_child_blocks(sch.get_sblock("root"))]
@@ -151,7 +143,7 @@ def stages(
             if isinstance(tensor.op.body[0], tirx.Reduce):
                 _reduction(sch, block, machine)
             elif sch.get_loops(block):
-                vectorize_innermost(sch, block, machine.lanes)
+                _vectorize(sch, block, machine.lanes)
                 _share(sch, sch.get_loops(block)[:-1])
     return Scheduled(sch.mod["main"], tuple(argument for _, argument in pairs))
 
@@ -186,6 +178,11 @@ def _is_kept(tensor: te.Tensor, order: Sequence[te.Tensor]) -> bool:
     return prod(int(extent) for extent in tensor.shape) > 1 and _is_costly(body)
 
 
+def _nbytes(x: te.Tensor) -> int:
+    """Bytes of a tensor expression's result."""
+    return prod(int(extent) for extent in x.shape) * np.dtype(str(x.dtype)).itemsize
+
+
 def _is_costly(body: Expr) -> bool:
     return _contains(body, lambda node: isinstance(node, tvm.ir.Call | tirx.Let | tirx.Div))
 
@@ -200,6 +197,16 @@ def _contains(expression: Expr, wanted: Callable[[Any], bool]) -> bool:
 
     tvm_ffi.structural_walk(expression, (tvm.ir.Expr, visit), order="post")
     return bool(found)
+
+
+def _vectorize(sch: Any, block: Any, lanes: int) -> None:
+    """Makes vectors of the innermost loop where its extent is a multiple of some vector length."""
+    loop = sch.get_loops(block)[-1]
+    extent = int(sch.get(loop).extent)
+    for width in (lanes, lanes // 2, lanes // 4):
+        if width > 1 and extent % width == 0:
+            sch.vectorize(sch.split(loop, [None, width])[1])
+            return
 
 
 def _reduction(sch: Any, block: Any, machine: Machine) -> None:

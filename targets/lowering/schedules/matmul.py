@@ -22,7 +22,7 @@ from eecompile.targets.lowering.schedules.emit import (
     parallel,
     sequence,
 )
-from eecompile.targets.lowering.schedules.tiled import blocked
+from eecompile.targets.lowering.schedules.panels import blocked
 from eecompile.targets.lowering.spec import KernelSpec, Packed, Scheduled
 
 __all__ = ["dimensions", "matmul", "product"]

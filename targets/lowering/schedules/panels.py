@@ -1,4 +1,4 @@
-"""Panels: the output channels that one register tile computes, and their weights in memory.
+"""Panels: the output channels that one register tile computes, and how weights lie in memory.
 
 A panel is a few vectors. All panels have as many vectors but the last, which takes what is left;
 its last vector has half the lanes where that is enough. Its channels past the end are zeros.
@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-__all__ = ["Panel", "pack_panels", "panels_of", "vectors_of"]
+__all__ = ["Panel", "blocked", "by_channel", "pack_panels", "panels_of", "vectors_of"]
 
 
 @dataclass(frozen=True)
@@ -92,3 +92,16 @@ def pack_panels(panels: tuple[Panel, ...]) -> Callable[[np.ndarray], np.ndarray]
         return np.ascontiguousarray(np.concatenate(parts))
 
     return pack
+
+
+def blocked(w: np.ndarray, lanes: int) -> np.ndarray:
+    """(O, ...) -> [ceil(O / lanes)][...][lanes], zeros where there is no output."""
+    blocks = -(-w.shape[0] // lanes)
+    full = np.zeros((blocks * lanes, *w.shape[1:]), w.dtype)
+    full[: w.shape[0]] = w
+    return np.ascontiguousarray(np.moveaxis(full.reshape(blocks, lanes, *w.shape[1:]), 1, -1))
+
+
+def by_channel(w: np.ndarray) -> np.ndarray:
+    """Weights of channels that are alone, (C, 1, taps...) -> [taps...][C]."""
+    return np.ascontiguousarray(np.moveaxis(w[:, 0], 0, -1))

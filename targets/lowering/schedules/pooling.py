@@ -11,7 +11,7 @@ from tvm import te, tirx
 
 from eecompile.hardware import Machine
 from eecompile.targets.lowering.schedules import sliding
-from eecompile.targets.lowering.schedules.emit import Kernel, reader
+from eecompile.targets.lowering.schedules.emit import Kernel
 from eecompile.targets.lowering.schedules.reductions import reduction
 from eecompile.targets.lowering.schedules.sliding import (
     Sliding,
@@ -23,7 +23,7 @@ from eecompile.targets.lowering.schedules.sliding import (
 from eecompile.targets.lowering.schedules.windows import Window, filled, window_of
 from eecompile.targets.lowering.spec import KernelSpec, Scheduled, Step
 
-__all__ = ["candidates", "choice", "is_whole", "pool"]
+__all__ = ["candidates", "is_whole", "pool"]
 
 Expr = Any
 
@@ -31,13 +31,8 @@ _REDUCTIONS = {"AveragePool": "ReduceMean", "MaxPool": "ReduceMax"}
 
 
 def candidates(spec: KernelSpec, machine: Machine) -> list[SlidingTile]:
-    """Tiles worth measuring, the chosen one first."""
+    """Tiles worth measuring, the one with the fewest estimated cycles first."""
     return sliding.candidates(_window(spec).as_planar, planar(spec.anchor.type.shape), machine)
-
-
-def choice(spec: KernelSpec, machine: Machine) -> SlidingTile:
-    """The tile with the fewest estimated cycles."""
-    return candidates(spec, machine)[0]
 
 
 def is_whole(spec: KernelSpec) -> bool:
@@ -64,26 +59,22 @@ def pool(spec: KernelSpec, machine: Machine, tile: SlidingTile | None = None) ->
     batch, *_, channels = spec.operands[x_at].type.shape
     dtype, rank = step.type.dtype, len(step.type.shape) - 2
     window, shape = _window(spec).as_planar, planar(step.type.shape)
-    tile = tile or choice(spec, machine)
+    tile = tile or candidates(spec, machine)[0]
     kernel = Kernel(spec)
     read, flat = kernel.operand(x_at), rank == 1
     first = _first(step)
     phases = []
     if needs_copy(window, shape, tile):
         rows = -(-shape[-3] // tile.rows) * tile.rows
-        copied = window.filled((*shape[1:-3], rows, shape[-2]))
-        copy = kernel.scratch((batch, *copied.extent, channels), dtype)
         source = read
 
         def original(b: Expr, at: Sequence[Expr], c: Expr) -> Expr:
             return source(b, *at[-rank:], c)
 
-        def write(b: Expr, at: Sequence[Expr], c: Expr, value: Expr) -> Any:
-            return tirx.BufferStore(copy, value, [b, *at, c])
-
-        place = (batch, *copied.extent, channels)
-        phases.append(filled(window, place, original, write, first, machine))
-        window, read, flat = copied, reader(copy), False
+        size = (batch, *shape[1:-3], rows, shape[-2], channels)
+        window, read, copying = filled(kernel, window, size, original, first, machine)
+        phases.append(copying)
+        flat = False
 
     def combined(total: Expr, b: Expr, at: Sequence[Expr], _: Sequence[Expr], c: Expr) -> Expr:
         value = read(b, *at[flat:], c)

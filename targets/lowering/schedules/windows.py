@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
 
 from eecompile.hardware import Machine
-from eecompile.targets.lowering.schedules.emit import in_vectors, parallel
+from eecompile.targets.lowering.schedules.emit import Kernel, Reader, in_vectors, parallel, reader
 from eecompile.targets.lowering.spec import Step
 
 __all__ = ["Columns", "Window", "columns", "filled", "window_of"]
 
 Expr = Any
-Reader = Callable[..., Any]
+Stmt = Any
 
 
 @dataclass(frozen=True)
@@ -133,14 +133,14 @@ def _inside(window: Window, first: int, width: int) -> Iterator[tuple[int, int, 
 
 
 def filled(
+    kernel: Kernel,
     window: Window,
-    shape: Sequence[int],
+    result: Sequence[int],
     read: Reader,
-    write: Reader,
     fill: Expr,
     machine: Machine,
-) -> Any:
-    """The phase that copies an input with its padding, and zeros where it is spread.
+) -> tuple[Window, Reader, Stmt]:
+    """A copy of an input that has its padding, and zeros where it is spread, in scratch memory.
 
     The copy is as large as its readers want it. ::
 
@@ -148,16 +148,21 @@ def filled(
                          = fill elsewhere
 
     Args:
+        kernel: whose first phase the copying will be.
         window: over the input.
-        shape: of the copy: batch, places, channels.
+        result: batch and places that the window is wanted at, channels of the copy.
         read: (batch, positions, channel) -> element of the input.
-        write: (batch, place, channel, value) -> the statement that writes the copy.
         fill: value of the padding.
         machine: lanes.
-    """
-    batch, *places, channels = shape
 
-    def element(at: Sequence[Expr], c: Expr) -> Any:
+    Returns:
+        The window over the copy, what reads the copy, and the phase that writes it.
+    """
+    batch, *wanted, channels = result
+    over = window.filled(wanted)
+    copy = kernel.scratch((batch, *over.extent, channels), str(fill.ty))
+
+    def element(at: Sequence[Expr], c: Expr) -> Stmt:
         b, *place = at
         inside, positions = [], []
         for axis, p in enumerate(place):
@@ -169,9 +174,9 @@ def filled(
                 position = tirx.floordiv(position, gap)
             positions.append(position)
         value = tirx.if_then_else(tirx.all(*inside), read(b, positions, c), fill)
-        return write(b, place, c, value)
+        return tirx.BufferStore(copy, value, [*at, c])
 
-    def place(at: list[Expr]) -> Any:
+    def place(at: list[Expr]) -> Stmt:
         return in_vectors(channels, machine.lanes, lambda c: element(at, c))
 
-    return parallel((batch, *places), place)
+    return over, reader(copy), parallel((batch, *over.extent), place)

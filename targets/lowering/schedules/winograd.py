@@ -18,7 +18,7 @@ import numpy as np
 from eecompile.hardware import Machine
 from eecompile.ir import TensorType
 from eecompile.targets.lowering.schedules.emit import Kernel, element
-from eecompile.targets.lowering.schedules.tiled import blocked
+from eecompile.targets.lowering.schedules.panels import blocked
 from eecompile.targets.lowering.schedules.windows import window_of
 from eecompile.targets.lowering.schedules.winograd_code import phases
 from eecompile.targets.lowering.schedules.winograd_plan import (

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
-from tvm.ir import PrimType
 from tvm.tirx import BufferStore, IfThenElse
 
 from eecompile.targets.lowering.schedules.emit import (
@@ -185,17 +184,11 @@ def _down(
     end = tirx.max(tirx.min(problem.left + problem.shape[2] - shift, plan.sliding), begin)
     return sequence(
         [
-            _range(0, begin, nothing),
-            _range(begin, end, column),
-            _range(end, plan.sliding, nothing),
+            loop(begin, nothing),
+            loop(end - begin, lambda s: column(begin + s)),
+            loop(plan.sliding - end, lambda s: nothing(end + s)),
         ]
     )
-
-
-def _range(first: Expr, last: Expr, body: Callable[[Expr], Stmt]) -> Stmt:
-    """`body(i)` for first <= i < last, which need not be known."""
-    i, zero = tirx.Var("i", PrimType("int32")), tirx.const(0, "int32")
-    return tirx.For(i, zero, zero + last - first, tirx.ForKind.SERIAL, body(first + i))
 
 
 def _column(plan: Plan, i: int, s: Expr) -> Expr:
