@@ -12,17 +12,21 @@ from itertools import islice, zip_longest
 from typing import Any
 
 from eecompile.hardware import Machine
-from eecompile.targets.lowering.schedules import (
-    conv,
-    depthwise,
-    expanded,
-    matmul,
-    pooling,
-    sliding,
-    tiles,
-    winograd,
-)
-from eecompile.targets.lowering.schedules import dense as products
+from eecompile.targets.lowering.schedules.conv import candidates as conv_tiles
+from eecompile.targets.lowering.schedules.conv import conv
+from eecompile.targets.lowering.schedules.dense import Tile as ProductTile
+from eecompile.targets.lowering.schedules.dense import candidates as product_tiles
+from eecompile.targets.lowering.schedules.depthwise import candidates as depthwise_tiles
+from eecompile.targets.lowering.schedules.depthwise import depthwise
+from eecompile.targets.lowering.schedules.expanded import Strips, expanded
+from eecompile.targets.lowering.schedules.expanded import candidates as strips
+from eecompile.targets.lowering.schedules.matmul import dimensions, matmul
+from eecompile.targets.lowering.schedules.pooling import candidates as pool_tiles
+from eecompile.targets.lowering.schedules.pooling import is_whole, pool
+from eecompile.targets.lowering.schedules.sliding import SlidingTile
+from eecompile.targets.lowering.schedules.tiles import Tile
+from eecompile.targets.lowering.schedules.winograd import candidates as winograd_tiles
+from eecompile.targets.lowering.schedules.winograd import chosen, problem_of, winograd
 from eecompile.targets.lowering.schedules.winograd_plan import Plan, best_plan, plan_cost, plans
 from eecompile.targets.lowering.spec import KernelSpec, Scheduled
 
@@ -51,7 +55,7 @@ class Choice:
     def of(cls, family: str, value: Any) -> Choice:
         """A family's own value.
 
-        >>> str(Choice.of("conv", tiles.Tile(14, 2)))
+        >>> str(Choice.of("conv", Tile(14, 2)))
         'conv width=14 blocks=2'
         """
         return cls(family, tuple(asdict(value).items()))
@@ -69,14 +73,14 @@ def _family_of(spec: KernelSpec) -> str | None:
     anchor = spec.anchor
     if anchor.attribute("channels_last"):
         if anchor.kind in ("MaxPool", "AveragePool"):
-            return None if pooling.is_whole(spec) else "pool"
+            return None if is_whole(spec) else "pool"
         if anchor.kind == "Conv":
             weight = spec.operands[anchor.inputs[1]].type.shape
             if anchor.attribute("group") > 1 and weight[1] == 1:
                 return "expanded" if spec.before else "depthwise"
             return "conv"
     if anchor.kind == "MatMul" and anchor.type.dtype == "float32":
-        return "matmul" if matmul.dimensions(spec) is not None else None
+        return "matmul" if dimensions(spec) is not None else None
     return None
 
 
@@ -92,31 +96,31 @@ def choices(spec: KernelSpec, machine: Machine) -> list[Choice]:
         case "conv":
             return _convolutions(spec, machine)
         case "depthwise":
-            found: Sequence[Any] = depthwise.candidates(spec, machine)
+            found: Sequence[Any] = depthwise_tiles(spec, machine)
         case "expanded":
-            found = expanded.candidates(spec, machine)
+            found = strips(spec, machine)
         case "pool":
-            found = pooling.candidates(spec, machine)
+            found = pool_tiles(spec, machine)
         case "matmul":
-            dimensions = matmul.dimensions(spec)
-            assert dimensions is not None, "a product has dimensions"
-            found = products.candidates(*dimensions, machine)
+            extents = dimensions(spec)
+            assert extents is not None, "a product has dimensions"
+            found = product_tiles(*extents, machine)
     return [Choice.of(family, value) for value in found[:_MOST]]
 
 
 def _convolutions(spec: KernelSpec, machine: Machine) -> list[Choice]:
     """Direct tiles, and Winograd's where they apply; what the estimates name comes first."""
-    problem = winograd.problem_of(spec)
+    problem = problem_of(spec)
     found: list[list[Choice]] = []
     if problem is not None:
-        for m in winograd.candidates(spec):
+        for m in winograd_tiles(spec):
             ranked = sorted(plans(problem, machine, m), key=lambda plan: plan_cost(plan, machine))
             found.append([_plan_choice(plan) for plan in _different(ranked)])
-    direct = [Choice.of("conv", tile) for tile in conv.candidates(spec, machine)]
+    direct = [Choice.of("conv", tile) for tile in conv_tiles(spec, machine)]
     found.append(direct[: _DIRECT if found else _MOST])
-    chosen = winograd.chosen(spec, machine)
-    found.sort(key=lambda some: ("tile", chosen) not in some[0].numbers)
-    if chosen is None:
+    best = chosen(spec, machine)
+    found.sort(key=lambda some: ("tile", best) not in some[0].numbers)
+    if best is None:
         found.reverse()
     # Whoever has little time measures the best of each first.
     return [choice for place in zip_longest(*found) for choice in place if choice is not None]
@@ -142,24 +146,24 @@ def scheduled(spec: KernelSpec, machine: Machine, choice: Choice) -> Scheduled:
     """The kernel as chosen; the choice is one of `choices`."""
     match choice.family:
         case "conv":
-            return conv.conv(spec, machine, choice.value(tiles.Tile))
+            return conv(spec, machine, choice.value(Tile))
         case "winograd":
             return _winograd(spec, machine, dict(choice.numbers))
         case "depthwise":
-            return depthwise.depthwise(spec, machine, choice.value(sliding.SlidingTile))
+            return depthwise(spec, machine, choice.value(SlidingTile))
         case "expanded":
-            return expanded.expanded(spec, machine, choice.value(expanded.Strips))
+            return expanded(spec, machine, choice.value(Strips))
         case "pool":
-            return pooling.pool(spec, machine, choice.value(sliding.SlidingTile))
-    product = matmul.matmul(spec, machine, choice.value(products.Tile))
+            return pool(spec, machine, choice.value(SlidingTile))
+    product = matmul(spec, machine, choice.value(ProductTile))
     assert product is not None, "a product has dimensions"
     return product
 
 
 def _winograd(spec: KernelSpec, machine: Machine, numbers: dict[str, int]) -> Scheduled:
-    problem, tile = winograd.problem_of(spec), numbers.pop("tile")
+    problem, tile = problem_of(spec), numbers.pop("tile")
     assert problem is not None, "a convolution for Winograd's algorithm"
     fused = bool(numbers.pop("fused"))
     plan = best_plan(problem, machine, tile)
     kept: dict[str, Any] = {**numbers, "fused": fused}
-    return winograd.winograd(spec, machine, tile, replace(plan, **kept))
+    return winograd(spec, machine, tile, replace(plan, **kept))
