@@ -3,7 +3,8 @@
     int32_t symbol(const int64_t *frame, int32_t thread, int32_t threads, void *team)
 
 `frame` holds n, then the addresses of weights, workspace, inputs and outputs. Every thread of a
-team makes this call; between a phase and the next that depends on it all wait for each other.
+team makes this call; behind a phase that several threads share all wait for each other. A long
+function calls parts of itself, each with the number of the sample as a further parameter.
 """
 
 from __future__ import annotations

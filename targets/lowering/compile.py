@@ -71,7 +71,6 @@ class _Kernel:
 
     symbol: str
     arguments: tuple[Argument, ...]
-    in_place: tuple[int, ...]
     phases: tuple[Phase, ...]
 
 
@@ -106,9 +105,7 @@ class _Kernels:
             phases: tuple[Phase, ...] = ()
             if self.lowers:
                 phases = plain_phases(scheduled.function, symbol, self.target)
-            self.found[spec] = _Kernel(
-                symbol, scheduled.arguments, scheduled.in_place or spec.element_by_element, phases
-            )
+            self.found[spec] = _Kernel(symbol, scheduled.arguments, phases)
         return self.found[spec]
 
     def _choice(self, spec: KernelSpec) -> Choice | None:
@@ -328,7 +325,7 @@ class _Called:
             self.group.output,
             tuple(dict.fromkeys(self.operands)),
             tuple(a.nbytes for a in self.kernel.arguments if isinstance(a, Scratch)),
-            tuple(self.operands[index] for index in self.kernel.in_place),
+            tuple(self.operands[index] for index in self.spec.element_by_element),
         )
 
 

@@ -22,35 +22,23 @@ from itertools import permutations
 from math import isclose, sqrt
 
 from eecompile.ir import Graph, Op
+from eecompile.targets.lowering.rewriting import Chains, joined_chains
 
 __all__ = ["fuse_gelu"]
 
 
 def fuse_gelu(graph: Graph) -> Graph:
     """The graph with every chain that is a GELU as one operator."""
-    chains = _Chains(graph)
-    found = {op.outputs[0]: gelu for op in graph.ops if (gelu := chains.gelu(op)) is not None}
-    if not found:
-        return graph
-    ops = tuple(found.get(op.outputs[0], op) for op in graph.ops)
-    return replace(graph, ops=ops).pruned()
+    return joined_chains(graph, _Gelus(graph).gelu)
 
 
-class _Chains:
-    """Looks from an operator back at what it is made of."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.made = graph.producer()
-        self.users = graph.users()
-        self.outputs = frozenset(graph.outputs)
-
+class _Gelus(Chains):
     def gelu(self, op: Op) -> Op | None:
         """The GELU whose last operator `op` is."""
         if op.kind != "Mul" or op.inputs[0] == op.inputs[1]:
             return None
         for split in (0, 1):
-            inner = self._inside(op.inputs[split], "Mul")
+            inner = self.inside(op.inputs[split], "Mul")
             if inner is None:
                 continue
             for x, factor, half in permutations((op.inputs[1 - split], *inner.inputs)):
@@ -62,37 +50,26 @@ class _Chains:
 
     def _is_error_function(self, name: str, x: str) -> bool:
         """Whether a value is 1 + erf(x / sqrt(2))."""
-        added = self._inside(name, "Add")
+        added = self.inside(name, "Add")
         if added is None:
             return False
         for value, one in (added.inputs, added.inputs[::-1]):
-            erf = self._inside(value, "Erf")
+            erf = self.inside(value, "Erf")
             if erf is not None and self._is_number(one, 1.0):
                 return self._is_scaled(erf.inputs[0], x)
         return False
 
     def _is_scaled(self, name: str, x: str) -> bool:
         """Whether a value is x / sqrt(2)."""
-        divided = self._inside(name, "Div")
+        divided = self.inside(name, "Div")
         if divided is not None:
             return divided.inputs[0] == x and self._is_number(divided.inputs[1], sqrt(2))
-        product = self._inside(name, "Mul")
+        product = self.inside(name, "Mul")
         return product is not None and any(
             value == x and self._is_number(scale, sqrt(0.5))
             for value, scale in (product.inputs, product.inputs[::-1])
         )
 
-    def _inside(self, name: str, kind: str) -> Op | None:
-        """What makes a value, if it is such an operator and has one reader."""
-        op = self.made.get(name)
-        if op is None or op.kind != kind or name in self.outputs:
-            return None
-        return op if len(self.users.get(name, ())) == 1 else None
-
     def _is_number(self, name: str, value: float) -> bool:
-        array = self.graph.constants.get(name)
-        return (
-            array is not None
-            and array.size == 1
-            and isclose(float(array.reshape(())), value, rel_tol=1e-6)
-        )
+        number = self.number(name)
+        return number is not None and isclose(number, value, rel_tol=1e-6)

@@ -26,34 +26,23 @@ from typing import Any
 import numpy as np
 
 from eecompile.ir import Graph, Op
+from eecompile.targets.lowering.rewriting import Chains, joined_chains
 
 __all__ = ["fuse_norms"]
 
 
 def fuse_norms(graph: Graph) -> Graph:
     """The graph with every chain that is a layer norm as one operator."""
-    chains = _Chains(graph)
-    found = {op.outputs[0]: norm for op in graph.ops if (norm := chains.norm(op)) is not None}
-    if not found:
-        return graph
-    ops = tuple(found.get(op.outputs[0], op) for op in graph.ops)
-    return replace(graph, ops=ops).pruned()
+    return joined_chains(graph, _Norms(graph).norm)
 
 
-class _Chains:
-    """Looks from an operator back at what it is made of."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.made = {op.outputs[0]: op for op in graph.ops}
-        self.users = graph.users()
-
+class _Norms(Chains):
     def norm(self, op: Op) -> Op | None:
         """The layer norm whose last operator `op` is."""
         if op.kind != "Add":
             return None
         for scaled, bias in (op.inputs, op.inputs[::-1]):
-            product = self._made(scaled, "Mul", 1)
+            product = self.inside(scaled, "Mul")
             if product is None or not self._is_row(bias):
                 continue
             for normal, weight in (product.inputs, product.inputs[::-1]):
@@ -70,24 +59,13 @@ class _Chains:
                 return replace(op, kind="LayerNormalization", inputs=inputs, attributes=attributes)
         return None
 
-    def _made(self, name: str, kind: str, readers: int) -> Op | None:
-        """What made a value that only `readers` operators read."""
-        op = self.made.get(name)
-        if op is None or op.kind != kind or name in self.graph.outputs:
-            return None
-        return op if len(self.users.get(name, ())) == readers else None
-
-    def _number(self, name: str) -> float | None:
-        array = self.graph.constants.get(name)
-        return float(array.reshape(())) if array is not None and array.size == 1 else None
-
     def _is_row(self, name: str) -> bool:
         array = self.graph.constants.get(name)
         return array is not None and array.ndim == 1 and array.dtype == np.float32
 
-    def _mean(self, name: str, readers: int) -> str | None:
+    def _mean(self, name: str) -> str | None:
         """What a value is the mean of over the last axis."""
-        op = self._made(name, "ReduceMean", readers)
+        op = self.inside(name, "ReduceMean")
         if op is None:
             return None
         rank = len(self.graph.types[op.inputs[0]].shape)
@@ -97,21 +75,21 @@ class _Chains:
 
     def _normalised(self, name: str) -> tuple[str, int, float] | None:
         """(x, axis, epsilon) if a value is (x - mean) / sqrt(variance + epsilon)."""
-        quotient = self._made(name, "Div", 1)
+        quotient = self.inside(name, "Div")
         if quotient is None:
             return None
         distance, deviation = quotient.inputs
-        root = self._made(deviation, "Sqrt", 1)
-        total = self._made(root.inputs[0], "Add", 1) if root else None
+        root = self.inside(deviation, "Sqrt")
+        total = self.inside(root.inputs[0], "Add") if root else None
         if total is None:
             return None
         for variance, small in (total.inputs, total.inputs[::-1]):
-            epsilon, squared = self._number(small), self._mean(variance, 1)
+            epsilon, squared = self.number(small), self._mean(variance)
             if epsilon is None or squared is None:
                 continue
             readers = self._squares(squared, distance)
-            centred = self._made(distance, "Sub", readers) if readers else None
-            if centred is None or self._mean(centred.inputs[1], 1) != centred.inputs[0]:
+            centred = self.inside(distance, "Sub", readers) if readers else None
+            if centred is None or self._mean(centred.inputs[1]) != centred.inputs[0]:
                 return None
             x = centred.inputs[0]
             return x, len(self.graph.types[x].shape) - 1, epsilon
@@ -119,9 +97,9 @@ class _Chains:
 
     def _squares(self, name: str, distance: str) -> int:
         """How many uses of `distance` there are if `name` is its square; 0 if it is not."""
-        power = self._made(name, "Pow", 1)
+        power = self.inside(name, "Pow")
         if power is not None and power.inputs[0] == distance:
-            return 2 if self._number(power.inputs[1]) == 2.0 else 0
-        product = self._made(name, "Mul", 1)
+            return 2 if self.number(power.inputs[1]) == 2.0 else 0
+        product = self.inside(name, "Mul")
         both = product is not None and set(product.inputs) == {distance}
         return 2 if both else 0

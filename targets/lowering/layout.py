@@ -31,7 +31,7 @@ import numpy as np
 from eecompile.ir import Graph, Op, TensorType
 from eecompile.targets.lowering.rewriting import ELEMENTWISE, GraphEditor, moves_nothing
 
-__all__ = ["CHANNELS_LAST", "ELEMENTWISE", "SOURCE", "LaidOut", "lay_out", "physical_type"]
+__all__ = ["CHANNELS_LAST", "SOURCE", "LaidOut", "lay_out", "physical_type"]
 
 SOURCE = "source"
 CHANNELS_LAST = "channels-last"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 
 from eecompile.ir import TensorType
-from eecompile.packing import ALIGNMENT, Buffer, aligned, busiest, pack
+from eecompile.packing import ALIGNMENT, Buffer, aligned, pack
 from eecompile.targets.lowering.views import View
 
 __all__ = ["ALIGNMENT", "Use", "Workspace", "aligned", "plan_workspace"]
@@ -44,13 +44,11 @@ class Workspace:
         values: root of views -> offset in bytes.
         scratch: offsets of each call's scratch arrays.
         nbytes: size of the workspace.
-        least: what is needed at the busiest call; no plan is smaller.
     """
 
     values: Mapping[str, int]
     scratch: tuple[tuple[int, ...], ...]
     nbytes: int
-    least: int
 
 
 def plan_workspace(
@@ -87,13 +85,11 @@ def plan_workspace(
         [Buffer(f"{step}/{index}", nbytes, step, step) for index, nbytes in enumerate(use.scratch)]
         for step, use in enumerate(uses)
     ]
-    everything = [*buffers.values(), *(array for some in arrays for array in some)]
-    plan = pack(everything)
+    plan = pack([*buffers.values(), *(array for some in arrays for array in some)])
     return Workspace(
         {root: plan.offsets[takes.get(root, root)] for root in first if root not in outside},
         tuple(tuple(plan.offsets[array.name] for array in some) for some in arrays),
         plan.nbytes,
-        busiest(everything),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from eecompile.ir import Attribute, Graph, Op, TensorType
 from eecompile.operators import BINARY, UNARY
 from eecompile.shapes import infer_types
 
-__all__ = ["ELEMENTWISE", "GraphEditor", "Round", "moves_nothing"]
+__all__ = ["ELEMENTWISE", "Chains", "GraphEditor", "Round", "joined_chains", "moves_nothing"]
 
 #: Operators that compute each element of the result from the elements at the same place.
 ELEMENTWISE = frozenset(
@@ -158,3 +158,35 @@ class Round:
         if name in self.outputs or self.uses[name] != 1:
             return None
         return self.made.get(name)
+
+
+class Chains:
+    """Looks from an operator back at what it is made of."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Over a graph that does not change."""
+        self.graph = graph
+        self._made = graph.producer()
+        self._users = graph.users()
+        self._outputs = frozenset(graph.outputs)
+
+    def inside(self, name: str, kind: str, readers: int = 1) -> Op | None:
+        """What makes a value, if it is such an operator and so many operators alone read it."""
+        op = self._made.get(name)
+        if op is None or op.kind != kind or name in self._outputs:
+            return None
+        return op if len(self._users.get(name, ())) == readers else None
+
+    def number(self, name: str) -> float | None:
+        """A constant of one element."""
+        array = self.graph.constants.get(name)
+        return float(array.reshape(())) if array is not None and array.size == 1 else None
+
+
+def joined_chains(graph: Graph, joined: Callable[[Op], Op | None]) -> Graph:
+    """The graph with one operator for each chain whose last operator `joined` knows."""
+    found = {op.outputs[0]: one for op in graph.ops if (one := joined(op)) is not None}
+    if not found:
+        return graph
+    ops = tuple(found.get(op.outputs[0], op) for op in graph.ops)
+    return replace(graph, ops=ops).pruned()

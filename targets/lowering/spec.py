@@ -106,7 +106,11 @@ class KernelSpec:
 
     @property
     def element_by_element(self) -> tuple[int, ...]:
-        """Operands like the result, where each of its elements is made of those at its place."""
+        """Operands like the result, where each of its elements is made of those at its place.
+
+        Schedules read such an element only before, and only for, the one it is part of, and write
+        that once: the result may take over the operand's memory.
+        """
         if any(step.kind not in ELEMENTWISE for step in self.steps):
             return ()
         size, shape = np.dtype(self.result.dtype).itemsize, self.result.shape
@@ -310,11 +314,7 @@ class Scheduled:
     Attributes:
         function: the scheduled code.
         arguments: one for each parameter.
-        in_place: operands whose memory the result may take over: each of their elements is read
-            only before, and only for, the element of the result at the same place, and the result
-            is written once.
     """
 
     function: tirx.PrimFunc
     arguments: tuple[Argument, ...]
-    in_place: tuple[int, ...] = ()

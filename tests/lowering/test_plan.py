@@ -103,7 +103,6 @@ def test_everything_is_still_there_when_it_is_read(
     outside = {"x"} | ({views[uses[-1].output].root} if last_is_output else set())
     plan = plan_workspace(uses, views, types, outside)
     replay(uses, views, types, outside, plan)
-    assert plan.least <= plan.nbytes
 
 
 def chain(in_place: bool) -> Workspace:

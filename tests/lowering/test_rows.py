@@ -14,7 +14,7 @@ from eecompile.hardware import Machine, machine
 from eecompile.ir import Attribute, Graph, Op, TensorType
 from eecompile.shapes import infer_types
 from eecompile.targets.lowering.schedules import dense
-from eecompile.targets.lowering.schedules.matmul import Panels
+from eecompile.targets.lowering.schedules.matmul_panels import Panels
 from eecompile.text import parse_graph
 from tests.lowering.calling import compile_plain, worst_error
 

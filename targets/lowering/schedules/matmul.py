@@ -7,25 +7,30 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-import numpy as np
 from tvm import tirx
 
 from eecompile.hardware import Machine
 from eecompile.targets.lowering.schedules import dense
-from eecompile.targets.lowering.schedules.dense import UNROLL, Tile, splits, widths
+from eecompile.targets.lowering.schedules.dense import UNROLL, Tile, splits
 from eecompile.targets.lowering.schedules.emit import (
     Kernel,
-    Reader,
     Registers,
     in_vectors,
     loop,
     parallel,
     sequence,
 )
-from eecompile.targets.lowering.schedules.panels import blocked
+from eecompile.targets.lowering.schedules.matmul_panels import (
+    Panels,
+    Vector,
+    broadcast,
+    each_vector,
+    offset,
+    packing,
+)
 from eecompile.targets.lowering.spec import KernelSpec, Packed, Scheduled
 
-__all__ = ["dimensions", "matmul", "product"]
+__all__ = ["dimensions", "matmul"]
 
 Expr = Any
 Stmt = Any
@@ -36,22 +41,60 @@ _LINE = 64
 
 
 def matmul(spec: KernelSpec, machine: Machine, tile: Tile | None = None) -> Scheduled | None:
-    """A matrix product, of constant or computed matrices; None for products with vectors.
+    """A matrix product, with what follows done to each tile while it is stored.
+
+    ::
+
+        for row: for column: for k: y[row, column] += a[row, k] * b[k, column];  y = ending(y)
+        ->  parallel panel, row tile:            # or row tile, panel: what reads less from memory
+                for k: for r: for c: acc[r][c] += broadcast(a[row + r, k]) * packed[panel][k][c]
+                y[row + r, panel + c] = ending(acc[r][c])
+
+    `blocks` vectors of columns are a panel, and `packed` holds panel after panel: a constant matrix
+    is packed when building, a computed one by a first phase. Rows and columns that do not fill a
+    tile are computed in smaller ones.
 
     Args:
         spec: a `MatMul` and what stands behind it.
         machine: what to compile for.
         tile: default: the one with the fewest estimated cycles.
+
+    Returns:
+        None for products with vectors.
     """
     found = _as_rows(spec)
     if found is None:
         return None
     spec, inputs, packs = found
+    a_at, b_at = spec.anchor.inputs
+    *outer, rows, columns = spec.anchor.type.shape
+    tile = tile or dense.choice(rows, columns, inputs, machine)
+    panels = Panels(columns, inputs, tile.blocks, machine.lanes)
+    kernel = Kernel(spec, (b_at,) if packs else ())
+    phases = []
+    a = _batched(kernel, spec, a_at)
+    if packs:
+        batch: tuple[int, ...] = ()
+        packed = kernel.add((panels.size,), spec.anchor.type.dtype, Packed(b_at, panels.pack))
+    else:
+        batch = spec.operands[b_at].type.shape[:-2]
+        packed = kernel.scratch((prod(batch) * panels.size,))
+        phases.append(packing(kernel.operand(b_at), packed, batch, panels))
+    steps = -(-rows // tile.rows)
 
-    def pack(w: np.ndarray) -> np.ndarray:
-        return blocked(w.T, machine.lanes)
+    def ended(at: list[Expr], row: Expr, column: Expr, value: Expr) -> Stmt:
+        return kernel.write([*at, row, column], lambda *_: value)
 
-    return product(spec, machine, pack if packs else None, inputs, (), tile)
+    tiles = _Tiles(tile, panels, rows, machine, packed, a, ended, packs)
+
+    def unit(place: list[Expr]) -> Stmt:
+        *at, first, second = place
+        panel, step = (second, first) if by_rows else (first, second)
+        return tiles.tile(at, offset(at, batch, panels.size), panel, step)
+
+    by_rows = _by_rows(rows * inputs * prod(outer), panels, steps, machine)
+    order = (steps, panels.count) if by_rows else (panels.count, steps)
+    return kernel.finished(*phases, parallel((*outer, *order), unit))
 
 
 def dimensions(spec: KernelSpec) -> tuple[int, int, int] | None:
@@ -80,94 +123,14 @@ def _as_rows(spec: KernelSpec) -> tuple[KernelSpec, int, bool] | None:
     return replace(flat, operands=tuple(operands)), b[0], True
 
 
-def product(
-    spec: KernelSpec,
-    machine: Machine,
-    pack: Callable[[np.ndarray], np.ndarray] | None,
-    inputs: int,
-    bias_at: Sequence[int],
-    tile: Tile | None = None,
-) -> Scheduled:
-    """Rows times a matrix, with what follows done to each tile while it is stored.
-
-    ::
-
-        for row: for column: for k: y[row, column] += a[row, k] * b[k, column];  y = ending(y)
-        ->  parallel panel, row tile:            # or row tile, panel: what reads less from memory
-                for k: for r: for c: acc[r][c] += broadcast(a[row + r, k]) * packed[panel][k][c]
-                y[row + r, panel + c] = ending(acc[r][c])
-
-    `blocks` vectors of columns are a panel, and `packed` holds panel after panel. Rows and columns
-    that do not fill a tile are computed in smaller ones.
-
-    Args:
-        spec: the kernel; its anchor multiplies the first operand's rows.
-        machine: what to compile for.
-        pack: from the constant second operand to [blocks][inputs][lanes], None where it is
-            computed: then a first phase packs it.
-        inputs: length of the sums.
-        bias_at: operand that is added to every row, if any.
-        tile: default: the one with the fewest estimated cycles.
-    """
-    a_at, b_at = spec.anchor.inputs[:2]
-    *outer, rows, columns = spec.anchor.type.shape
-    tile = tile or dense.choice(rows, columns, inputs, machine)
-    panels = Panels(columns, inputs, tile.blocks, machine.lanes)
-    kernel = Kernel(spec, () if pack is None else (b_at,))
-    phases = []
-    a = _batched(kernel, spec, a_at)
-    if pack is None:
-        batch = spec.operands[b_at].type.shape[:-2]
-        packed = kernel.scratch((prod(batch) * panels.size,))
-        phases.append(_packing(kernel.operand(b_at), packed, batch, panels))
-    else:
-        batch = ()
-        packed = kernel.add(
-            (panels.size,), spec.anchor.type.dtype, Packed(b_at, panels.joined(pack))
-        )
-    bias = next((kernel.operand(i) for i in bias_at if i >= 0), None)
-    long = bias is not None and spec.operands[bias_at[0]].type.shape[0] > 1
-    steps = -(-rows // tile.rows)
-
-    def ended(at: list[Expr], row: Expr, column: Expr, value: Expr) -> Stmt:
-        if bias is not None:
-            value = value + bias(column if long else tirx.const(0, "int32"))
-        return kernel.write([*at, row, column], lambda *_: value)
-
-    tiles = _Tiles(tile, panels, rows, machine, packed, a, ended, pack is not None)
-
-    def unit(place: list[Expr]) -> Stmt:
-        *at, first, second = place
-        panel, step = (second, first) if by_rows else (first, second)
-        return tiles.tile(at, _offset(at, batch, panels.size), panel, step)
-
-    by_rows = _by_rows(rows * inputs * prod(outer), panels, steps, machine)
-    order = (steps, panels.count) if by_rows else (panels.count, steps)
-    return kernel.finished(*phases, parallel((*outer, *order), unit))
-
-
 def _batched(kernel: Kernel, spec: KernelSpec, index: int) -> Callable[..., Expr]:
     """Reads ``(batch, row, k)`` of an operand that may have fewer or smaller batch dimensions."""
     read, shape = kernel.operand(index), spec.operands[index].type.shape[:-2]
 
     def at(batch: Sequence[Expr], row: Expr, k: Expr) -> Expr:
-        return read(*_broadcast(batch, shape), row, k)
+        return read(*broadcast(batch, shape), row, k)
 
     return at
-
-
-def _broadcast(batch: Sequence[Expr], extents: Sequence[int]) -> list[Expr]:
-    used = batch[len(batch) - len(extents) :]
-    zero = tirx.const(0, "int32")
-    return [zero if extent == 1 else i for extent, i in zip(extents, used, strict=True)]
-
-
-def _offset(batch: Sequence[Expr], extents: Sequence[int], size: int) -> Expr:
-    """Where the packed matrix of a place of the batch begins."""
-    flat: Expr = tirx.const(0, "int32")
-    for place, extent in zip(_broadcast(batch, extents), extents, strict=True):
-        flat = flat * extent + place
-    return flat * size
 
 
 def _by_rows(elements: int, panels: Panels, steps: int, machine: Machine) -> bool:
@@ -177,107 +140,6 @@ def _by_rows(elements: int, panels: Panels, steps: int, machine: Machine) -> boo
     by_panels = size + elements * (panels.count if elements > room else 1)
     by_rows = elements + size * (steps if size > room else 1)
     return by_rows < by_panels
-
-
-@dataclass(frozen=True)
-class Vector:
-    """A vector of columns, of which only the first `used` exist."""
-
-    width: int
-    used: int
-
-
-@dataclass(frozen=True)
-class Panels:
-    """How a matrix of `inputs` rows is packed: panels of `blocks` vectors, row after row in each.
-
-    >>> panels = Panels(columns=40, inputs=3, blocks=2, lanes=16)
-    >>> panels.count, panels.size, panels.of(1)
-    (2, 144, [Vector(width=8, used=8)])
-    """
-
-    columns: int
-    inputs: int
-    blocks: int
-    lanes: int
-
-    @property
-    def vectors(self) -> list[Vector]:
-        """The vectors of a row."""
-        rest = self.columns % self.lanes
-        found = [Vector(width, width) for width in widths(self.columns, self.lanes)]
-        return [*found[:-1], Vector(found[-1].width, rest)] if rest else found
-
-    @property
-    def count(self) -> int:
-        """Panels, the last of which may have fewer vectors."""
-        return -(-len(self.vectors) // self.blocks)
-
-    @property
-    def size(self) -> int:
-        """Elements of all panels."""
-        return len(self.vectors) * self.lanes * self.inputs
-
-    @property
-    def width(self) -> int:
-        """Columns of a full panel."""
-        return self.blocks * self.lanes
-
-    def of(self, panel: int) -> list[Vector]:
-        """The vectors of a panel."""
-        return self.vectors[panel * self.blocks : (panel + 1) * self.blocks]
-
-    def joined(
-        self, pack: Callable[[np.ndarray], np.ndarray]
-    ) -> Callable[[np.ndarray], np.ndarray]:
-        """From a constant to panels, if `pack` makes [vectors][inputs][lanes] of it."""
-
-        def packed(w: np.ndarray) -> np.ndarray:
-            vectors = pack(w)
-            parts = [
-                np.moveaxis(vectors[first : first + self.blocks], 0, 1).reshape(-1)
-                for first in range(0, len(vectors), self.blocks)
-            ]
-            return np.concatenate(parts)
-
-        return packed
-
-
-def _packing(b: Reader, packed: Any, batch: Sequence[int], panels: Panels) -> Stmt:
-    """Copies a computed matrix, or each of a batch of them, to panels."""
-    lanes, last = panels.lanes, panels.count - 1
-
-    def copied(at: list[Expr], panel: Expr, vectors: list[Vector]) -> Stmt:
-        start = _offset(at, batch, panels.size) + panel * (panels.width * panels.inputs)
-
-        def row(k: Expr) -> Stmt:
-            def one(_: Expr, index: Expr, vector: Vector) -> Stmt:
-                column = panel * panels.width + index * lanes
-                place = start + (k * len(vectors) + index) * lanes
-                return _copied(b, packed, at, k, column, place, vector.used)
-
-            return _each(1, vectors, lanes, one)
-
-        return loop(panels.inputs, row)
-
-    def unit(place: list[Expr]) -> Stmt:
-        *at, panel = place
-        first, ending = panels.of(0), panels.of(last)
-        if first == ending:
-            return copied(at, panel, first)
-        rest = copied(at, tirx.const(last, "int32"), ending)
-        return tirx.IfThenElse(panel < last, copied(at, panel, first), rest)
-
-    return parallel((*batch, panels.count), unit)
-
-
-def _copied(
-    b: Reader, packed: Any, at: Sequence[Expr], k: Expr, column: Expr, place: Expr, width: int
-) -> Stmt:
-    def one(c: Expr) -> Stmt:
-        return tirx.BufferStore(packed, b(*at, k, column + c), [place + c])
-
-    return in_vectors(width, 1 << (width.bit_length() - 1), one)
 
 
 @dataclass(frozen=True)
@@ -330,7 +192,7 @@ class _Tiles:
         weights = start + panel * (self.panels.width * inputs)
 
         def each(body: Callable[[Expr, Expr, Vector], Stmt], parts: int = 1) -> Stmt:
-            return _each(parts * height, vectors, lanes, body)
+            return each_vector(parts * height, vectors, lanes, body)
 
         def slot(r: Expr, c: Expr, lane: Expr) -> Expr:
             return (r * count + c) * lanes + lane
@@ -407,23 +269,6 @@ class _Tiles:
             )
             for i in range(often)
         )
-
-
-def _each(
-    height: int, vectors: list[Vector], lanes: int, body: Callable[[Expr, Expr, Vector], Stmt]
-) -> Stmt:
-    """``body(row, number, vector)`` for all vectors of a tile, as straight-line code."""
-    full = sum(vector.used == lanes for vector in vectors)
-
-    def row(r: Expr) -> Stmt:
-        parts = []
-        if full:
-            parts.append(loop(full, lambda c: body(r, c, vectors[0]), "unrolled"))
-        if full < len(vectors):
-            parts.append(body(r, tirx.const(full, "int32"), vectors[-1]))
-        return sequence(parts)
-
-    return loop(height, row, "unrolled")
 
 
 def _in_lanes(
