@@ -11,15 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
+from eecompile.diagnostics import InternalError
 from eecompile.ir import Op
 from eecompile.reference import evaluate, run_graph
+from eecompile.targets.lowering import compile
 from eecompile.targets.lowering.group import group
 from eecompile.targets.lowering.layout import lay_out
 from eecompile.targets.lowering.placing import Placed, place
 from eecompile.targets.lowering.simplify import simplify
+from eecompile.targets.lowering.spec import KernelSpec, Scheduled
+from eecompile.targets.lowering.strides import StridesLost, strided
 from eecompile.targets.lowering.views import View, reshaped_strides
 from eecompile.text import parse_graph
-from tests.lowering.calling import inputs_of
+from tests.lowering.calling import compile_plain, inputs_of, worst_error
 
 # -- views -----------------------------------------------------------------------------------------
 
@@ -291,6 +295,35 @@ def test_values_that_must_be_dense_are(text: str) -> None:
     everything = [name for op in laid.ops for name in op.outputs]
     placed = place(laid, everything)
     assert all(placed.views[name].root == name for name in everything)
+
+
+def test_a_schedule_that_cannot_write_strides_gets_a_dense_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = []
+
+    def strict(spec: KernelSpec, scheduled: Scheduled) -> Scheduled:
+        if spec.strides is not None:
+            refused.append(spec)
+            raise StridesLost(None)
+        return strided(spec, scheduled)
+
+    monkeypatch.setattr(compile, "strided", strict)
+    graph = parse_graph(dense_block(True))
+    compiled = compile_plain(graph)
+    assert refused
+    assert worst_error(graph, compiled) < 2e-5
+
+
+def test_a_schedule_that_cannot_write_dense_results_either_is_our_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(spec: KernelSpec, scheduled: Scheduled) -> Scheduled:
+        raise StridesLost(None)
+
+    monkeypatch.setattr(compile, "strided", never)
+    with pytest.raises(InternalError, match="denser than dense"):
+        compile_plain(parse_graph(dense_block(True)))
 
 
 def check(text: str) -> None:
