@@ -17,6 +17,7 @@ from eecompile.targets.lowering.tensors import (
     compute,
     constant,
     limits,
+    need_float,
     number,
     reduced,
     shape_of,
@@ -25,12 +26,6 @@ from eecompile.targets.lowering.tensors import (
 __all__ = ["AXES"]
 
 Definition = Callable[[Op, list[te.Tensor], TensorType], te.Tensor]
-
-
-def _need_float(op: Op, inputs: Sequence[te.Tensor]) -> None:
-    for x in inputs:
-        if str(x.dtype) != "float32":
-            raise UnsupportedOperator(op, f"not defined on {x.dtype}")
 
 
 _product = te.comm_reducer(lambda a, b: a * b, lambda dtype: tirx.const(1, dtype), name="product")
@@ -48,7 +43,7 @@ def _reduction(reducer: Callable[..., Expr]) -> Definition:
 
 
 def _mean(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
-    _need_float(op, inputs)
+    need_float(op, inputs)
     (x,) = inputs
     axes, keepdims = _axes(op), bool(op.attributes["keepdims"])
     count = prod(shape_of(x)[axis] for axis in axes)
@@ -116,27 +111,29 @@ def _below_maximum(x: te.Tensor, axis: int) -> te.Tensor:
     return compute(shape_of(x), lambda i: x(*i) - broadcast_at(highest, i), "shifted")
 
 
-def _softmax(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
-    _need_float(op, inputs)
+def _powers(op: Op, inputs: list[te.Tensor]) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
+    """Distances below the maximum, their exponentials, and the sums of those along the axis."""
+    need_float(op, inputs)
     axis: Any = op.attributes["axis"]
     shifted = _below_maximum(inputs[0], axis)
-    powers = compute(result.shape, lambda i: approximations.exp(shifted(*i)), "powers")
-    total = reduced(result.shape, [axis], True, lambda i: powers(*i), te.sum, "total")
+    shape = shape_of(shifted)
+    powers = compute(shape, lambda i: approximations.exp(shifted(*i)), "powers")
+    return shifted, powers, reduced(shape, [axis], True, lambda i: powers(*i), te.sum, "total")
+
+
+def _softmax(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
+    _, powers, total = _powers(op, inputs)
     return compute(result.shape, lambda i: powers(*i) / broadcast_at(total, i), "softmax")
 
 
 def _log_softmax(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
-    _need_float(op, inputs)
-    axis: Any = op.attributes["axis"]
-    shifted = _below_maximum(inputs[0], axis)
-    powers = compute(result.shape, lambda i: approximations.exp(shifted(*i)), "powers")
-    total = reduced(result.shape, [axis], True, lambda i: powers(*i), te.sum, "total")
+    shifted, _, total = _powers(op, inputs)
     log = compute(shape_of(total), lambda i: te.log(total(*i)), "log")
     return compute(result.shape, lambda i: shifted(*i) - broadcast_at(log, i), "log_softmax")
 
 
 def _batch_norm(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
-    _need_float(op, inputs)
+    need_float(op, inputs)
     x, scale, bias, mean, variance = inputs
     epsilon = number(op, "epsilon")
     channels = shape_of(scale)
@@ -165,7 +162,7 @@ def _moments(x: te.Tensor, axes: Sequence[int], epsilon: float) -> tuple[te.Tens
 
 def _layer_norm(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
     x, scale, bias = (*inputs, None)[:3]
-    _need_float(op, [x, scale])
+    need_float(op, [x, scale])
     rank = len(x.shape)
     axis: Any = op.attributes["axis"]
     mean, inverse = _moments(x, range(axis, rank), number(op, "epsilon"))
@@ -179,7 +176,7 @@ def _layer_norm(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tenso
 
 
 def _instance_norm(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
-    _need_float(op, inputs)
+    need_float(op, inputs)
     x, scale, bias = inputs
     mean, inverse = _moments(x, range(2, len(x.shape)), number(op, "epsilon"))
 
@@ -191,7 +188,7 @@ def _instance_norm(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Te
 
 
 def _group_norm(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
-    _need_float(op, inputs)
+    need_float(op, inputs)
     x, scale, bias = inputs
     groups: Any = op.attributes["num_groups"]
     batch, channels, *spatial = result.shape

@@ -9,7 +9,15 @@ from tvm import te, tirx
 
 from eecompile.ir import Op, TensorType
 from eecompile.targets.lowering.errors import UnsupportedOperator
-from eecompile.targets.lowering.tensors import Expr, compute, constant, limits, shape_of
+from eecompile.targets.lowering.tensors import (
+    Expr,
+    broadcast_index,
+    compute,
+    constant,
+    limits,
+    need_float,
+    shape_of,
+)
 
 __all__ = ["WINDOWS", "padded"]
 
@@ -49,12 +57,6 @@ def _spatial(attribute: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...
     return (0, 0, *pads[:rank]), (0, 0, *pads[rank:])
 
 
-def _need_float(op: Op, inputs: Sequence[te.Tensor | None]) -> None:
-    for x in inputs:
-        if x is not None and str(x.dtype) != "float32":
-            raise UnsupportedOperator(op, f"not defined on {x.dtype}")
-
-
 def _with_bias(y: te.Tensor, bias: te.Tensor | None) -> te.Tensor:
     if bias is None:
         return y
@@ -87,7 +89,7 @@ def _correlated(
 
 
 def _conv(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
-    _need_float(op, inputs)
+    need_float(op, inputs)
     x, w, bias = (*inputs, None)[:3]
     rank = len(x.shape) - 2
     attributes: Any = op.attributes
@@ -107,7 +109,7 @@ def _conv(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
 
 def _conv_transpose(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
     """A convolution with the flipped kernel over `x` spread by the strides."""
-    _need_float(op, inputs)
+    need_float(op, inputs)
     x, w, bias = (*inputs, None)[:3]
     attributes: Any = op.attributes
     group, strides, dilations = (attributes[k] for k in ("group", "strides", "dilations"))
@@ -154,16 +156,11 @@ def _matmul(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
         rest = list(index)
         column = [rest.pop()] if len(b_shape) > 1 else []
         row = [rest.pop()] if len(a_shape) > 1 else []
-        left = _batch(a_shape[:-2], rest)
-        right = _batch(b_shape[:-2], rest)
+        left = broadcast_index(a_shape[:-2], rest)
+        right = broadcast_index(b_shape[:-2], rest)
         return te.sum(a(*left, *row, k.var) * b(*right, k.var, *column), axis=[k])
 
     return compute(result.shape, body, "matmul")
-
-
-def _batch(shape: Sequence[int], index: Sequence[Expr]) -> list[Expr]:
-    own = index[len(index) - len(shape) :]
-    return [0 if extent == 1 else i for extent, i in zip(shape, own, strict=True)]
 
 
 def _pooled(
@@ -192,7 +189,7 @@ def _max_pool(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
 
 
 def _average_pool(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
-    _need_float(op, inputs)
+    need_float(op, inputs)
     (x,) = inputs
     attributes: Any = op.attributes
     rank = len(x.shape) - 2

@@ -8,14 +8,17 @@ from typing import Any
 from tvm import te, tirx
 
 from eecompile.ir import Op
+from eecompile.targets.lowering.errors import UnsupportedOperator
 
 __all__ = [
     "Expr",
     "Index",
     "broadcast_at",
+    "broadcast_index",
     "compute",
     "constant",
     "limits",
+    "need_float",
     "number",
     "reduced",
     "shape_of",
@@ -65,9 +68,28 @@ def limits(dtype: str) -> tuple[float, float]:
 
 def broadcast_at(x: te.Tensor, index: Index) -> Expr:
     """The element of `x` that numpy's broadcasting puts at `index` of the result."""
-    shape = shape_of(x)
+    return x(*broadcast_index(shape_of(x), index))
+
+
+def broadcast_index(shape: Sequence[int], index: Index) -> list[Expr]:
+    """The index into a tensor of `shape` that numpy's broadcasting puts at `index` of the result.
+
+    >>> broadcast_index((1, 8), [5, 6, 7])
+    [0, 7]
+    """
     own = index[len(index) - len(shape) :]
-    return x(*(0 if extent == 1 else i for extent, i in zip(shape, own, strict=True)))
+    return [0 if extent == 1 else i for extent, i in zip(shape, own, strict=True)]
+
+
+def need_float(op: Op, inputs: Sequence[te.Tensor | None]) -> None:
+    """Refuses an operator on anything but float32.
+
+    Raises:
+        UnsupportedOperator: an input has another element type.
+    """
+    for x in inputs:
+        if x is not None and str(x.dtype) != "float32":
+            raise UnsupportedOperator(op, f"not defined on {x.dtype}")
 
 
 def reduced(

@@ -35,6 +35,7 @@ __all__ = [
     "loop",
     "named",
     "parallel",
+    "place_in",
     "reader",
     "sequence",
 ]
@@ -85,6 +86,16 @@ def parallel(extents: Sequence[int], body: Callable[[list[Expr]], Stmt]) -> Stmt
     variable = tirx.Var("i", PrimType("int32"))
     made = at(variable if count > 1 else _int(0))
     return tirx.For(variable, _int(0), _int(count), tirx.ForKind.PARALLEL, made)
+
+
+def place_in(box: Sequence[int], flat: Expr) -> list[Expr]:
+    """The index of an element of a box by its number, the last dimension fastest."""
+    place: list[Expr] = []
+    for axis, extent in enumerate(box):
+        below = prod(box[axis + 1 :])
+        part = tirx.floordiv(flat, below) if below > 1 else flat
+        place.append(tirx.floormod(part, extent) if axis else part)
+    return place
 
 
 def sequence(statements: Iterable[Stmt]) -> Stmt:

@@ -19,6 +19,7 @@ from eecompile.targets.lowering.schedules.emit import (
     in_vectors,
     named,
     parallel,
+    place_in,
     sequence,
 )
 from eecompile.targets.lowering.schedules.reductions import MAXIMUM, SUM, fold_row
@@ -64,12 +65,7 @@ def _rows(
 
     def run(at: list[Expr]) -> Stmt:
         def place(c: Expr) -> list[Expr]:
-            index = []
-            for d, extent in enumerate(inner):
-                below = prod(inner[d + 1 :])
-                part = tirx.floordiv(c, below) if below > 1 else c
-                index.append(tirx.floormod(part, extent) if d else part)
-            return [*(at if outer else []), *index]
+            return [*(at if outer else []), *place_in(inner, c)]
 
         body, value = row(place, prod(inner))
 

@@ -16,6 +16,7 @@ from eecompile.targets.lowering.schedules.emit import (
     in_vectors,
     loop,
     parallel,
+    place_in,
     sequence,
 )
 from eecompile.targets.lowering.spec import KernelSpec, Scheduled
@@ -159,15 +160,6 @@ def _place(spec: KernelSpec, outer: Sequence[Expr], inner: Sequence[Expr]) -> li
     return [*outer, *kept, *inner]
 
 
-def _inside(flat: Expr, extents: Sequence[int]) -> list[Expr]:
-    """The index of an element of a box by its number."""
-    at: list[Expr] = []
-    for axis, extent in enumerate(extents):
-        place = tirx.floordiv(flat, prod(extents[axis + 1 :])) if axis + 1 < len(extents) else flat
-        at.append(tirx.floormod(place, extent) if axis else place)
-    return at
-
-
 def _rows(spec: KernelSpec, machine: Machine, folding: Folding, share: float | None) -> Scheduled:
     axes = spec.anchor.attribute("axes")
     kernel = Kernel(spec)
@@ -177,7 +169,7 @@ def _rows(spec: KernelSpec, machine: Machine, folding: Folding, share: float | N
 
     def row(at: list[Expr]) -> Stmt:
         def read(c: Expr) -> Expr:
-            return x(*at, *_inside(c, inner))
+            return x(*at, *place_in(inner, c))
 
         body, total = fold_row(prod(inner), read, folding, machine)
         value = total if share is None else total * tirx.const(share, "float32")
@@ -209,7 +201,7 @@ def _columns(
 
     def read(at: list[Expr], r: Expr, c: Expr) -> Expr:
         *place, part = at
-        return x(*place, *_inside(part * each + r, middle), c)
+        return x(*place, *place_in(middle, part * each + r), c)
 
     def finish(at: list[Expr], c: Expr, value: Expr) -> Stmt:
         value = value if share is None else value * tirx.const(share, "float32")
