@@ -109,10 +109,7 @@ def chain(in_place: bool) -> Workspace:
     names = ["x", "a", "b", "c", "y"]
     types = {name: TensorType("float32", (16,)) for name in names}
     views = {name: View.of(name, (16,)) for name in names}
-    uses = [
-        Use(to, (of,), (), (of,) if in_place else ())
-        for of, to in pairwise(names)
-    ]
+    uses = [Use(to, (of,), (), (of,) if in_place else ()) for of, to in pairwise(names)]
     return plan_workspace(uses, views, types, {"x", "y"})
 
 
