@@ -22,7 +22,7 @@ __all__ = ["Address", "Call", "Shared", "entry_functions"]
 _POINTER = PointerType(PrimType("void"))
 
 #: Phases that one function calls at most; an entry function of more calls parts of itself. A long
-#: one takes LLVM disproportionately long: building a network of 1,205 kernels took 49 s of processor
+#: one takes LLVM very long: building a network of 1,205 kernels took 49 s of processor
 #: time with one function and 8 to 9 s with parts, measured on an AMD EPYC (family 25 model 17).
 _PART = 32
 
