@@ -124,8 +124,14 @@ class _Layouts:
     def run(self) -> LaidOut:
         for op in self.graph.ops:
             self._visit(op)
-        outputs = tuple(self._output(name) for name in self.graph.outputs)
-        return LaidOut(self.edit.finished(outputs), self.borders)
+        outputs: list[str] = []
+        for name in self.graph.outputs:
+            value = self._output(name)
+            if value in outputs:
+                # Named twice: each of the caller's buffers must be written.
+                value = self._reshape(value, self.edit.types[value].shape, name)
+            outputs.append(value)
+        return LaidOut(self.edit.finished(tuple(outputs)), self.borders)
 
     # -- values ----------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("tvm")
 from eecompile.hardware import Machine, machine
 from eecompile.ir import Attribute, Graph, Op, TensorType
 from eecompile.shapes import infer_types
+from eecompile.targets.lowering import expansions
 from tests.lowering.calling import compile_plain, worst_error
 
 FEW = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
@@ -127,3 +129,15 @@ def test_memory_of_a_thread_is_within_its_share_of_the_cache() -> None:
     target = lanes_of(8)
     (function,) = compile_plain(graph, target).functions
     assert 0 < function.private_bytes <= target.l2_bytes // 2
+
+
+@pytest.mark.parametrize("rows", [1, 7, 11])
+def test_strips_of_any_height_are_right(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of one that no register tile worth trying divides."""
+    # The package gives the function of this name, where the module is wanted.
+    expanded = import_module("eecompile.targets.lowering.schedules.expanded")
+    graph = block((rows * 2, 22), (8, 3 * machine("host").lanes), 3, 1, (1, 1, 1, 1))
+    strips = [expanded.Strips(rows, 1, 4)]
+    for module in (expanded, expansions):
+        monkeypatch.setattr(module, "candidates", lambda *_: strips)
+    assert worst_error(graph, compile_plain(graph)) < 2e-5

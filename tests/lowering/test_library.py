@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("tvm")
 from eecompile.diagnostics import ToolError
 from eecompile.hardware import machine
-from eecompile.ir import Graph
+from eecompile.ir import Graph, Op, TensorType
 from eecompile.reference import run_graph
 from eecompile.targets.lowering import compile_functions, find_linkers
 from eecompile.targets.lowering.aot import entry_functions
@@ -168,6 +168,16 @@ def test_a_function_of_many_phases_calls_them_in_parts() -> None:
     for sample, answer in zip(x, found, strict=True):
         expected = run_graph(graph, {"x": sample})["y"]
         assert np.abs(answer - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_an_output_that_is_named_twice_is_written_twice() -> None:
+    type_ = TensorType("float32", (1, 3, 4, 4))
+    relu = Op("relu", "Relu", ("x",), ("y",))
+    graph = Graph("twice", ("x",), ("y", "y"), (relu,), {}, {"x": type_, "y": type_})
+    compiled = compile_functions([graph], machine("host"), plain=["x", "y"])
+    x = np.random.default_rng(0).standard_normal((1, 3, 4, 4)).astype(np.float32)
+    for found in Loaded(compiled)(compiled.functions[0].symbol, [x]):
+        np.testing.assert_array_equal(found[0], np.maximum(x, 0))
 
 
 def test_compiling_twice_gives_the_same_bytes() -> None:

@@ -256,10 +256,9 @@ class _Expanded:
         shape = self.spec.anchor.type.shape
         work = Sliding(self.window, shape, self.dtype, self.b_bias, combined, store)
         near = (1, self.strips.rows, *shape[2:-1], self.strips.vectors * self.lanes)
-        tile = next(
-            t
-            for t in sliding.candidates(self.window, near, self.machine)
-            if self.strips.rows % t.rows == 0
-        )
+        tiles = sliding.candidates(self.window, near, self.machine)
+        # Heights of which no candidate is a part are walked row by row.
+        fitting = [tile for tile in tiles if self.strips.rows % tile.rows == 0]
+        tile = fitting[0] if fitting else replace(tiles[0], rows=1)
         tile = replace(tile, vectors=self.strips.vectors)
         return slide_rows(work, tile, self.lanes, b, start, row, self.strips.rows)
