@@ -10,7 +10,7 @@ from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span, 
 from eecompile.dsl.check import GraphFacts, can_open, check, unsupported
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse_file
-from eecompile.hardware import machine_names
+from eecompile.hardware import machine_names, usable_cores
 from eecompile.passes.base import Program
 from eecompile.passes.host import HostError, HostGraph, Problem
 from eecompile.spec import Model, Output, Spec
@@ -47,7 +47,7 @@ def check_file(
         except CompileErrors as errors:
             found.add(*errors.diagnostics)
     facts = None if host is None else GraphFacts.of(host.graph(), host.outputs(), host.points())
-    found.add(*check(spec, facts, names, names), *unsupported(spec))
+    found.add(*check(spec, facts, names, names, usable_cores()), *unsupported(spec))
     return spec, host, found
 
 
@@ -63,6 +63,11 @@ def open_host(spec: Spec) -> HostGraph:
         if not host.outputs() or not host.graph().inputs:
             lacking = "outputs" if host.graph().inputs else "inputs"
             raise HostError(Problem("unreadable-model", f"The network has no {lacking}"))
+        passed_on = [name for name in host.graph().outputs if name in host.graph().inputs]
+        if passed_on:
+            named = f"The network's input `{passed_on[0]}` is an output as well"
+            help_ = "leave that output out, or put an Identity node before it"
+            raise HostError(Problem("unreadable-model", named, help=help_))
         return host
     except HostError as error:
         raise source_errors(error, spec.model) from error

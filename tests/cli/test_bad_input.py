@@ -181,6 +181,12 @@ def _network(*nodes: onnx.NodeProto, inputs: bool = True, outputs: bool = True) 
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
+def _passed_on() -> onnx.ModelProto:
+    model = _network(helper.make_node("Relu", ["image"], ["scores"]))
+    model.graph.output.append(model.graph.input[0])
+    return model
+
+
 def _branch(kind: str) -> onnx.GraphProto:
     output = helper.make_tensor_value_info(kind, TensorProto.FLOAT, _SHAPE)
     return helper.make_graph([helper.make_node(kind, ["image"], [kind])], kind, [], [output])
@@ -212,6 +218,7 @@ NETWORKS = {
     ),
     "no output": (_network(helper.make_node("Relu", ["image"], ["r"]), outputs=False), ["outputs"]),
     "no input": (_network(helper.make_node("Relu", ["w"], ["scores"]), inputs=False), ["inputs"]),
+    "input as output": (_passed_on(), ["`image`", "Identity"]),
 }
 
 
