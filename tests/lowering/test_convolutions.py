@@ -20,7 +20,7 @@ from eecompile.ir import Attribute, Graph, Op, TensorType
 from eecompile.shapes import infer_types
 from eecompile.targets.lowering.build import emit_objects, plain_phases, target_of
 from eecompile.targets.lowering.link import link
-from eecompile.targets.lowering.schedules.conv import candidates, conv, prologue_pays
+from eecompile.targets.lowering.schedules.conv import candidates, conv
 from eecompile.targets.lowering.schedules.panels import pack_panels, panels_of
 from eecompile.targets.lowering.schedules.tiles import Tile, conv_tiles
 from eecompile.targets.lowering.spec import (
@@ -252,10 +252,3 @@ def test_what_stands_before_a_convolution_is_computed_first(
     expected = np.maximum(expected, 0)
     found = run(spec, lanes_of(lanes), arrays)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE * max(expected.max(), 1))
-
-
-def test_a_prologue_pays_where_its_result_leaves_the_second_cache() -> None:
-    target = replace(machine("host"), l2_bytes=1 << 20)
-    assert prologue_pays(normalised(56, (224, 128), 1), target)
-    assert not prologue_pays(normalised(28, (224, 128), 1), target)
-    assert not prologue_pays(normalised(56, (224, 128), 3), target)

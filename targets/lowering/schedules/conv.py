@@ -18,7 +18,7 @@ from eecompile.targets.lowering.schedules.tiles import Tile, conv_tiles
 from eecompile.targets.lowering.schedules.windows import Window, columns, filled, window_of
 from eecompile.targets.lowering.spec import KernelSpec, Packed, PerThread, Scheduled, as_rows
 
-__all__ = ["candidates", "conv", "grouping", "prologue_pays"]
+__all__ = ["candidates", "conv", "grouping"]
 
 Expr = Any
 
@@ -134,20 +134,6 @@ def _input(
         machine,
     )
     return Input(lambda n, y, x, c: read(n, *y, x, c)), [phase]
-
-
-def prologue_pays(spec: KernelSpec, machine: Machine) -> bool:
-    """Whether a pointwise convolution better computes the steps before it than reads their result.
-
-    It does where that result would not stay in the second cache. Measured (AMD EPYC, family 25
-    model 17, one thread), batch norm and Relu before 1x1 convolutions of DenseNet-121, joined to
-    separate: 0.91 for 56x56x224 (2.8 MB), 0.99 to 1.17 for nine of 0.1 to 1.6 MB; the scale of a
-    squeeze-excite block: 0.92 for 56x56x96 (1.2 MB), 1.00 to 1.02 for five smaller ones. Strips
-    take room in the first cache that the weights then lack.
-    """
-    if not spec.before or _shape_of(spec, machine)[0] is spec or not _computes(spec):
-        return False
-    return spec.steps[spec.before - 1].type.nbytes > machine.l2_bytes
 
 
 def _source(spec: KernelSpec, kernel: Kernel) -> Callable[..., Expr]:
