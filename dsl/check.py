@@ -40,6 +40,7 @@ def check(
     view: GraphView | None = None,
     targets: Iterable[str] | None = None,
     boards: Iterable[str] | None = None,
+    cores: int | None = None,
 ) -> tuple[Diagnostic, ...]:
     """All that is wrong, in the file's order.
 
@@ -48,6 +49,7 @@ def check(
         view: the network it speaks of; None checks all that needs no network.
         targets: names a target may have; None accepts any.
         boards: names a board may have; None accepts any.
+        cores: this machine's; None where nobody asks.
     """
     found = Diagnostics()
     _check_file(spec, found)
@@ -58,6 +60,8 @@ def check(
     for policy in spec.policies:
         check_policy(policy, spec, found)
     _check_targets(spec, found, targets, boards)
+    if cores is not None:
+        _check_cores(spec, cores, found)
     if view is not None and len(spec.models) == 1:
         check_graph(spec.models[0], view, found)
     return found.in_order()
@@ -300,3 +304,24 @@ def _check_targets(
                 f"expected {listed_names(listed)}",
                 help=did_you_mean_help(name, listed),
             )
+
+
+def _check_cores(spec: Spec, there: int, found: Diagnostics) -> None:
+    """Warns of cores this machine does not have; another machine may well have them."""
+    for target in spec.targets:
+        if (target.board or target.name) != "host" or (target.cores or 1) <= there:
+            continue
+        found.add(
+            Diagnostic(
+                "more-cores",
+                f"Target `{target.name}` has {_cores(there)}, not {target.cores}",
+                target.at("cores"),
+                f"taken as {there}",
+                help=f"write `cores {there}`, or name the target that has {target.cores}",
+                severity="warning",
+            )
+        )
+
+
+def _cores(count: int) -> str:
+    return "one core" if count == 1 else f"{count} cores"

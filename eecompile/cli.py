@@ -227,8 +227,13 @@ def _at_least(least: int) -> Any:
 
 def _seconds(text: str) -> float:
     """An argument's type: a time above zero, of a day at most."""
-    if not 0 < (value := float(text)) <= 86_400:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text}")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86_400:
+        allowed = "expected seconds above 0 and at most 86400, a day"
+        raise argparse.ArgumentTypeError(f"{allowed}, found {text}")
     return value
 
 
@@ -277,7 +282,7 @@ def _threads(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=_at_least(1),
         metavar="N",
-        help="cores that work on an answer (default: the file's, at most those there are)",
+        help="cores that work on an answer, at most those there are (default: the file's)",
     )
 
 

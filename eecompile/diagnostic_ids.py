@@ -223,6 +223,11 @@ _LANGUAGE = {
         "`eecompile targets` lists them.",
         "target arm-cpus { }",
     ),
+    "more-cores": DiagnosticInfo(
+        "A target that is this machine names more cores than there are.",
+        "Kernels are chosen for those there are, and figures are of them.",
+        "target host { cores 64 } on a machine with 2",
+    ),
     "unknown-setting": DiagnosticInfo(
         "The key path given with `--set` leads nowhere.",
         "The value would silently be ignored.",

@@ -43,7 +43,7 @@ from eecompile.runtime.runner import Runner
 from eecompile.runtime.vectors import make_vectors, shown_values
 from eecompile.segments import SegmentGraph
 from eecompile.text import print_segments
-from eecompile.tuning_file import TunedMachine, write_tuning
+from eecompile.tuning_file import TunedMachine, tuned_words, write_tuning
 
 __all__ = ["BuildOptions", "BuildReport", "build"]
 
@@ -99,7 +99,8 @@ class _Build:
         self.prepared = prepared = prepare(path, options)
         self.spec, self.machine, self.splits = prepared.spec, prepared.machine, prepared.splits
         self.here = self.machine if self.machine.is_native else machine("host")
-        #: What latencies are measured on: what loading gives where the artifact is built.
+        #: What latencies are measured on: what loading gives where the artifact is built. Fewer
+        #: than the target's only where the target is another machine than this, of its kind.
         self.cores = min(self.machine.cores, usable_cores())
         self.threads = options.threads or os.cpu_count() or 1
         self.output = options.output_for(path)
@@ -219,7 +220,7 @@ class _Build:
                 found[kernel.digest] = kernel
                 measured, won = measured + 1, won + (kernel.choice != kernel.model_choice)
         finally:
-            self.steps.say(f"{measured} kernels measured; for {won} the model's choice was beaten")
+            self.steps.say(tuned_words(measured, won))
             self.tuning = self.tuning.with_kernels(here, found.values())
             write_tuning(self.tuning)
 
@@ -234,7 +235,8 @@ class _Build:
         """Says what of the file was of no use."""
         here = TunedMachine.of(self.machine, cpu_name())
         stale = self.tuning.stale(tuned.stale, here) if tuned else None
-        for warning in (self.tuning.foreign(here), stale):
+        unused = self.tuning.unused(tuned.unused, here) if tuned else None
+        for warning in (self.tuning.foreign(here), stale, unused):
             if warning is not None:
                 self.steps.warn(warning.full())
 

@@ -15,7 +15,7 @@ from eecompile import __version__
 from eecompile.build_options import BuildOptions
 from eecompile.cache import Cache, digest, source_digest
 from eecompile.diagnostics import CompileErrors
-from eecompile.hardware import cpu_features_of_this_machine
+from eecompile.hardware import cpu_features_of_this_machine, usable_cores
 from eecompile.spec import DataSource, Spec
 from eecompile.tuning_file import tuning_path
 
@@ -40,6 +40,7 @@ class Freshness:
             source_digest(),
             __version__,
             sorted(cpu_features_of_this_machine()),
+            usable_cores(),
             str(path.resolve()),
             str(output.resolve()),
             options.target,

@@ -65,7 +65,7 @@ class Machine:
         fma_latency, fma_per_cycle: of one core's vector multiply-accumulate; their product is the
             number of independent accumulators that hide the latency.
         l1_bytes, l2_bytes: data caches as seen by one core.
-        cores: that work on an answer; all it has unless the `.ee` file says otherwise.
+        cores: all it has; where kernels are chosen, those that work on an answer.
         sources: where each number comes from.
     """
 

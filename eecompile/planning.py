@@ -14,7 +14,7 @@ from eecompile.build_options import BuildOptions
 from eecompile.datasets import Dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, did_you_mean_help
 from eecompile.exit_table import exit_rows
-from eecompile.hardware import Machine, machine, machine_names
+from eecompile.hardware import Machine, machine, machine_names, usable_cores
 from eecompile.head_fitting import ExitPlan, plan_exits
 from eecompile.loading import check_file as check_source
 from eecompile.loading import source_errors, with_classes
@@ -118,7 +118,8 @@ def _check_budgets(spec: Spec, machine: Machine) -> None:
 def choose_machine(spec: Spec, target: str | None) -> Machine:
     """The machine to compile for: the command line's, else the file's, else this one.
 
-    It has the cores the file says, else those it has.
+    Its cores are those that work on an answer: as many as the file says, else one, and of this
+    machine no more than there are.
 
     Raises:
         CompileErrors: there is no such target.
@@ -134,7 +135,8 @@ def choose_machine(spec: Spec, target: str | None) -> Machine:
         raise CompileErrors(
             [Diagnostic("unknown-target", f"Unknown target `{board}`", place, help=help_)]
         )
-    return machine(board, entry.cores if entry else None)
+    cores = (entry.cores if entry else None) or 1
+    return machine(board, min(cores, usable_cores()) if board == "host" else cores)
 
 
 def cut(

@@ -369,7 +369,7 @@ class Target(Node):
     Attributes:
         name: "host", "arm-cpu", ...: a name `eecompile targets` lists.
         board: a board file's name, for costs per clock frequency.
-        cores: that work on an answer unless loading says otherwise; None: all the target has.
+        cores: that work on an answer unless loading says otherwise; None: one.
         frequencies: those the scheduler may choose; empty means the board's own.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 
 import numpy as np
@@ -11,9 +12,9 @@ import numpy as np
 from eecompile.artifact import Artifact, PolicyEntry, read_artifact
 from eecompile.artifact_files import LIBRARY, bad_artifact
 from eecompile.compiled import CompiledExit
-from eecompile.diagnostics import InternalError, did_you_mean_help
+from eecompile.diagnostics import CompileErrors, InternalError, did_you_mean_help
 from eecompile.hardware import usable_cores
-from eecompile.manifest import MOST_THREADS, Manifest
+from eecompile.manifest import Manifest
 from eecompile.policies import from_json
 from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
 from eecompile.runtime.answers import Answer, BatchAnswer
@@ -38,12 +39,13 @@ def load(
         path: the folder.
         policy: name of an exit policy in it, or one of your own; its default one if not given.
         threads: cores that work on an answer, the caller's included. None: as many as the `.ee`
-            file says (``cores``), but no more than this process may use. The answers are the same,
-            to the bit, whatever the number. Threads sleep while there is nothing to answer.
+            file says (``cores``). Never more than the CPUs this process may use: a larger number
+            means all of them, and `Session.threads` tells how many. The answers are the same, to
+            the bit, whatever the number. Threads sleep while there is nothing to answer.
 
     Raises:
         CompileErrors: it is no artifact, damaged, for another machine or version, or has no such
-            policy; or the system gives no such threads.
+            policy; `threads` is no whole number above 0; or the system gives no such threads.
     """
     return Session(read_artifact(path), policy, threads)
 
@@ -67,8 +69,26 @@ class _Stop:
         self.outputs = ExitOutputs(logits, scores[1])
 
 
+def _in_use() -> CompileErrors:
+    message = "This session is in use by another thread"
+    return bad_argument(message, "give each thread a `clone()`")
+
+
+def _threads_for(given: int | None, cores: int) -> int:
+    """Threads that are started where `given` are asked for, or the artifact's cores."""
+    if given is None:
+        given = cores
+    if isinstance(given, bool) or not isinstance(given, int | np.integer):
+        raise bad_argument(f"Expected a whole number of threads, found {given!r}")
+    if given < 1:
+        raise bad_argument(f"Expected 1 or more threads, found {given}")
+    return min(int(given), usable_cores())
+
+
 class Session:
     """A loaded network. For one thread: give each further thread a `clone`, which is cheap.
+
+    A call made while another thread's is at work is refused: both would use the same memory.
 
     Its own threads are shared with its clones: while they work on one answer, another is computed
     by its caller's thread alone. In a forked process that is always so; a clone made there has
@@ -91,13 +111,11 @@ class Session:
 
         Raises:
             CompileErrors: the code cannot be loaded, there is no such policy, or the system gives
-                no such threads.
+                no such threads, or no whole number above 0 is asked for.
         """
-        if threads is None:
-            threads = min(artifact.manifest.target.cores, usable_cores())
-        if not 1 <= threads <= MOST_THREADS:
-            raise bad_argument(f"Expected 1 to {MOST_THREADS} threads, found {threads}")
+        threads = _threads_for(threads, artifact.manifest.target.cores)
         self.artifact, self.threads = artifact, threads
+        self._in_use = Lock()
         network = artifact.manifest.network
         self._network, self._exit_names = network, network.exit_names
         name = str(artifact.path / LIBRARY)
@@ -207,21 +225,31 @@ class Session:
             normalize: whether `x` is raw data, to be normalised as the `.ee` file says.
 
         Raises:
-            CompileErrors: `x` is not that.
+            CompileErrors: `x` is not that, or another thread is using the session.
         """
         policy = self._policy
         if policy is None:
             return self.full_depth(x, normalize=normalize)
         start = perf_counter()
-        self._take(x, normalize)
-        return self._answer(policy, start)
+        if not self._in_use.acquire(False):
+            raise _in_use()
+        try:
+            self._take(x, normalize)
+            return self._answer(policy, start)
+        finally:
+            self._in_use.release()
 
     def full_depth(self, x: Inputs, *, normalize: bool = False) -> Answer:
         """The network's own answer for one sample: decisions off, no exit head runs."""
         start = perf_counter()
-        self._take(x, normalize)
-        self._all.one()
-        return self._final(len(self._segments), 0, self._network_macs, start)
+        if not self._in_use.acquire(False):
+            raise _in_use()
+        try:
+            self._take(x, normalize)
+            self._all.one()
+            return self._final(len(self._segments), 0, self._network_macs, start)
+        finally:
+            self._in_use.release()
 
     def run_batch(self, x: Inputs, *, normalize: bool = False) -> BatchAnswer:
         """The answers for n samples, each leaving at its own exit; what stays goes on together.
@@ -233,13 +261,22 @@ class Session:
             normalize: as in `run`.
 
         Raises:
-            CompileErrors: `x` is not that.
+            CompileErrors: `x` is not that, or another thread is using the session.
         """
-        return self._batch(self._policy, x, normalize)
+        return self._alone(self._policy, x, normalize)
 
     def full_depth_batch(self, x: Inputs, *, normalize: bool = False) -> BatchAnswer:
         """The network's own answers for n samples: decisions off, no exit head runs."""
-        return self._batch(None, x, normalize)
+        return self._alone(None, x, normalize)
+
+    def _alone(self, policy: ExitPolicy | None, x: Inputs, normalize: bool) -> BatchAnswer:
+        """A batch, while no other thread uses the session."""
+        if not self._in_use.acquire(False):
+            raise _in_use()
+        try:
+            return self._batch(policy, x, normalize)
+        finally:
+            self._in_use.release()
 
     def _raw(self, x: Inputs) -> Inputs:
         """Raw data, normalised; inputs without a rule are passed on as they are."""

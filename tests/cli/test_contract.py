@@ -12,7 +12,10 @@ import pytest
 
 from eecompile.artifact import content_digest, read_artifact
 from eecompile.hardware import usable_cores
+from eecompile.loading import check_file
 from eecompile.memory import Peak
+from eecompile.planning import choose_machine
+from eecompile.runtime import session
 from tests.cli.calls import Call, content, copy_demo, edited, start
 
 VERBS = (
@@ -183,8 +186,9 @@ def test_a_value_set_on_the_command_line_holds_for_eval_too(call: Call, demo: Pa
 
 @pytest.mark.parametrize(("threads", "words"), [(1, "one thread"), (3, "3 threads")])
 def test_titles_stand_on_a_line_of_their_own(
-    call: Call, built: Path, threads: int, words: str
+    call: Call, built: Path, threads: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(session, "usable_cores", lambda: 4)
     options = ("--data", built / "digits.ee", "--samples", 20, "--quiet", "--threads", threads)
     done = call("eval", built / "out", *options)
     assert done.out.splitlines()[0] == (
@@ -206,15 +210,37 @@ def test_latencies_say_how_many_threads_they_are_of(call: Call, demo: Path) -> N
     assert read_artifact(demo.parent / "one").manifest.target.cores == 1
 
 
-def test_without_cores_in_the_file_an_artifact_is_for_all_there_are(
-    call: Call, built: Path
-) -> None:
-    assert read_artifact(built / "out").manifest.target.cores == usable_cores()
+def test_without_cores_in_the_file_an_artifact_is_for_one(call: Call, built: Path) -> None:
+    assert "cores" not in (built / "digits.ee").read_text()
+    assert read_artifact(built / "out").manifest.target.cores == 1
     options = ("--data", built / "digits.ee", "--samples", 5, "--json")
-    assert call("eval", built / "out", *options).json["threads"] == usable_cores()
+    assert call("eval", built / "out", *options).json["threads"] == 1
 
 
-def test_answers_do_not_depend_on_threads(call: Call, demo: Path, images: np.ndarray) -> None:
+def test_more_cores_than_there_are_are_told_and_not_built_for(call: Call, demo: Path) -> None:
+    there = usable_cores()
+    edited(demo, ("data uci", "target host { cores 1000 } data uci"))
+    checked = call("check", demo, "--json")
+    assert (checked.status, checked.ids) == (0, ["more-cores"])
+    out = demo.parent / "many"
+    done = call("build", demo, "-o", out, "--json")
+    assert (done.json["threads"], done.json["memory"]["threads"]) == (there, there)
+    assert done.err.count("more-cores") == 1
+    assert read_artifact(out).manifest.target.cores == there
+
+
+def test_cores_of_another_machine_are_as_written(demo: Path) -> None:
+    edited(demo, ("data uci", "target arm-cpu { cores 1000 } data uci"))
+    spec, _, found = check_file(demo)
+    assert not found
+    assert choose_machine(spec, None).cores == 1000
+    assert choose_machine(spec, "host").cores == 1
+
+
+def test_answers_do_not_depend_on_threads(
+    call: Call, demo: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "usable_cores", lambda: 4)
     np.save(demo.parent / "x.npy", images[:3])
     given = ("run", demo.parent / "out", "--input", demo.parent / "x.npy", "--json")
     one, four = (call(*given, "--threads", threads).json["answers"] for threads in (1, 4))
@@ -222,7 +248,7 @@ def test_answers_do_not_depend_on_threads(call: Call, demo: Path, images: np.nda
         assert row | {"latency_s": 0} == other | {"latency_s": 0}
 
 
-@pytest.mark.parametrize("threads", ["0", "-1", "1025", "two"])
+@pytest.mark.parametrize("threads", ["0", "-1", "1.5", "two"])
 def test_impossible_threads_are_wrong_input(call: Call, demo: Path, threads: str) -> None:
     np.save(demo.parent / "x.npy", np.zeros((1, 1, 8, 8), np.float32))
     given = ("run", demo.parent / "out", "--input", demo.parent / "x.npy")
@@ -234,7 +260,7 @@ def test_the_most_memory_it_takes_is_told(call: Call, demo: Path) -> None:
     memory = call("inspect", demo.parent / "out", "--json").json["memory"]
     assert memory["weights_bytes"] == (demo.parent / "out" / "weights.bin").stat().st_size
     assert 8 * 8 * 4 < memory["activation_bytes"] < 1 << 20
-    assert memory["threads"] == usable_cores()
+    assert memory["threads"] == 1
     line = f"memory: {Peak.from_json(memory)}"
     assert call("inspect", demo.parent / "out").out.splitlines()[1] == line
     built = call("build", demo, "-o", demo.parent / "out")

@@ -110,7 +110,7 @@ def diagnostics(case: Case) -> list[Diagnostic]:
         spec = apply_overrides(spec, case.overrides)
     except CompileErrors as errors:
         return list(errors.diagnostics)
-    found.add(*check(spec, VIEWS[case.view], ["arm-cpu", "host"], ["raspberry-pi-4"]))
+    found.add(*check(spec, VIEWS[case.view], ["arm-cpu", "host"], ["raspberry-pi-4"], 4))
     if not found:
         found.add(*unsupported(spec))
     return list(found.in_order())

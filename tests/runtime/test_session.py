@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +266,50 @@ def test_clones_answer_in_several_threads(folder: Path) -> None:
         found = list(pool.map(lambda net: [net.run(sample).logits for sample in x], nets))
     for logits in found:
         np.testing.assert_array_equal(logits, expected.logits)
+
+
+class Waiting(Jumping):
+    """Decides when it is told to, so that a call lasts as long as a test needs."""
+
+    def __init__(self) -> None:
+        self.asked, self.told = threading.Event(), threading.Event()
+
+    def decide(self, index: int, outputs: ExitOutputs, state: Any) -> np.ndarray:
+        self.asked.set()
+        assert self.told.wait(30)
+        return np.full(len(outputs.logits), EXIT)
+
+
+@pytest.mark.parametrize("held", ["run", "run_batch"])
+def test_a_session_in_use_refuses_other_threads(folder: Path, held: str) -> None:
+    x, policy = tiny.inputs(1), Waiting()
+    net = ee.load(folder, policy)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(getattr(net, held), x)
+        try:
+            assert policy.asked.wait(30)
+            for call in (net.run, net.run_batch, net.full_depth, net.full_depth_batch):
+                with pytest.raises(CompileErrors) as failure:
+                    call(x)
+                (found,) = failure.value.diagnostics
+                assert found.id == "bad-argument"
+                assert found.message == "This session is in use by another thread"
+                assert found.help == "give each thread a `clone()`"
+            assert net.clone().full_depth(x).exit == "final"
+        finally:
+            policy.told.set()
+        expected = tiny.reference(x)["early.logits"]
+        np.testing.assert_array_equal(first.result().logits.reshape(1, -1), expected)
+    assert net.exit_counts == {"early": 1, "late": 0, "final": 0}
+    assert net.run(x).exit == "early"  # It is free again.
+
+
+def test_a_call_that_fails_leaves_the_session_free(folder: Path) -> None:
+    net = ee.load(folder)
+    for call in (net.run, net.run_batch, net.full_depth, net.full_depth_batch):
+        for _ in range(2):
+            with pytest.raises(CompileErrors, match="Expected float32"):
+                call(np.zeros((1, 5), np.float32))
 
 
 @pytest.mark.parametrize(
