@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -22,11 +22,17 @@ __all__ = ["Compiled", "TunedKernels", "compile_graphs", "tune_graphs"]
 
 @dataclass(frozen=True)
 class TunedKernels:
-    """How many kernels have a measured schedule, how many the model's, and digests of misfits."""
+    """How many kernels have a measured schedule, how many the model's, and digests of misfits.
+
+    Attributes:
+        stale: of choices that are none of their kernels'.
+        unused: of choices for kernels that are not there.
+    """
 
     chosen: int
     by_model: int
     stale: tuple[str, ...]
+    unused: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def compile_graphs(
             made = compile_functions(graphs, machine, plain=plain, choices=choices)
         except UnsupportedOperator as error:
             raise CompileErrors([_refusal(error, place)]) from error
-        tuned = made.tuned and [made.tuned.chosen, made.tuned.by_model, *made.tuned.stale]
+        tuned = made.tuned and astuple(made.tuned)
         described = [_described(Function.of(function)) for function in made.functions]
         return {
             "library": np.frombuffer(made.library, np.uint8),
@@ -95,7 +101,7 @@ def compile_graphs(
         stored["library"].tobytes(),
         stored["weights"],
         tuple(_function(value) for value in functions),
-        tuned and TunedKernels(tuned[0], tuned[1], tuple(tuned[2:])),
+        tuned and TunedKernels(tuned[0], tuned[1], tuple(tuned[2]), tuple(tuned[3])),
     )
 
 

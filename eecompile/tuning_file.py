@@ -17,7 +17,15 @@ from eecompile.checked_json import JsonError, ObjectReader, canonical_json, pars
 from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.hardware import Machine
 
-__all__ = ["TunedKernel", "TunedMachine", "Tuning", "read_tuning", "tuning_path", "write_tuning"]
+__all__ = [
+    "TunedKernel",
+    "TunedMachine",
+    "Tuning",
+    "read_tuning",
+    "tuned_words",
+    "tuning_path",
+    "write_tuning",
+]
 
 _FORMAT, _VERSION = "eecompile-tuned", 1
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -144,6 +152,23 @@ class Tuning:
             severity="warning",
         )
 
+    def unused(self, digests: Iterable[str], wanted: TunedMachine) -> Diagnostic | None:
+        """A warning about choices for kernels that the network does not have."""
+        gone = set(digests)
+        found = self.machine(wanted)
+        lost = [k for k in found.kernels if k.digest in gone] if found else []
+        if not lost:
+            return None
+        are = "entry is" if len(lost) == 1 else "entries are"
+        return Diagnostic(
+            "stale-tuning",
+            f"{len(lost)} {are} of other networks or versions, and not used",
+            path=str(self.path),
+            notes=tuple(f"{k.kernel}: `{k.choice}`" for k in lost[:3]),
+            help="delete the file and build with --tune to keep only what is used",
+            severity="warning",
+        )
+
 
 def tuning_path(path: Path) -> Path:
     """The file beside a `.ee` file.
@@ -152,6 +177,23 @@ def tuning_path(path: Path) -> Path:
     'resnet56.tuned.json'
     """
     return path.with_suffix(".tuned.json")
+
+
+def tuned_words(measured: int, beaten: int) -> str:
+    """What came of measuring some kernels, and how often the model's choice was beaten.
+
+    >>> tuned_words(6, 1)
+    "6 kernels measured; the model's choice was beaten for 1"
+    >>> tuned_words(1, 0)
+    "1 kernel measured; the model's choice was not beaten"
+    >>> tuned_words(0, 0)
+    'no kernel was measured: the time was too short, or there was nothing to choose'
+    """
+    if not measured:
+        return "no kernel was measured: the time was too short, or there was nothing to choose"
+    kernels = "kernel" if measured == 1 else "kernels"
+    won = f"beaten for {beaten}" if beaten else "not beaten"
+    return f"{measured} {kernels} measured; the model's choice was {won}"
 
 
 def read_tuning(path: Path) -> Tuning:

@@ -17,6 +17,7 @@ from eecompile.tuning_file import (
     TunedMachine,
     Tuning,
     read_tuning,
+    tuned_words,
     tuning_path,
     write_tuning,
 )
@@ -89,6 +90,31 @@ def test_choices_that_fit_no_more_are_told(file: Path) -> None:
     warning = tuning.stale([TWO.digest], HOST)
     assert warning is not None and warning.severity == "warning"
     assert warning.notes == ("MatMul 8x8: `matmul rows=4 blocks=1`",)
+
+
+def test_choices_for_kernels_that_are_not_there_are_told(file: Path) -> None:
+    tuning = read_tuning(file)
+    assert tuning.unused([], HOST) is None
+    assert tuning.unused(["f" * 16], HOST) is None
+    one, both = tuning.unused([TWO.digest], HOST), tuning.unused([ONE.digest, TWO.digest], HOST)
+    assert one is not None and both is not None
+    assert (one.id, one.severity) == ("stale-tuning", "warning")
+    assert one.message == "1 entry is of other networks or versions, and not used"
+    assert one.notes == ("MatMul 8x8: `matmul rows=4 blocks=1`",)
+    assert both.message == "2 entries are of other networks or versions, and not used"
+
+
+@pytest.mark.parametrize(
+    ("measured", "beaten", "said"),
+    [
+        (0, 0, "no kernel was measured: the time was too short, or there was nothing to choose"),
+        (1, 0, "1 kernel measured; the model's choice was not beaten"),
+        (1, 1, "1 kernel measured; the model's choice was beaten for 1"),
+        (6, 2, "6 kernels measured; the model's choice was beaten for 2"),
+    ],
+)
+def test_what_came_of_measuring_is_a_sentence(measured: int, beaten: int, said: str) -> None:
+    assert tuned_words(measured, beaten) == said
 
 
 def spoil(change: Callable[[Any], None]) -> Callable[[str], str]:

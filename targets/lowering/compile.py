@@ -123,7 +123,8 @@ class _Kernels:
         stale = {kernel_key(spec) for spec, choice in self.chosen.items() if choice is None}
         chosen = sum(choice is not None for choice in self.chosen.values())
         having = sum(len(choices(spec, self.machine)) > 1 for spec in self.found)
-        return Tuned(chosen, having - chosen, tuple(sorted(stale)))
+        unused = set(self.written) - {kernel_key(spec) for spec in (*self.found, *self.chosen)}
+        return Tuned(chosen, having - chosen, tuple(sorted(stale)), tuple(sorted(unused)))
 
     def code(self) -> dict[str, tirx.PrimFunc]:
         """The functions of all kernels by name."""

@@ -76,11 +76,13 @@ class Tuned:
 
     Attributes:
         stale: keys of kernels whose choice in the file is none of theirs.
+        unused: keys in the file that no kernel has.
     """
 
     chosen: int
     by_model: int
     stale: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

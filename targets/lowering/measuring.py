@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tvm.tirx import PrimFunc
@@ -34,7 +35,7 @@ from eecompile.targets.lowering.spec import (
 )
 from eecompile.targets.lowering.strides import StridesLost, strided
 
-__all__ = ["Measured", "measure"]
+__all__ = ["Measured", "in_time", "measure"]
 
 #: Calls change between copies of activations that fill the first cache so many times, and between
 #: copies of weights that do so with the second, or are as many as the network has of their size.
@@ -48,8 +49,13 @@ _TURN_S = 0.5e-3
 _ROUNDS, _AIM_S = (7, 31), 0.25
 #: After so many rounds whatever takes this much longer than the quickest is left out.
 _EARLY, _HOPELESS = 3, 1.25
+#: Choices compiled at once, at most, so that the clock is looked at often.
+_AT_ONCE = 4
 
 _ALIGNMENT = 64
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -74,25 +80,67 @@ def measure(
     until: float,
     weight_bytes: int = 0,
 ) -> list[Measured]:
-    """Times of the choices, but those that cannot write where the kernel must.
+    """Times of the choices there is time for, but those that cannot write where the kernel must.
 
     Args:
         spec: what the kernels compute.
         machine: this one.
         choices: to be compared; the first is the one the others are compared with.
-        until: `time.monotonic` when to end: later choices are left out, and rounds once there are
-            enough.
+        until: `time.monotonic` when to end: no choice is compiled or given its data that would
+            then not be done, as far as is known, and no round is begun after it.
         weight_bytes: of the whole network.
+
+    Returns:
+        One for each choice that was ready in time, in order; none where fewer than two were.
     """
     kernels = _compiled(spec, machine, choices, until - _AIM_S)
+    if len(kernels) < 2:
+        return []
     data = _Data(spec, machine, weight_bytes)
-    runs = [_Run(kernel, data) for kernel in kernels]
+    runs = in_time(kernels, lambda some: [_Run(kernel, data) for kernel in some], until)
+    if len(runs) < 2:
+        return []
     errors = [_error(run.result(), runs[0].result()) for run in runs]
     times = _rounds([run.turn for run in runs], until)
     return [
         Measured(kernel.choice, tuple(found), error)
-        for kernel, found, error in zip(kernels, times, errors, strict=True)
+        for kernel, found, error in zip(kernels[: len(runs)], times, errors, strict=True)
     ]
+
+
+def in_time(
+    items: Sequence[_Item],
+    make: Callable[[Sequence[_Item]], Sequence[_Made]],
+    until: float,
+    at_once: int = 1,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[_Made]:
+    """What is made of the first items, as many as there is time for.
+
+    The first is begun if the time has not come; others if they would be done by then, were none of
+    them slower than any before.
+
+    Args:
+        items: in order of preference.
+        make: from some neighbours; it may make fewer of them.
+        until: the clock when to end.
+        at_once: items given to `make` together at most; the first comes alone.
+        clock: seconds.
+    """
+    made: list[_Made] = []
+    slowest, done = 0.0, 0
+    while done < len(items):
+        begun = clock()
+        left = until - begun
+        if left <= 0 or slowest > left:
+            break
+        size = 1
+        if done:
+            size = at_once if slowest * at_once <= left else int(left / slowest)
+        some = items[done : done + size]
+        made += make(some)
+        slowest, done = max(slowest, (clock() - begun) / len(some)), done + len(some)
+    return made
 
 
 def _rounds(turns: Sequence[Callable[[int], float]], until: float) -> list[list[float]]:
@@ -104,7 +152,7 @@ def _rounds(turns: Sequence[Callable[[int], float]], until: float) -> list[list[
     times: list[list[float]] = [[] for _ in turns]
     taking = set(range(len(turns)))
     for index in range(most):
-        if index >= _ROUNDS[0] and time.monotonic() > until:
+        if index and time.monotonic() > until:
             break
         for side in sorted(taking):
             turns[side](1)  # brings in code and what the side before has pushed out
@@ -128,27 +176,29 @@ class _Kernel:
 def _compiled(
     spec: KernelSpec, machine: Machine, choices: Sequence[Choice], until: float
 ) -> list[_Kernel]:
-    """The choices that can be compiled until then, at least two if there are."""
-    target, cores = target_of(machine), usable_cores()
-    found: list[tuple[Choice, Scheduled, tuple[Phase, ...]]] = []
+    """The choices that can be compiled until then, or none where they are fewer than two."""
+    target = target_of(machine)
     objects: list[bytes] = []
-    waiting: dict[str, PrimFunc] = {}
-    for number, choice in enumerate(choices):
-        if not waiting and number >= 2 and time.monotonic() > until:
-            break
-        try:
-            made = strided(spec, schedule(spec, machine, choice))
-        except StridesLost:
-            if not number:
-                raise
-            continue
-        phases = plain_phases(made.function, f"choice{number}", target)
-        waiting |= {phase.symbol: phase.function for phase in phases}
-        found.append((choice, made, phases))
-        if len(found) % max(2, cores) == 0:
-            objects += emit_objects(waiting, target)
-            waiting = {}
-    objects += emit_objects(waiting, target)
+
+    def lowered(some: Sequence[Choice]) -> list[tuple[Choice, Scheduled, tuple[Phase, ...]]]:
+        made = []
+        for choice in some:
+            number = choices.index(choice)
+            try:
+                scheduled = strided(spec, schedule(spec, machine, choice))
+            except StridesLost:
+                if not number:
+                    raise
+                continue
+            phases = plain_phases(scheduled.function, f"choice{number}", target)
+            made.append((choice, scheduled, phases))
+        code: dict[str, PrimFunc] = {p.symbol: p.function for *_, ps in made for p in ps}
+        objects.extend(emit_objects(code, target) if code else ())
+        return made
+
+    found = in_time(choices, lowered, until, max(1, min(usable_cores(), _AT_ONCE)))
+    if len(found) < 2:
+        return []
     symbols = [phase.symbol for _, _, phases in found for phase in phases]
     library = _loaded(link(objects, symbols, machine, team=False))
     return [

@@ -34,9 +34,6 @@ _TOLERANCE = 1e-4
 _GAIN, _ERRORS = 0.01, 2.0
 #: Fewer rounds tell nothing about their noise.
 _FEWEST = 5
-#: Seconds that compiling and measuring one choice are expected to take, before one has been.
-#: Source: measured on an AMD EPYC (family 25 model 17), 0.1 to 0.4 s.
-_CHOICE_S = 0.3
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Measure = Callable[[KernelSpec, Machine, Sequence[Choice], float], list[Measured]]
@@ -82,8 +79,8 @@ def tune(
         graphs: as for `compile_functions`.
         machine: this one.
         plain: as there.
-        seconds: no kernel but the first is begun that could not be finished by then; they begin
-            with the call.
+        seconds: to take, from the call on; a kernel of which no two choices could be measured by
+            then is left out.
         known: kernel's key -> its choice by an earlier measurement; these kernels come last.
         progress: told before each kernel, and at the end.
         measure: in place of `measuring.measure`.
@@ -100,13 +97,15 @@ def tune(
     spent, tried = 0.0, 0
     for done, (count, candidates) in enumerate(waiting):
         begun = clock()
-        tell(done, len(waiting), max(0.0, end - begun))
-        affordable = int((end - begun) / (spent / tried if tried else _CHOICE_S))
-        if done and affordable < 2:
+        left = end - begun
+        tell(done, len(waiting), max(0.0, left))
+        if left <= 0 or 2 * spent > left * tried:
             return
-        found = compare(count.spec, machine, candidates[: max(2, affordable)], end)
+        affordable = int(left * tried / spent) if spent else len(candidates)
+        found = compare(count.spec, machine, candidates[:affordable], end)
         spent, tried = spent + clock() - begun, tried + len(found)
-        yield _winner(count, found)
+        if len(found) > 1 and len(found[0].times_s) >= _FEWEST:
+            yield _winner(count, found)
     tell(len(waiting), len(waiting), max(0.0, end - clock()))
 
 

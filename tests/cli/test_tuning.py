@@ -113,6 +113,18 @@ def test_choices_that_fit_no_more_are_told_and_left_out(call: Call, fixed: Path)
     assert "warning[stale-tuning]: 2 of its choices are none" in done.err
 
 
+def test_entries_of_other_networks_are_told_and_left_out(call: Call, fixed: Path) -> None:
+    out = fixed.parent / "out"
+    assert call("build", fixed, "-o", out, "--tune", 1, "--quiet").status == 0
+    value = json.loads(tuned(fixed).read_text())
+    value["machines"][0]["kernels"][0]["digest"] = "0" * 16
+    tuned(fixed).write_text(json.dumps(value))
+    for folder in (out, fixed.parent / "again"):  # compiled, and from the cache
+        done = call("build", fixed, "-o", folder, "--json")
+        assert (done.status, done.json["kernels"]["tuned"]) == (0, 1)
+        assert "warning[stale-tuning]: 1 entry is of other networks or versions" in done.err
+
+
 def test_measurements_of_another_machine_are_told_and_left_out(call: Call, fixed: Path) -> None:
     out = fixed.parent / "out"
     assert call("build", fixed, "-o", out, "--tune", 1, "--quiet").status == 0
@@ -149,10 +161,11 @@ def test_another_machine_cannot_be_measured_here(
     assert not tuned(file).exists()
 
 
-@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e9", "soon"])
 def test_seconds_are_a_time(call: Call, file: Path, seconds: str) -> None:
     done = call("build", file, f"--tune={seconds}", "--json")
     assert (done.status, done.ids) == (1, ["bad-argument"])
+    assert f"expected seconds above 0 and at most 86400, a day, found {seconds}" in done.err
 
 
 def test_a_dry_run_says_what_would_be_measured(call: Call, file: Path) -> None:
