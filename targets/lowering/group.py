@@ -17,6 +17,11 @@ from eecompile.targets.lowering.rewriting import ELEMENTWISE
 
 __all__ = ["Group", "Grouped", "group"]
 
+#: Functions whose approximations read their argument in several pieces. TVM's simplifier writes
+#: out what is inside each time: nested in one kernel they take time exponential in the depth
+#: (three tanh more than a minute), in kernels of their own a pass over memory.
+_CURVED = frozenset({"Erf", "Gelu", "Mish", "Softplus", "Tanh"})
+
 #: Element-wise operators that one kernel may end with, and operands it may read in all.
 _LONGEST = 16
 _OPERANDS = 8
@@ -87,6 +92,7 @@ def _grow(
     best = [op]
     members = [op]
     inside = {op.outputs[0]}
+    curved = {op.outputs[0]} if op.kind in _CURVED else set()
     shape = graph.types[op.outputs[0]].shape
     while len(members) <= _LONGEST:
         if not outputs.isdisjoint(inside):
@@ -98,8 +104,13 @@ def _grow(
         following = min(waiting, key=lambda user: place[user.outputs[0]])
         if not _joins(following, graph, shape, taken):
             break
+        nested = not curved.isdisjoint(following.inputs)
+        if nested and following.kind in _CURVED:
+            break
         members.append(following)
         inside.add(following.outputs[0])
+        if nested or following.kind in _CURVED:
+            curved.add(following.outputs[0])
         last = following.outputs[0]
         hidden = inside - {last}
         closed = outputs.isdisjoint(hidden) and all(

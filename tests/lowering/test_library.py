@@ -300,3 +300,18 @@ def test_odd_borders_and_shapes_are_right(text: str) -> None:
 def test_an_activation_that_reads_its_input_twice_joins_the_product() -> None:
     (function,) = compile_plain(parse_graph(ODD["a value read twice behind its product"])).functions
     assert [use.operators for use in function.kernels] == [("MatMul", "Sigmoid", "Mul")]
+
+
+def test_nested_approximations_are_kernels_of_their_own() -> None:
+    """In one kernel they take the compiler time exponential in their number."""
+    lines = ["t0: float32[1, 40] = Relu(x)"]
+    lines += [f"t{i}: float32[1, 40] = Tanh(t{i - 1})" for i in range(1, 5)]
+    lines += ["s: float32[1, 40] = Softplus(t4)", "u: float32[1, 40] = Tanh(s)"]
+    body = "\n".join([*lines, "y: float32[1, 40] = Mul(u, x)"])
+    graph = parse_graph(f"graph net(x: float32[1, 40]) -> (y: float32[1, 40]) {{\n{body}\n}}")
+    compiled = compile_plain(graph)
+    kernels = [use.operators for use in compiled.functions[0].kernels]
+    assert kernels == [
+        ("Relu", "Tanh"), ("Tanh",), ("Tanh",), ("Tanh",), ("Softplus",), ("Tanh", "Mul"),
+    ]  # fmt: skip
+    assert worst_error(graph, compiled) < 2e-6
