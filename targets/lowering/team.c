@@ -11,7 +11,7 @@
  * the workers are gone: there NULL must be passed for the team.
  */
 
-#define _GNU_SOURCE /* pthread_setname_np */
+#define _GNU_SOURCE /* pthread_setname_np, sched_getcpu */
 
 #include <pthread.h>
 #include <sched.h>
@@ -58,6 +58,7 @@ typedef struct team {
     const int64_t *frame;
     const int64_t *strides; /* NULL: threads share phases; else samples, see below */
     int64_t places;
+    atomic_int cores[MOST_THREADS]; /* where each thread was when it last began a call, or -1 */
     pthread_mutex_t busy; /* held during a call */
     pthread_mutex_t lock; /* protects sleeping on `changed` */
     pthread_cond_t changed;
@@ -153,6 +154,32 @@ static int32_t share_samples(team_t *team, int32_t thread) {
     return status;
 }
 
+/* Leaves a core that an earlier thread of the team is on. The system often wakes a thread on the
+ * core of the one that wakes it, where the two then wait for each other for many milliseconds
+ * though another core is idle. Which cores the thread may use stays as it was: for a moment it
+ * does without the taken ones, unless there are no others. */
+static void leave_taken_core(team_t *team, int32_t thread) {
+#ifdef __linux__
+    int core = sched_getcpu(), taken = 0;
+    for (int32_t i = 0; i < thread; i++) taken |= atomic_load(&team->cores[i]) == core;
+    cpu_set_t allowed, others;
+    if (taken && !sched_getaffinity(0, sizeof allowed, &allowed)) {
+        others = allowed;
+        for (int32_t i = 0; i < thread; i++) {
+            int other = atomic_load(&team->cores[i]);
+            if (other >= 0 && other < CPU_SETSIZE) CPU_CLR(other, &others);
+        }
+        if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others)) {
+            sched_setaffinity(0, sizeof allowed, &allowed);
+            core = sched_getcpu();
+        }
+    }
+    atomic_store(&team->cores[thread], core);
+#else
+    (void)team, (void)thread;
+#endif
+}
+
 static void take_part(team_t *team, int32_t thread) {
     int32_t status = team->strides ? share_samples(team, thread)
                                    : team->function(team->frame, thread, team->active, team);
@@ -175,7 +202,9 @@ static void *work(void *given) {
         int32_t active = (int32_t)(call & TAKING_PART);
         if (!active) return NULL;
         spin = worker.thread < active;
-        if (spin) take_part(team, worker.thread);
+        if (!spin) continue;
+        leave_taken_core(team, worker.thread);
+        take_part(team, worker.thread);
     }
 }
 
@@ -210,6 +239,7 @@ team_t *eecompile_team_open(int32_t threads) {
     if (threads < 1 || threads > MOST_THREADS) return NULL;
     team_t *team = calloc(1, sizeof(team_t) + (size_t)threads * sizeof(pthread_t));
     if (!team) return NULL;
+    for (int32_t i = 0; i < MOST_THREADS; i++) team->cores[i] = -1;
     pthread_mutex_init(&team->busy, NULL);
     pthread_mutex_init(&team->lock, NULL);
     pthread_cond_init(&team->changed, NULL);
@@ -235,6 +265,7 @@ static int32_t lead(team_t *team, int32_t threads) {
     team->active = threads <= team->workers ? threads : team->workers + 1;
     atomic_store_explicit(&team->status, 0, memory_order_relaxed);
     atomic_store_explicit(&team->next, 0, memory_order_relaxed);
+    leave_taken_core(team, 0); /* There is no earlier one: this tells the others where it is. */
     begin(team, team->active);
     take_part(team, 0);
     int32_t status = atomic_load(&team->status);

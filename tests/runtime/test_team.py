@@ -21,6 +21,7 @@ import pytest
 import eecompile as ee
 from eecompile.artifact import write_artifact
 from eecompile.diagnostics import CompileErrors
+from eecompile.hardware import usable_cores
 from eecompile.runtime import session
 from eecompile.runtime.library import Library
 from tests.helpers import ROOT
@@ -162,6 +163,27 @@ def test_clones_share_their_threads(folder: Path, before: set[str]) -> None:
 
 
 @needs_tasks
+@needs_tasks
+@pytest.mark.skipif(usable_cores() < 2, reason="needs two CPUs")
+def test_a_worker_leaves_the_callers_core(folder: Path, before: set[str]) -> None:
+    """Where the system would let both wait for each other on one of them."""
+    allowed = os.sched_getaffinity(0)
+    core = min(allowed)
+    try:
+        os.sched_setaffinity(0, {core})
+        net = ee.load(folder, threads=2)
+        started(1, before)
+        (worker,) = workers() - before
+        os.sched_setaffinity(int(worker), allowed)
+        net.run(tiny.inputs(1))
+        # The 39th field: the CPU it was last on; the second is a name in brackets.
+        fields = (TASKS / worker / "stat").read_text().rpartition(")")[2].split()
+        assert int(fields[36]) != core
+        assert os.sched_getaffinity(int(worker)) == allowed
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def test_one_thread_starts_none(folder: Path, before: set[str]) -> None:
     net = ee.load(folder, threads=1)
     net.run_batch(tiny.inputs(70))
