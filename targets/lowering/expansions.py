@@ -6,11 +6,9 @@ The wide tensor between the two is the largest of such networks; joined, it neve
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from eecompile.hardware import Machine
 from eecompile.ir import Graph, Op
-from eecompile.targets.lowering.group import Group, Grouped
+from eecompile.targets.lowering.group import Group, Grouped, with_joined
 from eecompile.targets.lowering.schedules.expanded import candidates
 from eecompile.targets.lowering.spec import spec_of
 
@@ -19,25 +17,14 @@ __all__ = ["with_expansions"]
 
 def with_expansions(grouped: Grouped, graph: Graph, machine: Machine) -> Grouped:
     """The groups, with each pair of them that is better computed as one joined. O(#operators)."""
-    users = graph.users()
-    outputs = frozenset(graph.outputs)
-    makers = {group.output: group for group in grouped.groups}
-    joined: dict[str, Group] = {}
-    for group in grouped.groups:
-        first = makers.get(group.ops[0].inputs[0]) if group.ops[0].inputs else None
-        if first is None or first.output in outputs or len(users[first.output]) != 1:
-            continue
-        both = Group((*first.ops, *group.ops), len(first.ops))
+
+    def joins(first: Group, group: Group) -> bool:
         if not _expands(first, graph) or not _slides(group.ops[0], graph):
-            continue
-        if candidates(spec_of(both, graph)[0], machine):
-            joined[first.output], joined[group.output] = both, both
-    kept = [
-        joined.get(group.output, group)
-        for group in grouped.groups
-        if group.output not in joined or joined[group.output].output == group.output
-    ]
-    return replace(grouped, groups=tuple(kept))
+            return False
+        both = Group((*first.ops, *group.ops), len(first.ops))
+        return bool(candidates(spec_of(both, graph)[0], machine))
+
+    return with_joined(grouped, graph, joins)
 
 
 def _expands(group: Group, graph: Graph) -> bool:

@@ -8,14 +8,14 @@ already is in no group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from eecompile.ir import Graph, Op
 from eecompile.targets.lowering.placing import Placed
 from eecompile.targets.lowering.rewriting import ELEMENTWISE
 
-__all__ = ["Group", "Grouped", "group"]
+__all__ = ["Group", "Grouped", "group", "with_joined"]
 
 #: Functions whose approximations read their argument in several pieces. TVM's simplifier writes
 #: out what is inside each time: nested in one kernel they take time exponential in the depth
@@ -127,3 +127,31 @@ def _joins(op: Op, graph: Graph, shape: tuple[int, ...], taken: set[str]) -> boo
         and op.outputs[0] not in taken
         and graph.types[op.outputs[0]].shape == shape
     )
+
+
+def with_joined(grouped: Grouped, graph: Graph, joins: Callable[[Group, Group], bool]) -> Grouped:
+    """The groups, some joined with the one that makes their first input. O(#operators).
+
+    Args:
+        grouped: the groups.
+        graph: theirs.
+        joins: (maker, group) -> whether the two become one kernel; asked only where nobody but the
+            group's first operator reads what the maker makes.
+    """
+    users = graph.users()
+    outputs = frozenset(graph.outputs)
+    makers = {group.output: group for group in grouped.groups}
+    gone: set[str] = set()
+    groups: list[Group] = []
+    for group in grouped.groups:
+        first = makers.get(group.ops[0].inputs[0]) if group.ops[0].inputs else None
+        if (
+            first is not None
+            and first.output not in outputs
+            and users[first.output] == [group.ops[0]]
+            and joins(first, group)
+        ):
+            gone.add(first.output)
+            group = Group((*first.ops, *group.ops), len(first.ops))
+        groups.append(group)
+    return replace(grouped, groups=tuple(g for g in groups if g.output not in gone))

@@ -10,11 +10,10 @@ thread).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from eecompile.ir import Graph, Op
-from eecompile.targets.lowering.group import Group, Grouped
+from eecompile.targets.lowering.group import Group, Grouped, with_joined
 from eecompile.targets.lowering.rewriting import ELEMENTWISE
 
 __all__ = ["with_prologues"]
@@ -25,23 +24,7 @@ _PICTURE = 4
 
 def with_prologues(grouped: Grouped, graph: Graph) -> Grouped:
     """The groups, with those that only feed a convolution joined to it. O(#operators)."""
-    users = graph.users()
-    outputs = frozenset(graph.outputs)
-    makers = {group.output: group for group in grouped.groups}
-    gone: set[str] = set()
-    groups: list[Group] = []
-    for group in grouped.groups:
-        first = makers.get(group.ops[0].inputs[0]) if group.ops[0].inputs else None
-        if (
-            first is not None
-            and first.output not in outputs
-            and users[first.output] == [group.ops[0]]
-            and _takes(group, first, graph)
-        ):
-            gone.add(first.output)
-            group = Group((*first.ops, *group.ops), len(first.ops))
-        groups.append(group)
-    return replace(grouped, groups=tuple(g for g in groups if g.output not in gone))
+    return with_joined(grouped, graph, lambda first, group: _takes(group, first, graph))
 
 
 def _takes(group: Group, first: Group, graph: Graph) -> bool:
