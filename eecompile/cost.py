@@ -1,12 +1,34 @@
-"""What a piece of a network costs: multiply-accumulates and bytes, counted from the graph."""
+"""What a piece of a network has to do: counted from the graph, whatever machine it runs on."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 
 from eecompile.ir import Graph, Op
 
-__all__ = ["graph_macs", "op_macs"]
+__all__ = ["Work", "graph_macs", "op_macs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one piece of a network computes and moves for one sample.
+
+    Attributes:
+        macs: multiply-accumulates of convolutions and matrix products, depthwise ones included.
+        depthwise_macs: those of them that read each weight for one channel only.
+        elements: elements written by all other operators that compute something.
+        kernels: kernels it is compiled to.
+        value_bytes: values read and written by its kernels, weights apart.
+        weight_bytes: weights read.
+    """
+
+    macs: int = 0
+    depthwise_macs: int = 0
+    elements: int = 0
+    kernels: int = 0
+    value_bytes: int = 0
+    weight_bytes: int = 0
 
 
 def op_macs(op: Op, graph: Graph) -> int:
