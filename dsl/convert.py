@@ -20,6 +20,7 @@ from eecompile.spec import (
     Budget,
     DataSet,
     DataSource,
+    Deadline,
     Exit,
     FrequencyRange,
     Input,
@@ -170,8 +171,7 @@ class Converter(Values):
         if "halt" in once:
             fields["halt"] = self.limit(once["halt"].branch(3), HALTS)
         if "deadline" in once:
-            fields["deadline_s"] = self.quantity(once["deadline"].branch(1), "time")
-            spans["deadline_s"] = spans.pop("deadline")
+            fields["deadline"] = self.deadline(once["deadline"].branch(1))
         if "frequency" in once:
             fields["frequency"] = self.frequency_value(once["frequency"].branch(1))
         if "offload" in once:
@@ -190,6 +190,8 @@ class Converter(Values):
         fields: dict[str, Any] = {}
         if "board" in once:
             fields["board"] = once["board"].leaf(1).value
+        if "cluster" in once:
+            fields["cluster"] = once["cluster"].leaf(1).value
         if "cores" in once:
             fields["cores"] = self.whole(once["cores"].leaf(1), low=1, high=1024)
         if "frequencies" in once:
@@ -409,6 +411,14 @@ class Converter(Values):
             self.bad_number("above 0", tree.branch(3).span)
             return None
         return Budget(cast(Any, quantity), value, cast(Any, statistic), span=tree.span)
+
+    def deadline(self, tree: Branch) -> Deadline | None:
+        """``40 ms safe``; None where it cannot be meant."""
+        seconds = self.quantity(tree.branch(0), "time")
+        if seconds is None:
+            return None
+        kind = tree.leaf(1).text if tree.parts[1] else "expected"
+        return Deadline(seconds, cast(Any, kind), span=tree.span)
 
     def frequency_value(self, tree: Branch) -> Name | float | None:
         """``lowest_energy`` or ``600 MHz``."""

@@ -151,7 +151,7 @@ SPLITS: Mapping[str, Mapping[str, Option]] = {
 }
 
 #: Rules that choose the clock frequency.
-FREQUENCIES = ("lowest_energy", "highest")
+FREQUENCIES = ("lowest_energy", "race_to_idle", "highest")
 
 #: The option that may be given without its name.
 POSITIONAL: Mapping[str, str] = {"module": "entry", "onnx": "path", "confidence": "measure"}

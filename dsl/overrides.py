@@ -46,7 +46,7 @@ _MODEL = ("source", "weights", "input", "output", "data", "exit")
 _EXIT = ("after", "head", "comparator")
 _DATA = ("fit", "calibrate", "test", "normalize", "keys", "layout", "pixels")
 _POLICY = ("exit", "budget", "halt", "deadline", "frequency", "offload", "split")
-_TARGET = ("board", "cores", "frequencies")
+_TARGET = ("board", "cluster", "cores", "frequencies")
 
 
 def apply_overrides(spec: Spec, overrides: Iterable[str]) -> Spec:
@@ -282,10 +282,8 @@ class _Override:
             halt = self.leaf(depth + 1, "limit", lambda c: lambda tree: c.limit(tree, HALTS))
             return _at(policy, "halt", at, halt=halt)
         if key == "deadline":
-            seconds = self.leaf(
-                depth + 1, "quantity", lambda c: lambda tree: c.quantity(tree, "time")
-            )
-            return _at(policy, "deadline_s", at, deadline_s=seconds)
+            deadline = self.leaf(depth + 1, "deadline_value", lambda c: c.deadline)
+            return _at(policy, "deadline", at, deadline=deadline)
         if key == "frequency":
             frequency = self.leaf(depth + 1, "frequency_value", lambda c: c.frequency_value)
             return _at(policy, "frequency", at, frequency=frequency)
@@ -306,6 +304,8 @@ class _Override:
         at = self.value_span
         if key == "board":
             return _at(target, "board", at, board=self.string(depth + 1)[0])
+        if key == "cluster":
+            return _at(target, "cluster", at, cluster=self.string(depth + 1)[0])
         if key == "cores":
             cores = self.leaf(
                 depth + 1, "number", lambda c: lambda tree: c.whole(tree.leaf(0), 1, 1024)

@@ -28,6 +28,7 @@ _MAX_BYTES = 1 << 20
 _HEADER_HELP = f"a file starts with `eecompile {VERSION}`"
 _FRAGMENTS = (
     "call",
+    "deadline_value",
     "frequency_list",
     "frequency_value",
     "input_type",

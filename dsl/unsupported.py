@@ -30,9 +30,6 @@ def unsupported(spec: Spec) -> tuple[Diagnostic, ...]:
             refuse("Exits placed by the compiler are", model.auto_exits.span)
     for policy in spec.policies:
         _refuse_policy(policy, refuse)
-    for target in spec.targets:
-        if target.frequencies:
-            refuse("Choosing clock frequencies is", target.at("frequencies"))
     return found.in_order()
 
 
@@ -41,11 +38,7 @@ def _refuse_policy(policy: Policy, refuse: Callable[[str, Span | None], None]) -
     for term in policy.rule.terms if policy.rule else ():
         if term.kind in names:
             refuse(names[term.kind], term.span)
-    if policy.budget is not None and policy.budget.quantity == "energy":
-        refuse("Energy budgets are", policy.at("budget"))
     parts = {
-        "deadline_s": "Deadlines are",
-        "frequency": "Choosing clock frequencies is",
         "offload": "Offloading is",
         "split": "Choosing where to split is",
         "halt": "Halting at a budget is",

@@ -23,6 +23,7 @@ __all__ = [
     "Budget",
     "DataSet",
     "DataSource",
+    "Deadline",
     "Exit",
     "FrequencyRange",
     "HeadSpec",
@@ -330,6 +331,25 @@ class Offload(Node):
 
 
 @dataclass(frozen=True)
+class Deadline(Node):
+    """How long a sample may take, and what is done so that it takes no longer.
+
+    Attributes:
+        seconds: from the call to the answer.
+        kind: "expected": forecasts are trusted, a wrong one may make the sample late. "safe": after
+            a wrong one there is still time for the rest, at the highest clock. "hard": forecasts
+            are trusted, and after a wrong one the deepest exit in reach answers.
+    """
+
+    seconds: float
+    kind: Literal["expected", "safe", "hard"] = "expected"
+
+    def __str__(self) -> str:
+        kind = "" if self.kind == "expected" else f" {self.kind}"
+        return f"{self.seconds * 1e3:g} ms{kind}"
+
+
+@dataclass(frozen=True)
 class Policy(Node):
     """Who decides to leave early, and under which limits.
 
@@ -337,8 +357,8 @@ class Policy(Node):
         name: the policy's name, unique in the file.
         rule: when to leave; None where only `halt` stops.
         budget: what the thresholds not given are fitted to; None means the exits' default.
-        deadline_s: a sample must be answered within it.
-        frequency: "lowest_energy", "highest", or a fixed frequency in hertz.
+        deadline: how long a sample may take.
+        frequency: "lowest_energy", "race_to_idle", "highest", or a fixed frequency in hertz.
         offload, split: sending unsure samples elsewhere, and who chooses where to split.
         halt: stop at once when this is spent, and answer with the deepest exit reached.
     """
@@ -346,7 +366,7 @@ class Policy(Node):
     name: str
     rule: Rule | None = None
     budget: Budget | None = None
-    deadline_s: float | None = None
+    deadline: Deadline | None = None
     frequency: Name | float | None = None
     offload: Offload | None = None
     split: HeadSpec | None = None
@@ -369,15 +389,17 @@ class Target(Node):
     Attributes:
         name: "host", "arm-cpu", ...: a name `eecompile targets` lists.
         board: a board file's name, for costs per clock frequency.
+        cluster: the board's cluster that answers; None leaves the choice to the scheduler.
         cores: that work on an answer unless loading says otherwise; None: one.
         frequencies: those the scheduler may choose; empty means the board's own.
     """
 
     name: str
     board: str | None = None
+    cluster: str | None = None
     cores: int | None = None
     frequencies: tuple[FrequencyRange, ...] = ()
-    # Parts with a place: "name", "board", "cores", "frequencies".
+    # Parts with a place: "name", "board", "cluster", "cores", "frequencies".
 
 
 @dataclass(frozen=True)

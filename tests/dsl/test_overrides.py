@@ -83,7 +83,11 @@ def changed(override: str) -> dict[str, Any]:
         ("policy.fast.exit.when=confidence(margin)", {"policies.0.rule.terms.0.measure": "margin"}),
         ("policy.far.offload.cost=2", {"policies.1.offload.cost": 2.0}),
         ("policy.far.halt=latency <= 3 ms", {"policies.1.halt.limit": 0.003}),
-        ("policy.fast.deadline=4 ms", {"policies.0.deadline_s": 0.004}),
+        ("policy.fast.deadline=4 ms safe", {
+            "policies.0.deadline": None,
+            "policies.0.deadline.seconds": 0.004,
+            "policies.0.deadline.kind": "safe",
+        }),
         ("policy.fast.frequency=1 GHz", {"policies.0.frequency": 1e9}),
         ("target.cores=4", {"targets.0.cores": 4}),
         ("target.host.board=raspberry-pi-4", {"targets.0.board": "raspberry-pi-4"}),

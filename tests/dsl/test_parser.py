@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from eecompile.spec import (
     Budget,
     DataSet,
     DataSource,
+    Deadline,
     Exit,
     FrequencyRange,
     HeadSpec,
@@ -154,7 +156,7 @@ def test_the_rest_of_policies() -> None:
         "split fixed(at: early) halt at budget energy <= 3 mJ"
     ) == Policy(
         "p",
-        deadline_s=0.004,
+        deadline=Deadline(0.004),
         frequency=600e6,
         offload=Offload("http://edge:8000", 0.5),
         split=HeadSpec("fixed", {"at": Name("early")}),
@@ -163,11 +165,20 @@ def test_the_rest_of_policies() -> None:
     assert policy_of("frequency lowest_energy").frequency == Name("lowest_energy")
 
 
+@pytest.mark.parametrize("kind", ["safe", "hard"])
+def test_deadlines_say_what_a_wrong_forecast_may_do(kind: str) -> None:
+    deadline = policy_of(f"deadline 40 ms {kind} frequency highest").deadline
+    assert deadline == Deadline(0.04, cast(Any, kind))
+    assert str(deadline) == f"40 ms {kind}"
+    assert str(policy_of("deadline 40 ms").deadline) == "40 ms"
+
+
 def test_targets() -> None:
     assert spec_of(
-        'target arm-cpu { board "pi" cores 4 frequencies [600 MHz .. 1.5 GHz, 2 GHz] }'
+        'target arm-cpu { board "pi" cluster "big" cores 4 '
+        "frequencies [600 MHz .. 1.5 GHz, 2 GHz] }"
     ).targets == (
-        Target("arm-cpu", "pi", 4, (FrequencyRange(600e6, 1.5e9), FrequencyRange(2e9, 2e9))),
+        Target("arm-cpu", "pi", "big", 4, (FrequencyRange(600e6, 1.5e9), FrequencyRange(2e9, 2e9))),
     )
 
 

@@ -41,13 +41,19 @@ POLICY = [
     "budget mean latency <= 2 ms",
     "budget accuracy drop <= 0.5 points",
     "deadline 4 ms",
+    "deadline 4 ms safe",
     "frequency lowest_energy",
     "frequency 600 MHz",
     'offload "http://edge:8000" cost 0.5',
     "split online_ucb",
     "halt at budget energy <= 3 mJ",
 ]
-TARGET = ['board "raspberry-pi-4"', "cores 4", "frequencies [ 600 MHz .. 1.5 GHz , 1 GHz ]"]
+TARGET = [
+    'board "raspberry-pi-4"',
+    'cluster "big"',
+    "cores 4",
+    "frequencies [ 600 MHz .. 1.5 GHz , 1 GHz ]",
+]
 
 
 def _block(kind: str, statements: list[str]) -> st.SearchStrategy[Tokens]:
