@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["milliseconds", "percent", "readable", "threads_in_words"]
+__all__ = ["hertz", "joules", "milliseconds", "percent", "readable", "threads_in_words"]
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -23,6 +23,31 @@ def milliseconds(seconds: float) -> str:
     value = seconds * 1e3
     digits = 3 if value < 1 else 2 if value < 10 else 1
     return f"{value:.{digits}f} ms"
+
+
+def hertz(frequency_hz: float | None) -> str:
+    """A clock in the unit it is written in, without digits that say nothing.
+
+    >>> hertz(600e6), hertz(1.2e9), hertz(1_416_000_000), hertz(None)
+    ('600 MHz', '1.2 GHz', '1.416 GHz', 'clock unknown')
+    """
+    if frequency_hz is None:
+        return "clock unknown"
+    if frequency_hz < 999.5e6:
+        return f"{frequency_hz / 1e6:.4g} MHz"
+    return f"{frequency_hz / 1e9:.4g} GHz"
+
+
+def joules(energy_j: float) -> str:
+    """An energy in three figures, in joules to nanojoules.
+
+    >>> joules(1.5), joules(0.0123), joules(2.5e-5), joules(1.7e-8)
+    ('1.5 J', '12.3 mJ', '25 uJ', '17 nJ')
+    """
+    for limit, unit in ((1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ")):
+        if abs(energy_j) >= 0.9995 * limit:
+            return f"{energy_j / limit:.3g} {unit}"
+    return f"{energy_j * 1e9:.3g} nJ"
 
 
 def threads_in_words(threads: int) -> str:
