@@ -83,10 +83,17 @@ _MEASURED = ("costs.json", "reports.json")
 
 @dataclass(frozen=True, slots=True)
 class PolicyEntry:
-    """An exit policy as stored: the JSON of `eecompile.policies.to_json`, and how it was fitted."""
+    """An exit policy as stored.
+
+    Attributes:
+        rule: the JSON of `eecompile.policies.to_json`.
+        report: how it was fitted, and what it achieved.
+        clock: the JSON of `eecompile.clock_rule.ClockRule`; None where it leaves the clock alone.
+    """
 
     rule: Mapping[str, Any]
     report: Mapping[str, Any] = field(default_factory=dict)
+    clock: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -225,7 +232,10 @@ def _files(contents: Contents) -> dict[str, memoryview]:
         LIBRARY: contents.library,
         WEIGHTS: weights,
         "policies.json": canonical_json(
-            {name: dict(policy.rule) for name, policy in contents.policies.items()}
+            {
+                name: {"rule": dict(policy.rule), "clock": policy.clock and dict(policy.clock)}
+                for name, policy in contents.policies.items()
+            }
         ),
         "costs.json": canonical_json(contents.costs),
         "reports.json": canonical_json(
@@ -298,9 +308,12 @@ def _read(path: Path, folder: int, must_run: bool) -> Artifact:
         check_machine(path, manifest.target, files[LIBRARY])
     library, weights = bytes(files.pop(LIBRARY)), files.pop(WEIGHTS)
     texts = {name: bytes(data) for name, data in files.items()}
-    rules = _by_policy(path, "policies.json", texts, manifest)
+    written = _by_policy(path, "policies.json", texts, manifest)
     reports = _by_policy(path, "reports.json", texts, manifest)
-    policies = {name: PolicyEntry(rules[name], reports[name]) for name in manifest.policies}
+    with bad_json(path, "policies.json"):
+        policies = {
+            name: _policy_entry(name, written[name], reports[name]) for name in manifest.policies
+        }
     return Artifact(path, manifest, library, np.frombuffer(weights, np.uint8), policies, texts)
 
 
@@ -367,6 +380,13 @@ def _check_members(
     if problems:
         raise bad_artifact(path, *problems)
     return files
+
+
+def _policy_entry(name: str, value: Mapping[str, Any], report: Mapping[str, Any]) -> PolicyEntry:
+    reader = ObjectReader(dict(value), name)
+    rule, clock = reader.mapping("rule"), reader.maybe("clock", reader.mapping)
+    reader.done()
+    return PolicyEntry(rule, report, clock)
 
 
 def _by_policy(
