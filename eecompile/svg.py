@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape, quoteattr
 
 from eecompile.cost import graph_macs
 from eecompile.exit_table import borders, exit_table
 from eecompile.figures import readable
 from eecompile.ir import Graph, TensorType
 from eecompile.segments import Exit, Segment, SegmentGraph
+from eecompile.svg_parts import box, document, line, short, text
 
 __all__ = ["draw"]
 
@@ -25,16 +25,14 @@ _LINE = 17
 _SHOWN = 4  # tensors named at a border
 
 _STYLE = """
-  text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: #1f2937 }
-  .title { font-size: 21px; font-weight: 650 } .name { font-size: 14px; font-weight: 650 }
-  .quiet { fill: #64748b } .share { font-size: 17px; font-weight: 650; fill: #1d4ed8 }
+  .share { font-size: 17px; font-weight: 650; fill: #1d4ed8 }
   .type { font: 11.5px ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
           fill: #475569 }
   .segment { fill: #eff6ff; stroke: #3b82f6 } .track { fill: #dbeafe } .work { fill: #3b82f6 }
   .branch { fill: #fffbeb; stroke: #d97706 } .end { fill: #f1f5f9; stroke: #64748b }
   .decision { fill: #ffffff; stroke: #d97706; stroke-width: 1.6 }
   .flow { stroke: #3b82f6; stroke-width: 2; fill: none } .leave { stroke: #d97706 }
-  .axis { stroke: #cbd5e1; stroke-width: 2 } .tick { fill: #d97706 }
+  .tick { fill: #d97706 }
   .last { fill: #1d4ed8 } .ahead { fill: #3b82f6 } .aside { fill: #d97706 }
 """
 
@@ -52,19 +50,8 @@ def draw(segments: SegmentGraph, heads: Mapping[str, str] | None = None) -> str:
     page = _Page(segments, dict(heads or {}))
     body = list(page.body())
     height = page.y + 40
-    name = escape(segments.name)
     label = f"{segments.name}: {len(segments.exits)} exits, {readable(segments.macs, 'MACs')}"
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height:.0f}" '
-            f'viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label={quoteattr(label)}>',
-            f"<title>{name}</title>",
-            f"<style>{_STYLE}</style>",
-            f'<rect width="{_WIDTH}" height="{height:.0f}" fill="#ffffff"/>',
-            *body,
-            "</svg>\n",
-        ]
-    )
+    return document(_WIDTH, height, segments.name, label, _STYLE, body)
 
 
 @dataclass
@@ -101,35 +88,35 @@ class _Page:
                 yield from self.decision(cut.exits[index], rows[index].macs_fraction)
                 yield from self.border(crossing[index], cut.exits[index])
         axis += self.tick(1.0, last=True)
-        yield _line(_AXIS, start, _AXIS, self.y, "axis")
+        yield line(_AXIS, start, _AXIS, self.y, "axis")
         yield from axis
         yield from self.answer(rows[-1].macs_fraction)
 
     def header(self) -> Iterator[str]:
         cut = self.segments
-        yield _text(32, 42, cut.name, "title")
+        yield text(32, 42, cut.name, "title")
         exits = f"{len(cut.exits)} exit{'s' * (len(cut.exits) != 1)}"
         classes = f" · {cut.classes} classes" if cut.classes else ""
-        yield _text(
+        yield text(
             32, 64, f"{exits} · {readable(cut.macs, 'MACs')} at full depth{classes}", "quiet"
         )
         inputs = " · ".join(f"{name}: {type_}" for name, type_ in cut.inputs)
-        yield _text(self.middle, 100, _short(inputs, 60), "type", "middle", inputs)
+        yield text(self.middle, 100, short(inputs, 60), "type", "middle", inputs)
         yield from _arrow(self.middle, 106, self.middle, _TOP)
-        yield _text(_AXIS, 100, "MACs", "quiet", "middle")
-        yield _text(_AXIS, _TOP - 12, "0 %", "quiet", "middle")
+        yield text(_AXIS, 100, "MACs", "quiet", "middle")
+        yield text(_AXIS, _TOP - 12, "0 %", "quiet", "middle")
 
     def segment(self, segment: Segment) -> Iterator[str]:
         share = segment.macs / max(self.segments.macs, 1)
         height = _LOWEST + _SCALED * share
-        yield _box(_LEFT, self.y, _SEGMENT, height, "segment")
+        yield box(_LEFT, self.y, _SEGMENT, height, "segment")
         yield from self.progress(segment, self.y + height - 13)
         center = self.y + height / 2 - 3
-        yield _text(_LEFT + 16, center - 3, segment.name, "name")
+        yield text(_LEFT + 16, center - 3, segment.name, "name")
         count = len(segment.graph.ops)
         facts = f"{count} operator{'s' * (count != 1)} · {readable(segment.macs, 'MACs')}"
-        yield _text(_LEFT + 16, center + 15, facts, "quiet")
-        yield _text(_LEFT + _SEGMENT - 16, center + 6, _percent(share), "share", "end")
+        yield text(_LEFT + 16, center + 15, facts, "quiet")
+        yield text(_LEFT + _SEGMENT - 16, center + 6, _percent(share), "share", "end")
         self.y += height
         self.done += segment.macs
 
@@ -148,7 +135,7 @@ class _Page:
         mark = (
             f'<circle class="{"last" if last else "tick"}" cx="{_AXIS}" cy="{self.y:.1f}" r="4"/>'
         )
-        return [mark, _text(_AXIS - 10, self.y + 4, _percent(fraction), "quiet", "end")]
+        return [mark, text(_AXIS - 10, self.y + 4, _percent(fraction), "quiet", "end")]
 
     def decision(self, exit_: Exit, fraction: float) -> Iterator[str]:
         """The diamond under a segment, and the exit's box to its right."""
@@ -162,14 +149,12 @@ class _Page:
         top = center - 26
         yield from _arrow(middle + size, center, _RIGHT, center, aside=True)
         yield f'<polygon class="decision" points="{points}"/>'
-        yield _box(_RIGHT, top, _BRANCH, height, "branch")
-        yield _text(_RIGHT + 16, top + 24, _short(exit_.name, 20), "name", title=exit_.name)
-        yield _text(
-            _RIGHT + _BRANCH - 14, top + 24, f"{_percent(fraction)} of MACs", "quiet", "end"
-        )
-        for index, (line, kind) in enumerate(lines):
+        yield box(_RIGHT, top, _BRANCH, height, "branch")
+        yield text(_RIGHT + 16, top + 24, short(exit_.name, 20), "name", title=exit_.name)
+        yield text(_RIGHT + _BRANCH - 14, top + 24, f"{_percent(fraction)} of MACs", "quiet", "end")
+        for index, (told, kind) in enumerate(lines):
             at = top + 43 + _LINE * index
-            yield _text(_RIGHT + 16, at, _short(line, 40), kind, title=line)
+            yield text(_RIGHT + 16, at, short(told, 40), kind, title=told)
         self.y = center + size
         self.branch_end = top + height
 
@@ -194,21 +179,21 @@ class _Page:
         first = start + (end - start - _LINE * len(lines)) / 2 + 10
         for index, (value, type_) in enumerate(lines):
             at = first + _LINE * index
-            line = f"{_short(value, max(38 - len(type_), 8))}{type_}"
-            yield _text(self.middle + 16, at, line, "type", title=f"{value}{type_}")
+            told = f"{short(value, max(38 - len(type_), 8))}{type_}"
+            yield text(self.middle + 16, at, told, "type", title=f"{value}{type_}")
         self.y = end
 
     def answer(self, fraction: float) -> Iterator[str]:
         cut = self.segments
         yield from _arrow(self.middle, self.y, self.middle, self.y + 34)
         self.y += 34
-        yield _box(_LEFT, self.y, _SEGMENT, 46, "end")
-        yield _text(_LEFT + 16, self.y + 28, _short(cut.output, 20), "name", title=cut.output)
+        yield box(_LEFT, self.y, _SEGMENT, 46, "end")
+        yield text(_LEFT + 16, self.y + 28, short(cut.output, 20), "name", title=cut.output)
         type_ = cut.segments[-1].graph.types[cut.output]
-        yield _text(_LEFT + _SEGMENT - 16, self.y + 28, str(type_), "type", "end")
+        yield text(_LEFT + _SEGMENT - 16, self.y + 28, str(type_), "type", "end")
         heads = " and every head" if cut.exits else ""
         note = f"full depth{heads}: {_percent(fraction)} of MACs"
-        yield _text(_LEFT + _SEGMENT + 16, self.y + 28, note, "quiet")
+        yield text(_LEFT + _SEGMENT + 16, self.y + 28, note, "quiet")
         self.y += 46
 
 
@@ -226,43 +211,13 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.{int(precise)}f} %"
 
 
-def _short(text: str, length: int) -> str:
-    """The text, its middle left out where it is too long.
-
-    >>> _short("layer1.0.conv1.weight", 12)
-    'layer1…eight'
-    """
-    if len(text) <= length:
-        return text
-    head = length // 2
-    return f"{text[:head]}…{text[head - length + 1 :]}"
-
-
-def _text(x: float, y: float, text: str, kind: str, anchor: str = "start", title: str = "") -> str:
-    """A text; one that was shortened shows its `title` under the pointer."""
-    tip = f"<title>{escape(title)}</title>" if title and title != text else ""
-    attributes = f' class="{kind}"' if kind else ""
-    attributes += f' text-anchor="{anchor}"' if anchor != "start" else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{attributes}>{tip}{escape(text)}</text>'
-
-
-def _box(x: float, y: float, width: float, height: float, kind: str) -> str:
-    return (
-        f'<rect class="{kind}" x="{x}" y="{y:.1f}" width="{width}" height="{height:.1f}" rx="8"/>'
-    )
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
 def _arrow(
     x1: float, y1: float, x2: float, y2: float, *, aside: bool = False, head: bool = True
 ) -> Iterator[str]:
     """A straight arrow down, or to the right where `aside`."""
     back = 9 if head else 0
     end = (x2 - back, y2) if aside else (x2, y2 - back)
-    yield _line(x1, y1, *end, "flow leave" if aside else "flow")
+    yield line(x1, y1, *end, "flow leave" if aside else "flow")
     if not head:
         return
     tip = (

@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "exit_table",
         "figures",
         "svg",
+        "svg_parts",
         "compiled",
         "memory",
         "manifest",
