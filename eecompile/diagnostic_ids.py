@@ -223,6 +223,11 @@ _LANGUAGE = {
         "`eecompile targets` lists them.",
         "target arm-cpus { }",
     ),
+    "unknown-frequency": DiagnosticInfo(
+        "The board has no such clock.",
+        "A clock that cannot be set has no cost; the nearest ones are named.",
+        "target raspberry-pi-4 { frequencies [2 GHz] }",
+    ),
     "more-cores": DiagnosticInfo(
         "A target that is this machine names more cores than there are.",
         "Kernels are chosen for those there are, and figures are of them.",
