@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("ir", "operators", "shapes", "reference", "reference_windows", "reference_resize"),
         *("spec", "hardware", "cost", "segments", "atomic", "checked_json", "packing"),
         *("board", "cost_table", "clock_rule"),
+        *("board", "cost_table", "clock_rule"),
     ),
     (
         "text",
@@ -49,7 +50,7 @@ RUNTIME_SEES = frozenset(
     [
         *("runtime", "policies", "diagnostics", "diagnostic_ids", "ir", "hardware", "cost"),
         *("segments", "atomic", "checked_json", "compiled", "manifest", "artifact"),
-        *("artifact_files", "memory", "packing", "figures"),
+        *("artifact_files", "memory", "packing", "figures", "board", "cost_table", "clock_rule"),
         *("board", "cost_table", "clock_rule"),
     ]
 )
