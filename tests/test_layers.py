@@ -23,7 +23,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("ir", "operators", "shapes", "reference", "reference_windows", "reference_resize"),
         *("spec", "hardware", "cost", "segments", "atomic", "checked_json", "packing"),
         *("board", "cost_table", "clock_rule"),
-        *("board", "cost_table", "clock_rule"),
     ),
     (
         "text",
@@ -50,7 +49,7 @@ RUNTIME_SEES = frozenset(
     [
         *("runtime", "policies", "diagnostics", "diagnostic_ids", "ir", "hardware", "cost"),
         *("segments", "atomic", "checked_json", "compiled", "manifest", "artifact"),
-        *("artifact_files", "memory", "packing", "figures", "board", "cost_table", "clock_rule"),
+        *("artifact_files", "memory", "packing", "figures"),
         *("board", "cost_table", "clock_rule"),
     ]
 )
