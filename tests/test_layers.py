@@ -22,13 +22,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("ir", "operators", "shapes", "reference", "reference_windows", "reference_resize"),
         *("spec", "hardware", "cost", "segments", "atomic", "checked_json", "packing"),
-        *("board", "cost_table", "clock_rule"),
+        *("board", "cost_table"),
     ),
     (
         "text",
         "verify",
         "exit_table",
         "figures",
+        "clock_rule",
         "svg",
         "svg_parts",
         "compiled",
