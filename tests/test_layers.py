@@ -33,6 +33,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "svg",
         "svg_parts",
         "compiled",
+        "deviation",
+        "cost_model",
         "memory",
         "manifest",
         "artifact",
@@ -50,7 +52,7 @@ RUNTIME_SEES = frozenset(
     [
         *("runtime", "policies", "diagnostics", "diagnostic_ids", "ir", "hardware", "cost"),
         *("segments", "atomic", "checked_json", "compiled", "manifest", "artifact"),
-        *("artifact_files", "memory", "packing", "figures"),
+        *("artifact_files", "deviation", "memory", "packing", "figures"),
         *("board", "cost_table", "clock_rule"),
     ]
 )
@@ -62,6 +64,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("passes.onnx_",),
     "tvm": ("targets.lowering",),
     "lark": ("dsl.parser",),
+    "fdt": ("device_tree",),
     "networkx": ("passes.structure",),
     "scipy": ("heads.", "policy_fitting"),
     "sklearn": ("heads.", "policy_fitting"),
@@ -193,7 +196,7 @@ def test_loading_an_artifact_needs_numpy_only() -> None:
     "statement", ["import eecompile.cli", "import eecompile.passes.pipelines, eecompile.heads"]
 )
 def test_heavy_libraries_are_imported_when_they_are_used(statement: str) -> None:
-    heavy = {"torch", "onnx", "onnx_graphsurgeon", "onnxruntime", "tvm", "lark", "sklearn"}
+    heavy = {"torch", "onnx", "onnx_graphsurgeon", "onnxruntime", "tvm", "lark", "sklearn", "fdt"}
     assert not heavy & loaded_by(statement)
 
 

@@ -21,15 +21,12 @@ import numpy as np
 from eecompile.artifact import Artifact, read_artifact
 from eecompile.artifact_files import bad_artifact
 from eecompile.compiled import CompiledGraph
+from eecompile.deviation import Deviation
 from eecompile.policies import ExitOutputs, ExitPolicy, replay
 from eecompile.runtime.runner import Runner, batch_inputs
 from eecompile.runtime.session import Session
 
-__all__ = ["TOLERANCE", "Verification", "make_vectors", "shown_values", "verify_artifact"]
-
-#: How far values may be from those of the build, in units of the largest (or 1 if that is less):
-#: other machines add in another order.
-TOLERANCE = 1e-3
+__all__ = ["Verification", "make_vectors", "shown_values", "verify_artifact"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ def verify_artifact(path: str | Path, threads: int | None = None) -> Verificatio
     names = shown_values(network)
     values = Runner.of(session.library, network).run_all(inputs, names, session.threads)
     outputs = {name for name, _ in network.segments[-1].outputs}
-    final, exits = _Deviation(), _Deviation()
+    final, exits = Deviation(), Deviation()
     for name in names:
         kind = "source" if name in outputs and f"source.{name}" in vectors else "value"
         expected = _vector(artifact, vectors, f"{kind}.{name}", values[name].size)
@@ -146,26 +143,6 @@ def verify_artifact(path: str | Path, threads: int | None = None) -> Verificatio
         samples=count,
         files=tuple(sorted(artifact.manifest.members)),
     )
-
-
-class _Deviation:
-    """The largest deviation seen, and whether every one was within the tolerance."""
-
-    def __init__(self) -> None:
-        """Nothing seen yet."""
-        self.largest, self.within = 0.0, True
-
-    def add(self, found: np.ndarray, expected: np.ndarray) -> None:
-        """Compare two arrays of one size."""
-        one = np.asarray(found, np.float64).reshape(-1)
-        other = np.asarray(expected, np.float64).reshape(-1)
-        # Equal infinities do not differ; a NaN differs from everything.
-        apart = np.abs(np.subtract(one, other, out=np.zeros_like(one), where=one != other))
-        largest = float(apart.max(initial=0.0))
-        finite = np.abs(other[np.isfinite(other)]).max(initial=1.0)
-        self.within &= bool(largest <= TOLERANCE * finite)
-        if not largest <= self.largest:
-            self.largest = largest
 
 
 def _vector(
