@@ -311,6 +311,11 @@ _BUILD = {
         "Its machine code cannot run here.",
         "an arm-cpu artifact on x86-64",
     ),
+    "wrong-results": DiagnosticInfo(
+        "A board computes other numbers than the artifact's test vectors.",
+        "What is wrong there is not worth measuring.",
+        "a board whose processor or memory is faulty",
+    ),
     "bad-tuning": DiagnosticInfo(
         "A file of measured kernels is not what `build --tune` writes.",
         "What it means would be guessed; leaving it out would build other code than on the desk.",
@@ -320,6 +325,11 @@ _BUILD = {
         "Measured choices of kernels do not fit this machine, or this version of the compiler.",
         "The code is right all the same, and perhaps slower than it could be.",
         "a file measured on another CPU",
+    ),
+    "bad-board": DiagnosticInfo(
+        "A board file or a device tree is wrong, or contradicts itself.",
+        "What is modelled on wrong clocks, voltages or powers would be wrong and look right.",
+        "states = { value = [[1_500_000, 0.88]], ... }: kHz where Hz belong",
     ),
     "bad-argument": DiagnosticInfo(
         "A command line argument or an argument of a call is wrong.",

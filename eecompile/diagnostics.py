@@ -222,6 +222,7 @@ class ToolError(Exception):
 _PACKAGES = {
     "torch": ("torch", "pip install 'eecompile[torch]'"),
     "tvm": ("apache-tvm", "pip install apache-tvm"),
+    "fdt": ("fdt", "pip install 'eecompile[boards]'"),
     **{
         name.replace("-", "_"): (name, f"pip install {name}")
         for name in (

@@ -14,17 +14,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eecompile.diagnostics import ToolError, did_you_mean_help
+from eecompile.diagnostics import CompileErrors, Diagnostic, ToolError, did_you_mean_help
 
 __all__ = [
+    "BOARDS",
     "Machine",
     "cpu_features_of_this_machine",
+    "described",
+    "detected",
+    "is_board_path",
     "machine",
     "machine_names",
     "parse_cpu_features",
     "usable_cores",
 ]
 
+#: Folder of the board files that are shipped.
 BOARDS = Path(__file__).parent / "targets" / "boards"
 
 #: /proc/cpuinfo's flag -> LLVM's feature, for every feature generated float code may rely on.
@@ -164,23 +169,48 @@ def machine_names() -> tuple[str, ...]:
     return ("host", *(name for name in names if name != "host"))
 
 
+def is_board_path(name: str) -> bool:
+    """Whether a board's name is the path of a file of the user's own.
+
+    >>> is_board_path("raspberry-pi-4"), is_board_path("./mine"), is_board_path("mine.toml")
+    (False, True, True)
+    """
+    return name.endswith(".toml") or "/" in name or os.sep in name
+
+
 def machine(name: str, cores: int | None = None) -> Machine:
     """The machine a board file describes; "host" is this very machine.
 
     Raises:
         ToolError: there is no such board file.
+        CompileErrors: a file of the user's own, named by its path, is wrong (`read_board` says
+            where).
     """
-    path = BOARDS / f"{name}.toml"
-    if name not in machine_names() or not path.is_file():
-        known = ", ".join(machine_names())
-        raise ToolError(
-            f"No board file for `{name}`",
-            did_you_mean_help(name, machine_names()) or f"known: {known}",
-        )
-    found = _from_table(name, tomllib.loads(path.read_text(encoding="utf-8")))
+    if is_board_path(name):
+        found = _from_user(Path(name))
+    else:
+        path = BOARDS / f"{name}.toml"
+        if name not in machine_names() or not path.is_file():
+            known = ", ".join(machine_names())
+            raise ToolError(
+                f"No board file for `{name}`",
+                did_you_mean_help(name, machine_names()) or f"known: {known}",
+            )
+        found = _from_table(name, tomllib.loads(path.read_text(encoding="utf-8")))
     if not found.triple:
-        found = _detected(found)
+        found = detected(found)
     return found if cores is None else replace(found, cores=cores)
+
+
+def _from_user(path: Path) -> Machine:
+    try:
+        return _from_table(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        message = f"`{path}` cannot be read as a board file"
+        help = f"`eecompile targets show {path}` says what is wrong with it"
+        raise CompileErrors(
+            [Diagnostic("bad-board", message, path=str(path), help=help)]
+        ) from error
 
 
 def _from_table(name: str, table: dict[str, Any]) -> Machine:
@@ -196,7 +226,7 @@ def _from_table(name: str, table: dict[str, Any]) -> Machine:
     return Machine(**values, sources=sources)
 
 
-def _detected(base: Machine) -> Machine:
+def detected(base: Machine) -> Machine:
     """`base` with what the operating system says about this machine."""
     features = cpu_features_of_this_machine()
     here = platform.machine().lower()
@@ -207,20 +237,28 @@ def _detected(base: Machine) -> Machine:
         triple = f"{arch}-pc-windows-msvc"
     else:
         triple = f"{arch}-linux-gnu"
-    lanes, registers = 4, 32 if arch == "aarch64" else 16
+    return described(
+        replace(base, triple=triple), features, _cache_bytes(1), _cache_bytes(2), usable_cores()
+    )
+
+
+def described(
+    base: Machine, features: frozenset[str], l1_bytes: int | None, l2_bytes: int | None, cores: int
+) -> Machine:
+    """`base` with these features, the vectors they mean, and the caches that are known."""
+    lanes, registers = 4, 32 if base.arch in ("aarch64", "arm64") else 16
     if {"avx512f", "avx512vl", "avx512dq", "avx512bw"} <= features:
         lanes, registers = 16, 32
     elif {"avx2", "fma"} <= features:
         lanes = 8
     return replace(
         base,
-        triple=triple,
         features=tuple(sorted(features)),
         lanes=lanes,
         registers=registers,
-        l1_bytes=_cache_bytes(1) or base.l1_bytes,
-        l2_bytes=_cache_bytes(2) or base.l2_bytes,
-        cores=usable_cores(),
+        l1_bytes=l1_bytes or base.l1_bytes,
+        l2_bytes=l2_bytes or base.l2_bytes,
+        cores=cores,
     )
 
 
