@@ -1,0 +1,461 @@
+"""Sets clocks through sysfs, and puts everything back, whatever happens to this process.
+
+Before the first write, what was found is written to a journal on disk and told to a watchdog, a
+small process of its own. Then:
+
+====================================  ==========================================================
+how it ends                           who restores
+====================================  ==========================================================
+`restore`, leaving the context        the governor
+an error, Ctrl-C, ``sys.exit``        the governor, at the latest when the interpreter exits
+SIGTERM, ``os._exit``, crash, kill    the watchdog, as soon as the process is gone
+the same, and the watchdog is killed  the next `open_governor` of this user, from the journal
+a reboot                              nobody needs to: clocks begin anew, and the journal is void
+====================================  ==========================================================
+
+Signals stay the application's: no handler is installed. Limits that were found are never passed.
+Another process that changes a governor or a limit is noticed at the next change of clock, reported
+once and not fought: that clock is left alone from then on (see `eecompile.runtime.watchdog` for
+what is still restored). Heat that holds a clock down is no such change.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import json
+import os
+import secrets
+import select
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from threading import RLock
+from typing import Any
+
+from eecompile.board import Cluster, DvfsState
+from eecompile.runtime import watchdog
+from eecompile.runtime.clock_domains import (
+    DEVFREQ,
+    ByLimits,
+    BySpeed,
+    ClockDomain,
+    Devfreq,
+    Taken,
+    cpu_policies,
+)
+from eecompile.runtime.governor import ClockWarning, Governor, NoGovernor, _Context
+from eecompile.runtime.journal import Busy, Journal
+from eecompile.runtime.sysfs import LocalFiles, SysFiles, read_text
+
+__all__ = ["CannotSet", "SysfsGovernor", "open_governor"]
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+#: Refusals in a row after which a clock is left alone; a CPU that is being unplugged gives a few.
+_PATIENCE = 3
+_WAIT_S = 5.0  #: for a watchdog that is told to end
+_PASSING = (errno.EBUSY, errno.EAGAIN, errno.EINTR)
+_GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+
+
+class CannotSet(Exception):
+    """No clock of these clusters can be set here; the message says why."""
+
+
+class _Lever:
+    """One cluster's clock: its domains, moved together."""
+
+    def __init__(self, name: str, domains: list[ClockDomain], states: dict[DvfsState, int]) -> None:
+        self.name, self.domains, self.states = name, domains, states
+        self.claimed = False
+        self.refused = 0
+
+
+def open_governor(clusters: Sequence[Cluster], files: SysFiles | None = None) -> Governor:
+    """What sets the clocks of these clusters here; a `NoGovernor` with the reason where none can.
+
+    What an earlier process left behind is put back first.
+
+    Args:
+        clusters: of the board (`Board.clusters`).
+        files: of the machine; this one's if not given.
+    """
+    try:
+        return SysfsGovernor(files or LocalFiles(), tuple(clusters))
+    except CannotSet as error:
+        warnings.warn(f"Clocks are left alone: {error}", ClockWarning, stacklevel=2)
+        return NoGovernor(str(error))
+
+
+class SysfsGovernor(_Context):
+    """Clocks of CPU clusters through cpufreq, and of what else a board names through devfreq.
+
+    A cluster is matched with the policies that have its CPUs; one without CPUs with the devfreq
+    device of its name. Nothing is written before the first `set`.
+
+    Attributes:
+        notes: which clocks are not offered and why, in sentences.
+    """
+
+    def __init__(self, files: SysFiles, clusters: tuple[Cluster, ...]) -> None:
+        """Finds the clocks, and restores what an earlier process left.
+
+        Raises:
+            CannotSet: there are none, or they may not be set.
+        """
+        self._files, self._lock = files, RLock()
+        self.notes: list[str] = []
+        self._reasons: list[str] = []
+        self._reported: set[tuple[str, str]] = set()
+        self._current: DvfsState | None = None
+        self._busy = False  # something was or may have been written
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._identity = str(getattr(files, "root", getattr(files, "identity", "")))
+        self._journal = Journal.find(self._identity) if self._identity else None
+        self._stuck: list[dict[str, Any]] = []
+        if self._journal is not None:
+            self._begin()
+            self._journal.release()
+        self._levers = {
+            cluster.name: lever for cluster in clusters if (lever := self._lever(cluster))
+        }
+        self._states = tuple(
+            state
+            for cluster in clusters
+            if cluster.name in self._levers
+            for state in cluster.states
+            if state in self._levers[cluster.name].states
+        )
+        if not self._states:
+            raise CannotSet("; ".join(self.notes) or "the board file names no clocks")
+
+    @property
+    def states(self) -> tuple[DvfsState, ...]:
+        """As `Governor.states`."""
+        return self._states
+
+    @property
+    def current(self) -> DvfsState | None:
+        """As `Governor.current`."""
+        return self._current
+
+    @property
+    def reason(self) -> str:
+        """As `Governor.reason`."""
+        return "; ".join(self._reasons)
+
+    def set(self, state: DvfsState) -> None:
+        """As `Governor.set`; a state that is none of `states` is ignored."""
+        current = self._current
+        if state is current or state == current:
+            return
+        with self._lock:
+            lever = self._levers.get(state.cluster)
+            value = None if lever is None else lever.states.get(state)
+            if lever is None or value is None:
+                return
+            self._current = None
+            if self._ready(lever):
+                self._move(lever, state, value)
+
+    def restore(self) -> None:
+        """As `Governor.restore`."""
+        with self._lock:
+            if not self._busy:
+                return
+            self._current = None
+            self._put_back([d for lever in self._levers.values() for d in lever.domains])
+            self._finish()
+            for lever in self._levers.values():
+                lever.claimed = False
+
+    # How clocks are found.
+
+    def _lever(self, cluster: Cluster) -> _Lever | None:
+        domains: list[ClockDomain] = []
+        try:
+            domains = self._domains(cluster)
+            values = {
+                state: value
+                for state in cluster.states
+                if None not in (each := [d.value_of(state.frequency_hz) for d in domains])
+                and len(set(each)) == 1
+                and (value := each[0]) is not None
+            }
+        except OSError as error:
+            self._note(cluster, f"{error.strerror or error}")
+            return None
+        if missing := len(cluster.states) - len(values):
+            told = domains[0].describe()
+            self._note(cluster, f"{missing} of {len(cluster.states)} clocks are not here ({told})")
+        if not values:
+            _close(domains)
+            return None
+        return _Lever(cluster.name, domains, values)
+
+    def _domains(self, cluster: Cluster) -> list[ClockDomain]:
+        if not cluster.cpus:
+            return [self._checked(Devfreq(self._files, f"{DEVFREQ}/{cluster.name}"))]
+        wanted = set(cluster.cpus)
+        policies = cpu_policies(self._files)
+        folders = [folder for folder, cpus in policies.items() if set(cpus) & wanted]
+        if not folders:
+            raise OSError(errno.ENOENT, "no cpufreq policy has its CPUs")
+        if any(set(policies[folder]) - wanted for folder in folders):
+            raise OSError(errno.ENODEV, "its CPUs share a clock with others")
+        found: list[ClockDomain] = []
+        try:
+            for folder in folders:
+                kind = BySpeed if BySpeed.offered(self._files, folder) else ByLimits
+                found.append(self._checked(kind(self._files, folder)))
+        except OSError:
+            _close(found)
+            raise
+        return found
+
+    def _checked(self, domain: ClockDomain) -> ClockDomain:
+        if any(stuck["folder"] == domain.folder for stuck in self._stuck):
+            domain.close()
+            raise OSError(errno.EBUSY, "what an earlier run changed could not be put back")
+        return domain
+
+    def _note(self, cluster: Cluster, text: str) -> None:
+        self.notes.append(f"cluster {cluster.name}: {text[:1].lower()}{text[1:]}")
+
+    # Before the first write.
+
+    def _begin(self) -> None:
+        """Take the journal and put back what an earlier process left.
+
+        Raises:
+            CannotSet: another process has it, or it cannot be read.
+        """
+        assert self._journal is not None, "callers look"
+        try:
+            left = self._journal.take()
+        except (Busy, OSError) as error:
+            raise CannotSet(str(error)) from error
+        self._stuck = []
+        if left is not None and left["boot"] == self._boot() and left["root"] == self._identity:
+            done = watchdog.restore_domains(left["domains"], self._files.read, self._files.write)
+            self._stuck = done.failed
+            self.notes += [f"left by an earlier run: {error}" for error in done.errors]
+        if left is not None:
+            with contextlib.suppress(OSError):
+                self._journal.write(left | {"domains": self._stuck} if self._stuck else None)
+
+    def _boot(self) -> str:
+        return read_text(self._files, _BOOT_ID) or ""
+
+    def _ready(self, lever: _Lever) -> bool:
+        """Whether the lever may be moved; the first time, everything for that is done."""
+        if lever.claimed:
+            return True
+        try:
+            if not self._busy:
+                self._prepare()
+            for domain in lever.domains:
+                domain.claim()
+            lever.claimed = True
+        except (OSError, Taken, CannotSet) as error:
+            self._give_up(lever, error)
+            return False
+        return True
+
+    def _prepare(self) -> None:
+        """Look at everything that may be changed, and see to it that it is put back.
+
+        Raises:
+            CannotSet: nobody would put it back if this process were killed.
+            Taken, OSError: the settings make no sense or cannot be read.
+        """
+        if self._journal is not None:
+            self._begin()
+        try:
+            found = [
+                domain.find(sorted(set(lever.states.values())))
+                for lever in self._levers.values()
+                for domain in lever.domains
+            ]
+            record = self._record(found + self._stuck)
+            kept = self._write_journal(record)
+            watched = self._start_watchdog(record, kept) if self._is_local() else kept
+            if self._identity and not (kept or watched):
+                raise CannotSet("nobody would restore clocks if this process were killed")
+        except BaseException:
+            self._finish()
+            raise
+        self._busy = True
+        _LIVE.add(self)
+
+    def _is_local(self) -> bool:
+        return isinstance(self._files, LocalFiles)
+
+    def _write_journal(self, record: dict[str, Any]) -> bool:
+        if self._journal is None:
+            return False
+        try:
+            self._journal.write(record)
+        except OSError:
+            return False
+        return True
+
+    def _start_watchdog(self, record: dict[str, Any], kept: bool) -> bool:
+        """Whether it runs and knows what to restore."""
+        journal = str(self._journal.path) if kept and self._journal else ""
+        text = json.dumps(record).encode() + b"\n"
+        try:
+            self._watchdog = subprocess.Popen(
+                # -I and -S: nothing but the standard library, and none of the caller's settings.
+                [sys.executable, "-I", "-S", watchdog.__file__, journal, str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,  # says nothing: its end tells that the process has ended
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the whole group
+                cwd="/",
+                bufsize=0,
+            )
+            assert self._watchdog.stdin is not None, "it is a pipe"
+            self._watchdog.stdin.write(text)
+        except OSError:
+            self._stop_watchdog()
+            return False
+        return True
+
+    # Changing a clock, and what comes in between.
+
+    def _move(self, lever: _Lever, state: DvfsState, value: int) -> None:
+        try:
+            arrived = all([self._move_one(domain, value) for domain in lever.domains])
+        except Taken as error:
+            self._give_up(lever, error)
+            return
+        except OSError as error:
+            lever.refused += 1
+            if error.errno not in _PASSING or lever.refused >= _PATIENCE:
+                self._give_up(lever, error)
+            return
+        lever.refused = 0
+        if arrived:
+            self._current = state
+            return
+        told = f"{_wanted(state)} is not reached ({lever.domains[0].describe()})"
+        self._report(lever, "not reached", told)
+
+    def _move_one(self, domain: ClockDomain, value: int) -> bool:
+        try:
+            return domain.move(value)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            # A CPU that was unplugged and is back has new files, and its governor of before.
+            domain.reopen()
+            domain.claim()
+            return domain.move(value)
+
+    def _give_up(self, lever: _Lever, error: Exception) -> None:
+        """Leave this clock alone from now on, as it was found where that is possible."""
+        self._levers.pop(lever.name, None)
+        if self._busy:
+            self._put_back(lever.domains)
+            if not self._levers:
+                self._finish()
+        _close(lever.domains)
+        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        told = f"{said[:1].lower()}{said[1:]}; its clock is left alone from now on"
+        self._report(lever, "given up", told)
+
+    def _report(self, lever: _Lever, kind: str, text: str) -> None:
+        """Say it, once for each kind of trouble."""
+        if (lever.name, kind) in self._reported:
+            return
+        self._reported.add((lever.name, kind))
+        self._reasons.append(f"cluster {lever.name}: {text}")
+        warnings.warn(self._reasons[-1], ClockWarning, stacklevel=5)
+
+    # Putting back.
+
+    def _put_back(self, domains: list[ClockDomain]) -> None:
+        """Restore these, and try once more what could not be restored before."""
+        found = [domain.record() for domain in domains if domain.before] + self._stuck
+        done = watchdog.restore_domains(found, self._files.read, self._files.write)
+        self._stuck = done.failed
+
+    def _finish(self) -> None:
+        """Nothing of ours is set any more but what is stuck; that stays in the journal."""
+        if self._journal is not None:
+            with contextlib.suppress(OSError):
+                self._journal.write(self._record(self._stuck) if self._stuck else None)
+            self._journal.release()
+        self._stop_watchdog()
+        self._busy = False
+        _LIVE.discard(self)
+
+    def _record(self, domains: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "format": watchdog.FORMAT,
+            "token": secrets.token_hex(16),
+            "boot": self._boot(),
+            "root": self._identity,
+            "process": os.getpid(),
+            "domains": domains,
+        }
+
+    def _stop_watchdog(self) -> None:
+        dog, self._watchdog = self._watchdog, None
+        if dog is None:
+            return
+        assert dog.stdin is not None and dog.stdout is not None, "they are pipes"
+        with contextlib.suppress(OSError):  # it was killed
+            dog.stdin.write(watchdog.RESTORED)
+        with contextlib.suppress(OSError):
+            dog.stdin.close()
+        select.select([dog.stdout], [], [], _WAIT_S)
+        dog.stdout.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            dog.wait(_WAIT_S)
+
+    def _forget(self) -> None:
+        """In a forked process: clocks are its parent's, and so is the watchdog."""
+        self._lock = RLock()
+        self._busy, self._current = False, None
+        self._levers = {}
+        self._reasons = ["clocks are set by the process this one was forked from"]
+        if self._journal is not None:
+            self._journal.release()
+        dog, self._watchdog = self._watchdog, None
+        if dog is not None:
+            assert dog.stdin is not None and dog.stdout is not None, "they are pipes"
+            dog.stdin.close()
+            dog.stdout.close()
+            dog.returncode = 0  # not this process's child: nothing to wait for
+
+
+def _wanted(state: DvfsState) -> str:
+    return "a clock" if state.frequency_hz is None else f"{state.frequency_hz / 1e6:g} MHz"
+
+
+def _close(domains: Sequence[ClockDomain]) -> None:
+    for domain in domains:
+        domain.close()
+
+
+#: Governors that have changed something: they must not go away before they have restored it.
+_LIVE: set[SysfsGovernor] = set()
+
+
+def _restore_all() -> None:
+    for governor in list(_LIVE):
+        governor.restore()
+
+
+def _forget_all() -> None:
+    for governor in list(_LIVE):
+        governor._forget()
+    _LIVE.clear()
+
+
+atexit.register(_restore_all)
+os.register_at_fork(after_in_child=_forget_all)
