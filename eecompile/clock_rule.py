@@ -11,7 +11,7 @@ from eecompile.figures import hertz, milliseconds
 
 __all__ = ["ClockRule", "Objective"]
 
-Objective = Literal["lowest_energy", "lowest_latency", "race_to_idle", "fixed"]
+Objective = Literal["lowest_energy", "lowest_latency", "race_to_idle", "fixed", "unchanged"]
 
 _MOST_STATES = 10_000
 
@@ -23,7 +23,8 @@ class ClockRule:
     Attributes:
         objective: "lowest_energy": least energy within the deadline; "lowest_latency": the fastest
             clock; "race_to_idle": the fastest clock while a sample is computed, the one of lowest
-            power until the next; "fixed": always `frequency_hz`.
+            power until the next; "fixed": always `frequency_hz`; "unchanged": clocks are left as they
+            are, and decisions made as if that were the fastest.
         deadline_s: by when the answer to a sample should be there, counted from its start; None
             where nothing depends on it.
         safe: after a wrong forecast the rest, at the top clock, still meets the deadline; where no
@@ -68,6 +69,11 @@ class ClockRule:
         """Whether an answer in time goes before the policy's choice of exit."""
         return self.safe or self.hard
 
+    @property
+    def sets_clocks(self) -> bool:
+        """Whether clocks are set at all."""
+        return self.objective != "unchanged"
+
     def __str__(self) -> str:
         """As the language writes it.
 
@@ -77,11 +83,13 @@ class ClockRule:
         frequency 600 MHz; frequency highest
         """
         clock = "highest" if self.objective == "lowest_latency" else self.objective
-        text = f"frequency {hertz(self.frequency_hz) if clock == 'fixed' else clock}"
-        if self.deadline_s is None:
-            return text
-        kind = " safe" if self.safe else " hard" if self.hard else ""
-        return f"{text}, deadline {milliseconds(self.deadline_s)}{kind}"
+        parts = [f"frequency {hertz(self.frequency_hz) if clock == 'fixed' else clock}"]
+        if not self.sets_clocks:
+            parts = []
+        if self.deadline_s is not None:
+            kind = " safe" if self.safe else " hard" if self.hard else ""
+            parts.append(f"deadline {milliseconds(self.deadline_s)}{kind}")
+        return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """JSON value from which `from_json` makes an equal rule.
