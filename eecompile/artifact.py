@@ -55,6 +55,7 @@ from eecompile.checked_json import (
     shortened,
 )
 from eecompile.compiled import CompiledGraph
+from eecompile.cost_table import CostTable
 from eecompile.diagnostics import CompileErrors, Diagnostic, InternalError
 from eecompile.manifest import (
     FORMAT,
@@ -104,7 +105,7 @@ class Contents:
         library: bytes of the shared library.
         weights: the blob its functions read.
         policies: in the `.ee` file's order.
-        costs: JSON value.
+        costs: what its pieces cost, None where nothing is known.
         measured: whether `costs` and the policies' reports hold measurements.
         vectors: arrays by name; see `eecompile.runtime.vectors`.
         segments_text, source_text: the segment graph's text, the `.ee` file's.
@@ -120,7 +121,7 @@ class Contents:
     source_text: str
     policies: Mapping[str, PolicyEntry] = field(default_factory=dict)
     default_policy: str | None = None
-    costs: Any = None
+    costs: CostTable | None = None
     measured: bool = False
     normalizations: Mapping[str, Normalization] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
@@ -140,10 +141,20 @@ class Artifact:
     texts: Mapping[str, bytes] = field(repr=False)
 
     @property
-    def costs(self) -> Any:
-        """The cost table as JSON."""
+    def costs(self) -> CostTable | None:
+        """What the network's pieces cost; None where nothing is known.
+
+        Raises:
+            CompileErrors: ``costs.json`` holds no cost table, or one of another network.
+        """
         with bad_json(self.path, "costs.json"):
-            return parse_json(self.texts["costs.json"])
+            value = parse_json(self.texts["costs.json"])
+            table = None if value is None else CostTable.from_json(value)
+            network = self.manifest.network
+            names = network.exit_names[:-1]
+            if table is not None and tuple(row.name for row in table.exits) != names:
+                raise JsonError(f"`exits` must be the network's: {shortened(list(names))}")
+            return table
 
     @property
     def segments_text(self) -> str:
@@ -237,7 +248,7 @@ def _files(contents: Contents) -> dict[str, memoryview]:
                 for name, policy in contents.policies.items()
             }
         ),
-        "costs.json": canonical_json(contents.costs),
+        "costs.json": canonical_json(contents.costs and contents.costs.to_json()),
         "reports.json": canonical_json(
             {name: dict(policy.report) for name, policy in contents.policies.items()}
         ),

@@ -165,9 +165,10 @@ def _print_build(summary: Mapping[str, Any]) -> None:
     from eecompile.report import held_out_lines
 
     full, threads = summary["full_depth"]["points"], summary["threads"]
+    measured = [point for point in full if point["provenance"] == "measured"]
     taken = ""
-    if full:
-        latency = milliseconds(full[0]["latency_s"])
+    if measured:
+        latency = milliseconds(measured[0]["latency_s"])
         taken = f", {latency} measured on {threads_in_words(threads)}"
     print(f"\n{summary['model']} for {summary['target']} ({summary['triple']})")
     rounded = summary["roundings"]

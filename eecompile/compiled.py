@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from eecompile.cost import Work
 from eecompile.ir import Graph, TensorType
 from eecompile.segments import SegmentGraph
 
@@ -59,7 +60,7 @@ class FunctionLike(Protocol):
     @property
     def threads(self) -> int: ...  # noqa: D102
     @property
-    def macs(self) -> int: ...  # noqa: D102
+    def work(self) -> Work: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Function:
         workspace_bytes: scratch memory of a call, whatever n is; it is followed by ...
         private_bytes: ... so much for each thread.
         threads: more threads than this gain nothing.
-        macs: multiply-accumulates of one sample.
+        work: what it does for one sample.
     """
 
     symbol: str
@@ -86,7 +87,12 @@ class Function:
     workspace_bytes: int
     private_bytes: int
     threads: int
-    macs: int
+    work: Work
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample."""
+        return self.work.macs
 
     @classmethod
     def of(cls, compiled: FunctionLike) -> Function:
@@ -98,7 +104,7 @@ class Function:
             compiled.workspace_bytes,
             compiled.private_bytes,
             compiled.threads,
-            compiled.macs,
+            compiled.work,
         )
 
 
@@ -118,9 +124,14 @@ class CompiledExit:
         return tuple(f for f in (self.head, self.comparator) if f is not None)
 
     @property
+    def work(self) -> Work:
+        """What head and comparator do for one sample."""
+        return sum((function.work for function in self.functions), Work())
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates of head and comparator, for one sample."""
-        return sum(function.macs for function in self.functions)
+        return self.work.macs
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +158,10 @@ class CompiledGraph:
     def exit_names(self) -> tuple[str, ...]:
         """Names by exit index; the last is the network's own answer, ``final``."""
         return (*(exit_.name for exit_ in self.exits), "final")
+
+    def named_segments(self) -> tuple[tuple[str, Function], ...]:
+        """The segments with the names that cutting gives them."""
+        return tuple((f"segment{index}", part) for index, part in enumerate(self.segments))
 
     def functions(self) -> tuple[Function, ...]:
         """Every function in execution order: segment 0, exit 0's, segment 1, ..."""

@@ -9,8 +9,10 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from eecompile.cache import Cache, digest, source_digest
+from eecompile.checked_json import ObjectReader
 from eecompile.compiled import Function
 from eecompile.console import Reporter
+from eecompile.cost import Work
 from eecompile.diagnostics import CompileErrors, Diagnostic, Span
 from eecompile.hardware import Machine
 from eecompile.ir import Graph, TensorType
@@ -170,7 +172,7 @@ def _described(function: Function) -> dict[str, object]:
         "workspace_bytes": function.workspace_bytes,
         "private_bytes": function.private_bytes,
         "threads": function.threads,
-        "macs": function.macs,
+        "work": function.work.to_json(),
     }
 
 
@@ -186,5 +188,5 @@ def _function(value: dict[str, object]) -> Function:
         int(str(value["workspace_bytes"])),
         int(str(value["private_bytes"])),
         int(str(value["threads"])),
-        int(str(value["macs"])),
+        Work.from_json(ObjectReader(value["work"], "work")),
     )

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import prod
+from typing import Any
 
+from eecompile.checked_json import ObjectReader
 from eecompile.ir import Graph, Op
 
-__all__ = ["Work", "graph_macs", "op_macs"]
+__all__ = ["WIDE_BYTES", "Work", "graph_macs", "op_macs", "op_work"]
+
+#: Sizes that the values a kernel touches are compared with: caches are of these sizes.
+WIDE_BYTES = tuple(1 << power for power in range(16, 26))
+
+_MOST = 1 << 62
+
+#: Operators that compute nothing: their bytes are counted, their elements are not.
+_MOVING = frozenset(
+    "Concat DepthToSpace Expand Gather GatherElements OneHot Pad Reshape Slice SpaceToDepth Tile "
+    "Transpose".split()
+)
+_PRODUCTS = frozenset(("Conv", "ConvTranspose", "MatMul"))
+#: Operators that visit what they read rather than what they write.
+_READING = frozenset(
+    "ArgMax ArgMin CumSum ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum".split()
+)
+#: Operators with a polynomial or a division for every element, and pow.
+_CURVED = frozenset(
+    "Celu Cos Div Elu Erf Exp Gelu Log LogSoftmax Mish Mod Pow Reciprocal Selu Sigmoid Sin "
+    "Softmax Softplus Softsign Sqrt Tanh".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +40,69 @@ class Work:
     Attributes:
         macs: multiply-accumulates of convolutions and matrix products, depthwise ones included.
         depthwise_macs: those of them that read each weight for one channel only.
-        elements: elements written by all other operators that compute something.
+        elements: elements that all other operators compute: those they write, of a pooling window
+            those it holds, of a reduction those it reads.
+        curved_elements: those of them that take a division, an exponential or the like.
         kernels: kernels it is compiled to.
         value_bytes: values read and written by its kernels, weights apart.
         weight_bytes: weights read.
+        wide_bytes: of `value_bytes` those of kernels whose values take more than each of
+            `WIDE_BYTES`, in that order.
     """
 
     macs: int = 0
     depthwise_macs: int = 0
     elements: int = 0
+    curved_elements: int = 0
     kernels: int = 0
     value_bytes: int = 0
     weight_bytes: int = 0
+    wide_bytes: tuple[int, ...] = (0,) * len(WIDE_BYTES)
+
+    def __add__(self, other: Work) -> Work:
+        """Both, one after the other.
+
+        >>> Work(macs=1, kernels=1) + Work(macs=2, kernels=1) == Work(macs=3, kernels=2)
+        True
+        """
+        *ours, wide = astuple(self)
+        *theirs, more = astuple(other)
+        sums = (a + b for a, b in zip(ours, theirs, strict=True))
+        return Work(*sums, tuple(a + b for a, b in zip(wide, more, strict=True)))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON value that `from_json` reads."""
+        return {
+            "macs": self.macs,
+            "depthwise_macs": self.depthwise_macs,
+            "elements": self.elements,
+            "curved_elements": self.curved_elements,
+            "kernels": self.kernels,
+            "value_bytes": self.value_bytes,
+            "weight_bytes": self.weight_bytes,
+            "wide_bytes": list(self.wide_bytes),
+        }
+
+    @classmethod
+    def from_json(cls, entry: ObjectReader) -> Work:
+        """The inverse of `to_json`.
+
+        Raises:
+            JsonError: the object holds no such counts; the message names the place.
+        """
+        macs = entry.whole("macs", _MOST)
+        depthwise = entry.whole("depthwise_macs", macs)
+        elements = entry.whole("elements", _MOST)
+        curved = entry.whole("curved_elements", elements)
+        kernels = entry.whole("kernels", _MOST)
+        values, weights = entry.whole("value_bytes", _MOST), entry.whole("weight_bytes", _MOST)
+        wide = entry.items("wide_bytes", len(WIDE_BYTES))
+        known = len(wide) == len(WIDE_BYTES) and all(type(n) is int for n in wide)
+        if not known or sorted([0, *wide, values]) != [0, *reversed(wide), values]:
+            count = len(WIDE_BYTES)
+            entry.fail("wide_bytes", f"{count} whole numbers from `value_bytes` falling to 0")
+        entry.done()
+        return cls(macs, depthwise, elements, curved, kernels, values, weights, tuple(wide))
 
 
 def op_macs(op: Op, graph: Graph) -> int:
@@ -47,6 +121,20 @@ def op_macs(op: Op, graph: Graph) -> int:
     if op.kind == "MatMul":
         return graph.types[op.outputs[0]].size * graph.types[op.inputs[0]].shape[-1]
     return 0
+
+
+def op_work(op: Op, graph: Graph) -> Work:
+    """What one operator computes; kernels and bytes depend on what it is compiled with."""
+    macs = op_macs(op, graph)
+    if op.kind in _PRODUCTS:
+        slides = op.kind != "MatMul" and op.attributes["group"] > 1
+        each = slides and graph.types[op.inputs[1]].shape[1] == 1
+        return Work(macs=macs, depthwise_macs=macs if each else 0)
+    if op.kind in _MOVING:
+        return Work()
+    visited = op.inputs[0] if op.kind in _READING else op.outputs[0]
+    elements = graph.types[visited].size * prod(op.attributes.get("kernel_shape", ()))
+    return Work(elements=elements, curved_elements=elements if op.kind in _CURVED else 0)
 
 
 def graph_macs(graph: Graph) -> int:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from eecompile.board import DvfsState
+from eecompile.checked_json import ObjectReader
 from eecompile.cost import Work
 
-__all__ = ["Cost", "CostRow", "CostTable", "Provenance"]
+__all__ = ["Cost", "CostRow", "CostTable", "Provenance", "total"]
 
 Provenance = Literal["measured", "modelled"]
 
@@ -99,8 +100,41 @@ class CostTable:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """JSON value from which `from_json` makes an equal table; keys scripts rely on."""
-        raise NotImplementedError
+        """JSON value from which `from_json` makes an equal table; keys scripts rely on.
+
+        Costs of a row are its `points`, one for each state where something is known.
+        """
+
+        def row(found: CostRow) -> dict[str, Any]:
+            work = found.work
+            return {
+                "name": found.name,
+                "macs": work.macs,
+                "bytes": work.value_bytes + work.weight_bytes,
+                "work": work.to_json(),
+                "points": _points(self.states, found.costs),
+            }
+
+        full = [self.full_depth(state) for state in range(len(self.states))]
+        transitions = self.transition_latency_s
+        return {
+            "target": self.target,
+            "board": self.board,
+            "device": self.device,
+            "threads": self.threads,
+            "states": [_state_json(state) for state in self.states],
+            "segments": [row(found) for found in self.segments],
+            "exits": [row(found) for found in self.exits],
+            "full_depth": {
+                "macs": sum(found.work.macs for found in self.segments),
+                "points": _points(self.states, full),
+            },
+            "transition_latency_s": None if transitions is None else dict(transitions),
+            "migration_latency_s": self.migration_latency_s,
+            "idle_power_w": self.idle_power_w,
+            "energy_covers": self.energy_covers,
+            "notes": list(self.notes),
+        }
 
     @classmethod
     def from_json(cls, value: Any) -> CostTable:
@@ -109,7 +143,120 @@ class CostTable:
         Raises:
             JsonError: the value is no such table; the message names the place.
         """
-        raise NotImplementedError
+        top = ObjectReader(value, "")
+        target, board = top.text("target"), top.text("board")
+        device = top.maybe("device", top.text)
+        threads = top.whole("threads", 1 << 30, 1)
+        states = _read_states(top)
+        segments = tuple(_read_row(entry, states) for entry in top.objects("segments"))
+        exits = tuple(_read_row(entry, states) for entry in top.objects("exits"))
+        full = top.take("full_depth")
+        transitions = top.maybe("transition_latency_s", top.mapping)
+        found = cls(
+            target,
+            board,
+            device,
+            threads,
+            states,
+            segments,
+            exits,
+            None if transitions is None else _read_transitions(transitions),
+            top.maybe("migration_latency_s", lambda key: _positive(top, key)),
+            top.maybe("idle_power_w", lambda key: _positive(top, key)),
+            top.text("energy_covers"),
+            top.texts("notes"),
+        )
+        top.done()
+        if len(segments) != len(exits) + 1:
+            top.fail("segments", "one more than `exits`")
+        if full != found.to_json()["full_depth"]:
+            top.fail("full_depth", "all segments together")
+        return found
+
+
+def _points(states: Sequence[DvfsState], costs: Sequence[Cost | None]) -> list[dict[str, Any]]:
+    return [
+        {
+            "cluster": state.cluster,
+            "frequency_hz": state.frequency_hz,
+            "voltage_v": state.voltage_v,
+            "latency_s": cost.latency_s,
+            "energy_j": cost.energy_j,
+            "provenance": cost.provenance,
+            "energy_provenance": cost.energy_provenance,
+        }
+        for state, cost in zip(states, costs, strict=True)
+        if cost is not None
+    ]
+
+
+def _state_json(state: DvfsState) -> dict[str, Any]:
+    return {
+        "cluster": state.cluster,
+        "frequency_hz": state.frequency_hz,
+        "voltage_v": state.voltage_v,
+        "core_power_w": state.core_power_w,
+    }
+
+
+def _read_states(top: ObjectReader) -> tuple[DvfsState, ...]:
+    found = []
+    for entry in top.objects("states", 10_000):
+        cluster = entry.text("cluster")
+        numbers = ("frequency_hz", "voltage_v", "core_power_w")
+        frequency, voltage, power = (_number_or_none(entry, key) for key in numbers)
+        entry.done()
+        found.append(DvfsState(cluster, frequency, voltage, power))
+    if len({(state.cluster, state.frequency_hz) for state in found}) < len(found):
+        top.fail("states", "different clocks")
+    return tuple(found)
+
+
+def _read_row(entry: ObjectReader, states: Sequence[DvfsState]) -> CostRow:
+    name, macs, nbytes = entry.text("name"), entry.take("macs"), entry.take("bytes")
+    work = Work.from_json(entry.object("work"))
+    if (macs, nbytes) != (work.macs, work.value_bytes + work.weight_bytes):
+        entry.fail("macs", "those of `work`, as must be `bytes`")
+    place = {(state.cluster, state.frequency_hz): index for index, state in enumerate(states)}
+    costs: list[Cost | None] = [None] * len(states)
+    for point in entry.objects("points", len(states)):
+        clock = (point.text("cluster"), _number_or_none(point, "frequency_hz"))
+        voltage = _number_or_none(point, "voltage_v")
+        cost = _read_cost(point)
+        point.done()
+        index = place.get(clock)
+        if index is None or costs[index] is not None or states[index].voltage_v != voltage:
+            point.fail("frequency_hz", "one of `states`, with its voltage, each once")
+        costs[index] = cost
+    entry.done()
+    return CostRow(name, work, tuple(costs))
+
+
+def _read_cost(point: ObjectReader) -> Cost:
+    latency, energy = _positive(point, "latency_s"), _number_or_none(point, "energy_j")
+    provenance, of_energy = point.take("provenance"), point.take("energy_provenance")
+    for key, given in (("provenance", provenance), ("energy_provenance", of_energy)):
+        if given not in get_args(Provenance) and (key == "provenance" or given is not None):
+            point.fail(key, "`measured` or `modelled`")
+    if (energy is None) != (of_energy is None):
+        point.fail("energy_provenance", "there exactly where there is `energy_j`")
+    return Cost(latency, energy, provenance, of_energy)
+
+
+def _read_transitions(by_cluster: Mapping[str, Any]) -> dict[str, float]:
+    entry = ObjectReader(by_cluster, "transition_latency_s")
+    return {name: _positive(entry, name) for name in by_cluster}
+
+
+def _positive(entry: ObjectReader, key: str) -> float:
+    found = entry.number(key)
+    if found < 0:
+        entry.fail(key, "a number from 0")
+    return found
+
+
+def _number_or_none(entry: ObjectReader, key: str) -> float | None:
+    return entry.maybe(key, lambda name: _positive(entry, name))
 
 
 def total(costs: Sequence[Cost | None]) -> Cost | None:

@@ -22,13 +22,15 @@ from eecompile.cache import Cache
 from eecompile.compiled import CompiledGraph
 from eecompile.compiling import Compiled, TunedKernels, compile_graphs, tune_graphs
 from eecompile.console import Reporter, Steps
+from eecompile.cost_table import CostTable
+from eecompile.costing import cost_table
 from eecompile.equivalence import Equivalence, compare_with_source, example_inputs
 from eecompile.exit_table import exit_rows
 from eecompile.freshness import Freshness
 from eecompile.hardware import Machine, machine, usable_cores
 from eecompile.head_fitting import ExitPlan, fit_plans, graphs_of, with_outputs
 from eecompile.ir import Graph
-from eecompile.latency import cost_table, cpu_name, measure
+from eecompile.latency import cpu_name, measure
 from eecompile.manifest import MOST_THREADS, Normalization, TargetInfo
 from eecompile.memory import Peak
 from eecompile.outcomes import ExitCosts
@@ -151,7 +153,7 @@ class _Build:
                 seed=self.options.seed,
             )
         with self.steps.step(f"write {self.output}"):
-            costs = cost_table(self.machine.name, segments, network, latencies)
+            costs = cost_table(self.machine, network, latencies)
             rules = {name: built.policy for name, built in policies.items()}
             contents = Contents(
                 version=__version__,
@@ -314,7 +316,7 @@ class _Build:
         segments: SegmentGraph,
         equivalence: Equivalence,
         policies: Mapping[str, BuiltPolicy],
-        costs: Mapping[str, Any],
+        costs: CostTable,
         peak: Peak,
     ) -> dict[str, Any]:
         roundings = equivalence.roundings
@@ -329,8 +331,8 @@ class _Build:
             "max_exit_error": equivalence.max_exit_error,
             "max_source_error": equivalence.max_source_error,
             "roundings": roundings and {"values": roundings.values, "apart": roundings.apart},
-            "full_depth": costs["full_depth"],
-            "threads": costs["threads"],
+            "full_depth": costs.to_json()["full_depth"],
+            "threads": costs.threads,
             "memory": peak.to_json(),
             "policies": {name: built.report for name, built in policies.items()},
             "passes_s": self.timing.seconds,

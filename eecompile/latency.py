@@ -1,4 +1,4 @@
-"""What each compiled function takes on this machine, measured, and an artifact's cost table."""
+"""What each compiled function takes on this machine, measured, and the cost table that gives."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
+from eecompile.board import DvfsState
 from eecompile.compiled import CompiledGraph, Function
+from eecompile.cost import Work
+from eecompile.cost_table import Cost, CostRow, CostTable
 from eecompile.outcomes import ExitCosts
 from eecompile.runtime.lane import Lane
 from eecompile.runtime.runner import Runner
-from eecompile.segments import SegmentGraph
 
-__all__ = ["Latencies", "cost_table", "cpu_name", "measure"]
+__all__ = ["Latencies", "cpu_name", "measure", "measured_table"]
 
 #: Rounds over the whole network, after a tenth as many to warm up; fewer for slow networks.
 _ROUNDS = 200
@@ -85,45 +86,23 @@ def _round(lane: Lane, functions: tuple[Function, ...], times: dict[str, list[fl
         times[function.symbol].append(perf_counter() - start)
 
 
-def cost_table(
-    target: str, segments: SegmentGraph, network: CompiledGraph, latencies: Latencies | None
-) -> dict[str, Any]:
-    """The artifact's ``costs.json``: per segment and exit, multiply-accumulates, bytes, points.
+def measured_table(target: str, board: str, state: DvfsState, latencies: Latencies) -> CostTable:
+    """What was measured, all of it at one state of a board."""
+    network = latencies.network
 
-    A point is an operating point with its latency and where that comes from. Where nothing was
-    measured there is none: no cost is made up.
-    """
+    def row(name: str, work: Work, *functions: Function) -> CostRow:
+        taken = sum(latencies.seconds[function.symbol] for function in functions)
+        return CostRow(name, work, (Cost(taken, provenance="measured"),))
 
-    def points(latency_s: float | None) -> list[dict[str, Any]]:
-        if latency_s is None:
-            return []
-        unknown = {"frequency_hz": None, "voltage_v": None, "energy_j": None}
-        return [unknown | {"latency_s": latency_s, "provenance": "measured"}]
-
-    def row(name: str, *functions: Function) -> dict[str, Any]:
-        values = [type_ for f in functions for _, type_ in (*f.inputs, *f.outputs)]
-        taken = sum(latencies.seconds[f.symbol] for f in functions) if latencies else None
-        return {
-            "name": name,
-            "macs": sum(f.macs for f in functions),
-            "bytes": sum(type_.nbytes for type_ in values),
-            "points": points(taken),
-        }
-
-    return {
-        "target": target,
-        "device": cpu_name() if latencies else None,
-        "threads": latencies.threads if latencies else None,
-        "segments": [
-            row(part.name, function)
-            for part, function in zip(segments.segments, network.segments, strict=True)
-        ],
-        "exits": [row(exit_.name, *exit_.functions) for exit_ in network.exits],
-        "full_depth": {
-            "macs": segments.macs,
-            "points": points(latencies.full_depth_s if latencies else None),
-        },
-    }
+    return CostTable(
+        target,
+        board,
+        cpu_name(),
+        latencies.threads,
+        (state,),
+        tuple(row(name, f.work, f) for name, f in network.named_segments()),
+        tuple(row(exit_.name, exit_.work, *exit_.functions) for exit_ in network.exits),
+    )
 
 
 def cpu_name() -> str:

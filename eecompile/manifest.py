@@ -13,6 +13,7 @@ from typing import Any
 
 from eecompile.checked_json import JsonError, ObjectReader, shortened
 from eecompile.compiled import CompiledExit, CompiledGraph, Function, Value
+from eecompile.cost import Work
 from eecompile.ir import TensorType
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 FORMAT = "eecompile artifact"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 MOST_THREADS = 1024  #: of a network; see team.c
 
@@ -213,7 +214,7 @@ def _function_json(function: Function) -> dict[str, Any]:
         "workspace_bytes": function.workspace_bytes,
         "private_bytes": function.private_bytes,
         "threads": function.threads,
-        "macs": function.macs,
+        "work": function.work.to_json(),
     }
 
 
@@ -293,7 +294,7 @@ def _read_function(entry: ObjectReader) -> Function:
         entry.whole("workspace_bytes", _MAX_BYTES),
         entry.whole("private_bytes", _MAX_BYTES),
         entry.whole("threads", 1 << 30, 1),
-        entry.whole("macs", 1 << 62),
+        Work.from_json(entry.object("work")),
     )
     entry.done()
     return found

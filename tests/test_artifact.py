@@ -91,14 +91,15 @@ def test_measurements_stand_apart(tmp_path: Path) -> None:
     def digest(**changes: Any) -> str:
         return content_digest(write_artifact(tmp_path / "out", tiny.contents(**changes)))
 
-    measured = [digest(costs={"latency_s": cost}, measured=True) for cost in (1, 2)]
+    one, two = (tiny.costs(tiny.network(), seconds) for seconds in (1.0, 2.0))
+    measured = [digest(costs=costs, measured=True) for costs in (one, two)]
     assert measured[0] == measured[1]
     entries = [PolicyEntry(tiny.contents().policies["fast"].rule, {"s": s}) for s in (1, 2)]
     reported = [
         digest(policies={"fast": entry}, measured=True, default_policy="fast") for entry in entries
     ]
     assert reported[0] == reported[1]
-    assert digest(costs=1) != digest(costs=2)
+    assert digest(costs=one) != digest(costs=two)
     assert digest(weights=OTHER) != measured[0]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tvm
 from tvm import tirx
 
-from eecompile.cost import graph_macs, op_macs
+from eecompile.cost import WIDE_BYTES, Work, op_work
 from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine
 from eecompile.ir import Graph
@@ -203,7 +203,7 @@ def kernel_counts(
         for called in calls:
             spec = called.spec
             uses[spec] = uses.get(spec, 0) + 1
-            work[spec] = _cycles(*_extent(called.group, placed.graph), machine)
+            work[spec] = _cycles(_work(called.group, placed.graph), machine)
     return [KernelCount(spec, count, work[spec]) for spec, count in uses.items()]
 
 
@@ -305,7 +305,6 @@ def _lowered(
         plan.nbytes,
         private_bytes,
         max((phase.threads for use in uses for phase in use.call.phases), default=1),
-        graph_macs(source),
         tuple(uses),
     )
     return function, entry
@@ -359,29 +358,37 @@ def _called(graph: Graph, kernels: _Kernels) -> tuple[Placed, list[_Called]]:
 _WORTH_A_THREAD = 3000
 
 
-def _extent(group: Group, graph: Graph) -> tuple[int, int]:
-    """Multiply-accumulates, and bytes of what is read and written."""
-    macs = sum(op_macs(op, graph) for op in group.ops)
-    return macs, sum(graph.types[name].nbytes for name in (*group.inputs, group.output))
+def _work(group: Group, graph: Graph) -> Work:
+    """What one kernel does; each tensor it touches is counted once."""
+    constants = [name for name in group.inputs if name in graph.constants]
+    values = [name for name in (*group.inputs, group.output) if name not in graph.constants]
+    nbytes = sum(graph.types[name].nbytes for name in values)
+    touched = Work(
+        kernels=1,
+        value_bytes=nbytes,
+        weight_bytes=sum(graph.types[name].nbytes for name in constants),
+        wide_bytes=tuple(nbytes if nbytes > size else 0 for size in WIDE_BYTES),
+    )
+    return sum((op_work(op, graph) for op in group.ops), touched)
 
 
-def _cycles(macs: int, nbytes: int, machine: Machine) -> float:
+def _cycles(work: Work, machine: Machine) -> float:
     """Of one core, where one vector is loaded or stored a cycle."""
-    return macs / (machine.lanes * machine.fma_per_cycle) + nbytes / (4 * machine.lanes)
+    loads = (work.value_bytes + work.weight_bytes) / (4 * machine.lanes)
+    return work.macs / (machine.lanes * machine.fma_per_cycle) + loads
 
 
 def _use(
     group: Group, graph: Graph, kernel: _Kernel, arguments: tuple[Address, ...], machine: Machine
 ) -> KernelUse:
-    macs, nbytes = _extent(group, graph)
-    sharing = max(1, int(_cycles(macs, nbytes, machine) // _WORTH_A_THREAD))
+    work = _work(group, graph)
+    sharing = max(1, int(_cycles(work, machine) // _WORTH_A_THREAD))
     phases = tuple(Shared(p.symbol, p.units, min(p.units, sharing)) for p in kernel.phases)
     return KernelUse(
         kernel.symbol,
         tuple(op.kind for op in group.ops),
         group.output,
         graph.types[group.output].shape,
-        macs,
-        nbytes,
+        work,
         Call(phases, arguments),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eecompile.cost import Work
 from eecompile.ir import TensorType
 from eecompile.targets.lowering.aot import Call
 
@@ -22,8 +23,7 @@ class KernelUse:
         operators: what it computes, the operator that its schedule is chosen by first.
         output: the value it computes, by its name in the network.
         shape: of that value in memory.
-        macs: multiply-accumulates of one sample.
-        nbytes: of the tensors it reads and writes, each counted once.
+        work: what it does for one sample; each tensor's bytes are counted once.
         call: its phases and what they are called with.
     """
 
@@ -31,9 +31,18 @@ class KernelUse:
     operators: tuple[str, ...]
     output: str
     shape: tuple[int, ...]
-    macs: int
-    nbytes: int
+    work: Work
     call: Call
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample."""
+        return self.work.macs
+
+    @property
+    def nbytes(self) -> int:
+        """Of the tensors it reads and writes, each counted once."""
+        return self.work.value_bytes + self.work.weight_bytes
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,6 @@ class CompiledFunction:
             each thread.
         private_bytes: see there.
         threads: more threads than this gain nothing.
-        macs: multiply-accumulates of one sample.
         kernels: the kernel calls of one sample, in order.
     """
 
@@ -64,8 +72,17 @@ class CompiledFunction:
     workspace_bytes: int
     private_bytes: int
     threads: int
-    macs: int
     kernels: tuple[KernelUse, ...]
+
+    @property
+    def work(self) -> Work:
+        """What its kernels do for one sample."""
+        return sum((use.work for use in self.kernels), Work())
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample."""
+        return self.work.macs
 
 
 @dataclass(frozen=True)

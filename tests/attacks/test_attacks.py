@@ -183,9 +183,9 @@ def manifest_that_is_a_list(folder: Path) -> None:
 # 3. The format version, before any field that another version may have changed.
 
 
-@attack("wrong-artifact-version", "Artifact version mismatch: runtime supports 2, artifact has 3")
+@attack("wrong-artifact-version", "Artifact version mismatch: runtime supports 3, artifact has 4")
 def future_version(folder: Path) -> None:
-    edit(folder, lambda m: (m.clear(), m.update(format="eecompile artifact", format_version=3)))
+    edit(folder, lambda m: (m.clear(), m.update(format="eecompile artifact", format_version=4)))
 
 
 @attack("bad-artifact", "`manifest.json` cannot be used: `format_version` must be a whole number")
@@ -215,10 +215,10 @@ def unknown_field(folder: Path) -> None:
 
 @attack(
     "bad-artifact",
-    CANNOT + "`segments[1].macs` must be a whole number from 0 to 4611686018427387904",
+    CANNOT + "`segments[1].work.macs` must be a whole number from 0 to 4611686018427387904",
 )
 def field_of_another_type(folder: Path) -> None:
-    edit(folder, lambda m: m["segments"][1].update(macs=True))
+    edit(folder, lambda m: m["segments"][1]["work"].update(macs=True))
 
 
 @attack(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from eecompile.artifact import read_artifact, write_artifact
 from eecompile.compiled import Function, Value
+from eecompile.cost import Work
 from eecompile.ir import TensorType
 from eecompile.memory import NetworkPlan, Peak, plan_network, workspace_bytes
 from eecompile.runtime.lane import Lane
@@ -35,7 +36,7 @@ def networks(draw: st.DrawFn) -> tuple[tuple[Value, ...], tuple[Function, ...]]:
         made = tuple(value(f"v{step}.{i}") for i in range(draw(st.integers(1, 3))))
         shared, own = (draw(st.sampled_from([0, 64, 100, 4096])) for _ in range(2))
         threads = draw(st.integers(1, 5))
-        functions.append(Function(f"f{step}", tuple(read), made, shared, own, threads, 1))
+        functions.append(Function(f"f{step}", tuple(read), made, shared, own, threads, Work()))
         known += made
     return inputs, tuple(functions)
 
@@ -98,7 +99,7 @@ def test_workspaces_hold_what_every_way_of_sharing_takes(
 
 def test_a_chain_takes_two_neighbours_and_a_workspace() -> None:
     values = [(f"v{i}", TensorType("float32", (1, 256))) for i in range(6)]
-    functions = [Function(f"f{i}", (values[i],), (values[i + 1],), 512, 0, 1, 1) for i in range(5)]
+    functions = [Function(f"f{i}", (values[i],), (values[i + 1],), 512, 0, 1, Work()) for i in range(5)]
     plan = plan_network(values[:1], functions, 1, 1)
     assert plan.nbytes == 2 * 1024 + 512
     assert plan_network(values[:1], functions, 10, 1).nbytes == 2 * 10240 + 512

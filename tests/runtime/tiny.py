@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 
 from eecompile.artifact import Contents, PolicyEntry
+from eecompile.board import DvfsState
 from eecompile.compiled import CompiledExit, CompiledGraph, Function, Value
+from eecompile.cost import Work
+from eecompile.cost_table import Cost, CostRow, CostTable
 from eecompile.ir import TensorType
 from eecompile.manifest import Normalization, TargetInfo
 from eecompile.policies import ExitPolicy, PatiencePolicy, ThresholdPolicy, to_json
@@ -51,7 +54,7 @@ B = _value("b", 1, dtype="int64")
 
 
 def _function(symbol: str, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> Function:
-    return Function(symbol, inputs, outputs, 256, 0, 2, 10 ** NAMES.index(symbol))
+    return Function(symbol, inputs, outputs, 256, 0, 2, Work(macs=10 ** NAMES.index(symbol)))
 
 
 def network() -> CompiledGraph:
@@ -138,6 +141,15 @@ POLICIES: Mapping[str, ExitPolicy] = {
 }
 
 
+def costs(graph: CompiledGraph, latency_s: float = 1e-3) -> CostTable:
+    """Every piece takes as long, at the one clock of a machine that does not tell it."""
+    found = (Cost(latency_s, provenance="measured"),)
+    segments = (CostRow(f"segment{i}", f.work, found) for i, f in enumerate(graph.segments))
+    exits = (CostRow(e.name, e.work, found) for e in graph.exits)
+    states = (DvfsState("cpu", None),)
+    return CostTable("host", "host", "a machine", 1, states, tuple(segments), tuple(exits))
+
+
 def contents(**changes: Any) -> Contents:
     """What an artifact of the network is written from."""
     graph, x = network(), inputs(16)
@@ -155,7 +167,7 @@ def contents(**changes: Any) -> Contents:
         source_text="eecompile 1\n",
         policies={name: PolicyEntry(to_json(policy)) for name, policy in POLICIES.items()},
         default_policy="fast",
-        costs={"segments": []},
+        costs=costs(graph),
         normalizations={"x": Normalization((0.5,), (0.25,))},
         labels=("cat", "dog", "eel"),
         fitted={"fast": {"accuracy": 0.5}},
