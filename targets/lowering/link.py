@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eecompile.diagnostics import ToolError
 from eecompile.hardware import Machine
 from eecompile.targets.linkers import Linker, find_linkers, remedy
 
-__all__ = ["Linker", "find_linkers", "link"]
+__all__ = ["Linker", "find_linkers", "link", "link_source"]
 
 #: Every library has the code that leads threads through its functions.
 _TEAM = Path(__file__).parent / "team.c"
@@ -35,22 +35,43 @@ def link(
     Raises:
         ToolError: no linker for the machine, or it could not be run or failed; its output is told.
     """
+    files = {f"part{index}.o": code for index, code in enumerate(objects)}
+    if team:
+        files[_TEAM.name] = _TEAM.read_bytes()
+    return _linked(files, list(files), (*symbols, *_TEAM_SYMBOLS * team), machine)
+
+
+def link_source(
+    sources: Sequence[Path], symbols: Sequence[str], machine: Machine, includes: Sequence[str] = ()
+) -> bytes:
+    """A shared library from C: the first of `sources`, which may include the others.
+
+    It exports `symbols` and nothing else. What it uses and does not define is found when it is
+    loaded.
+
+    Raises:
+        ToolError: as `link`.
+    """
+    files = {source.name: source.read_bytes() for source in sources}
+    options = [f"-I{folder}" for folder in includes]
+    return _linked(files, [sources[0].name, *options, "-ldl"], symbols, machine)
+
+
+def _linked(
+    files: Mapping[str, bytes], inputs: Sequence[str], symbols: Sequence[str], machine: Machine
+) -> bytes:
     linkers = find_linkers(machine)
     if not linkers:
         raise ToolError(f"No linker for `{machine.name}` ({machine.triple})", remedy(machine))
     with tempfile.TemporaryDirectory(prefix="eecompile-") as name:
         folder = Path(name)
-        files = [f"part{index}.o" for index in range(len(objects))]
-        for file, code in zip(files, objects, strict=True):
-            (folder / file).write_bytes(code)
-        if team:
-            (folder / _TEAM.name).write_bytes(_TEAM.read_bytes())
-            files.append(_TEAM.name)
-        exported = "".join(f" {symbol};" for symbol in (*symbols, *_TEAM_SYMBOLS * team))
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        exported = "".join(f" {symbol};" for symbol in symbols)
         (folder / "exports").write_text(f"{{ global:{exported} local: *; }};\n", encoding="ascii")
         command = [
             *linkers[0].command,
-            *("-shared", "-nostartfiles", "-o", "kernels.so", *files),
+            *("-shared", "-nostartfiles", "-o", "kernels.so", *inputs),
             *("-std=c11", "-O2", "-fPIC", "-pthread", "-lm"),
             *("-Wl,--build-id=none", "-Wl,--version-script=exports", "-s"),
         ]
