@@ -139,14 +139,18 @@ def test_a_safe_or_hard_deadline_is_never_missed_if_any_answer_can_be_in_time(
         assert elapsed <= deadline * (1 + 1e-9)
 
 
-def test_the_lowest_clock_that_meets_the_deadline_is_taken_where_it_costs_least() -> None:
-    scheduler = Scheduler(small(), ClockRule("lowest_energy", 9.0, start=TOP))
+def test_the_cheapest_clock_that_keeps_the_deadline_is_taken() -> None:
+    scheduler = Scheduler(small(), ClockRule("lowest_energy", 40 * MS, start=TOP))
     assert scheduler.begin(0, TOP) == Step(0, TOP)
-    # 9 cycles at the top clock took 2.25; 17 more until exit 2 fit into 6.75 from 4 a second on.
-    assert scheduler.after(0, 2, 2.25 * MS, TOP) == Step(2, LOW)
-    assert scheduler.after(0, 2, 9.0 - 17 * MS, TOP) == Step(2, LOW)
-    assert scheduler.after(0, 2, 9.0 - 16.9 * MS, TOP) == Step(2, MID)
-    assert scheduler.after(0, 2, 9.0 - 8.4 * MS, TOP) == Step(2, TOP)
+    # 17 cycles from exit 0 to exit 2: 17, 8.5 or 4.25 ms.
+    assert scheduler.after(0, 2, 23 * MS, TOP) == Step(2, LOW)
+    assert scheduler.after(0, 2, 23.1 * MS, TOP) == Step(2, MID)
+    assert scheduler.after(0, 2, 31.5 * MS, TOP) == Step(2, MID)
+    assert scheduler.after(0, 2, 31.6 * MS, TOP) == Step(2, TOP)
+    # Where nothing is forecast, 26 to the end with every head: 26, 13 or 6.5 ms.
+    assert scheduler.after(0, 2, 14 * MS, TOP, forecast=False) == Step(2, LOW)
+    assert scheduler.after(0, 2, 23 * MS, TOP, forecast=False) == Step(2, MID)
+    assert scheduler.after(0, 2, 33 * MS, TOP, forecast=False) == Step(2, TOP)
 
 
 def test_a_missed_deadline_goes_on_at_the_top_clock() -> None:
@@ -165,12 +169,11 @@ def test_a_safe_deadline_keeps_time_for_the_rest_at_the_top_clock() -> None:
 
 
 def test_when_time_runs_out_a_safe_deadline_prefers_the_end_and_a_hard_one_the_forecast() -> None:
-    # At the top clock the end is 6 ms away, and 6.25 with the head of exit 1.
-    for kind, step in (("safe", Step(3, TOP, True)), ("hard", Step(1, TOP))):
-        rule = ClockRule("lowest_energy", 8 * MS, safe=kind == "safe", hard=kind == "hard")
-        assert Scheduler(small(), rule).after(0, 1, 2 * MS, TOP) == step._replace(
-            state=TOP if kind == "safe" else MID
-        )
+    # The end is 6 ms away at the top clock, and 6.25 with the head of exit 1.
+    safe = Scheduler(small(), ClockRule("lowest_energy", 8 * MS, safe=True))
+    hard = Scheduler(small(), ClockRule("lowest_energy", 8 * MS, hard=True))
+    assert safe.after(0, 1, 2 * MS, TOP) == Step(3, TOP, True)
+    assert hard.after(0, 1, 2 * MS, TOP) == Step(1, MID)
 
 
 @pytest.mark.parametrize("kind", ["safe", "hard"])
@@ -216,15 +219,11 @@ def test_clocks_change_where_that_saves_more_than_it_costs() -> None:
 
 
 def test_coming_back_is_counted() -> None:
-    # Going down costs 9 W x 100 ms; the stretch is 9 cycles: 18 J low, 81/4 J at the top.
-    rule = ClockRule("lowest_energy", start=TOP)
-    there = table_of(CLOCKS, [800, 800], [1], transitions={"cpu": 0.0})
-    assert Scheduler(there, rule).after(0, 1, 0.0, TOP).state == LOW
-    # 0.8 J at the low clock, 1.8 J at the top: there alone would pay, there and back does not.
-    for transition, state in ((0.05, LOW), (0.1, TOP)):
-        table = table_of(CLOCKS[::2], [800, 800], [1], transitions={"cpu": transition})
-        found = Scheduler(table, ClockRule("lowest_energy", start=1)).after(0, 1, 0.0, 1)
-        assert found.state == (0 if state == LOW else 1)
+    # 9 cycles: 9 mJ at the low clock, 20.25 mJ at the top; each change 9 W for so long.
+    for transition_s, state in ((0.6 * MS, 0), (0.7 * MS, 1)):
+        table = table_of(CLOCKS[::2], [8] * 4, [1] * 3, transitions={"cpu": transition_s})
+        scheduler = Scheduler(table, ClockRule("lowest_energy", start=1))
+        assert scheduler.after(0, 1, 0.0, 1).state == state
 
 
 def test_waiting_until_the_deadline_counts_where_idle_power_is_known() -> None:
