@@ -60,6 +60,8 @@ class CostTable:
         board: name of the board whose clocks these are; "host" for this machine.
         device: the processor that was measured; None where nothing was.
         threads: cores that work on an answer.
+        governor: that chose the clock while measuring, "eecompile" where it was set for that;
+            None where nothing was measured or nothing chooses clocks.
         states: the clocks, clusters in the board's order, each by rising frequency.
         segments, exits: in execution order; one segment more than exits.
         transition_latency_s: by cluster; a cluster without one is not known to change clocks.
@@ -81,6 +83,7 @@ class CostTable:
     idle_power_w: float | None = None
     energy_covers: str = ""
     notes: tuple[str, ...] = ()
+    governor: str | None = None
 
     def full_depth(self, state: int) -> Cost | None:
         """All segments, no exit heads, at the state of that index; None where one is not known."""
@@ -122,6 +125,7 @@ class CostTable:
             "board": self.board,
             "device": self.device,
             "threads": self.threads,
+            "governor": self.governor,
             "states": [_state_json(state) for state in self.states],
             "segments": [row(found) for found in self.segments],
             "exits": [row(found) for found in self.exits],
@@ -165,6 +169,7 @@ class CostTable:
             top.maybe("idle_power_w", lambda key: _positive(top, key)),
             top.text("energy_covers"),
             top.texts("notes"),
+            top.maybe("governor", top.text),
         )
         top.done()
         if len(segments) != len(exits) + 1:
