@@ -74,6 +74,7 @@ __all__ = [
     "check_destination",
     "content_digest",
     "read_artifact",
+    "refusal_to_replace",
     "write_artifact",
 ]
 
@@ -214,7 +215,7 @@ def write_artifact(destination: str | Path, contents: Contents) -> Manifest:
         Manifest.from_json(parse_json(text))
     except JsonError as error:
         raise InternalError(f"the manifest would not be readable: {error}") from error
-    with replaced_directory(Path(destination), _refusal) as folder:
+    with replaced_directory(Path(destination), refusal_to_replace) as folder:
         for name, data in files.items():
             write_file(folder / name, data)
         write_file(folder / MANIFEST, text)
@@ -227,7 +228,7 @@ def check_destination(destination: str | Path) -> None:
     Raises:
         CompileErrors: other things are in the way, or nothing can be written there.
     """
-    check_replaceable(Path(destination), _refusal)
+    check_replaceable(Path(destination), refusal_to_replace)
 
 
 def content_digest(manifest: Manifest) -> str:
@@ -270,7 +271,7 @@ def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def _refusal(folder: Path) -> str:
+def refusal_to_replace(folder: Path) -> str:
     """Why a folder may not be replaced by an artifact, empty where it is one and nothing else."""
     try:
         with open(folder / MANIFEST, "rb") as file:
