@@ -23,8 +23,8 @@ class ClockRule:
     Attributes:
         objective: "lowest_energy": least energy within the deadline; "lowest_latency": the fastest
             clock; "race_to_idle": the fastest clock while a sample is computed, the one of lowest
-            power until the next; "fixed": always `frequency_hz`; "unchanged": clocks are left as they
-            are, and decisions made as if that were the fastest.
+            power until the next; "fixed": always `frequency_hz`; "unchanged": clocks are left as
+            they are, and decisions made as if that were the fastest.
         deadline_s: by when the answer to a sample should be there, counted from its start; None
             where nothing depends on it.
         safe: after a wrong forecast the rest, at the top clock, still meets the deadline; where no

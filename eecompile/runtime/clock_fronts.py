@@ -131,15 +131,17 @@ class ClockFronts:
         usable, start, asked = self.costs.usable, self.rule.start, self.rule.frequency_hz
         if start is not None and not (start < len(usable) and usable[start]):
             raise ValueError(f"no latencies are known at state {start}, the rule's start")
-        if asked is None:
-            return np.ones(len(usable), bool)
-        clocks = [state.frequency_hz for state in self.costs.states]
-        near = np.array([hz is not None and abs(hz - asked) <= _SAME_HZ for hz in clocks])
-        if not (usable & near).any():
-            raise ValueError(f"the cost table has no clock of {asked:g} Hz")
-        # In the fastest cluster that has it.
-        fastest = np.where(usable & near, self.costs.way_s(-1), inf).argmin()
-        return np.asarray(np.arange(len(near)) == fastest)
+        left = np.ones(len(usable), bool)
+        if asked is not None:
+            clocks = [state.frequency_hz for state in self.costs.states]
+            left = np.array([hz is not None and abs(hz - asked) <= _SAME_HZ for hz in clocks])
+            if not (usable & left).any():
+                raise ValueError(f"the cost table has no clock of {asked:g} Hz")
+        elif self.rule.sets_clocks:
+            return left
+        # A fixed clock is that of the fastest cluster that has it.
+        fastest = np.where(usable & left, self.costs.way_s(-1), inf).argmin()
+        return np.asarray(np.arange(len(left)) == fastest)
 
     def _home(self) -> int:
         if self.rule.start is not None:
