@@ -121,9 +121,10 @@ class _Descriptor:
         return os.pread(self._handle, 4096, 0).decode(errors="replace")
 
     def write(self, text: str) -> None:
-        if self._plain:
-            os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, text.encode(), 0)
+        data = text.encode()
+        os.pwrite(self._handle, data, 0)
+        if self._plain and os.fstat(self._handle).st_size > len(data):
+            os.ftruncate(self._handle, len(data))
 
     def close(self) -> None:
         if self._handle >= 0:
