@@ -7,10 +7,10 @@ It stands in an artifact's ``costs.json``. A cost says where it comes from: ``me
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from eecompile.board import DvfsState
+from eecompile.board import Cluster, DvfsState
 from eecompile.checked_json import ObjectReader
 from eecompile.cost import Work
 
@@ -69,6 +69,7 @@ class CostTable:
         idle_power_w: while waiting, None where not known.
         energy_covers: in words, what the energies include.
         notes: what the figures rest on, and what is missing, in sentences.
+        cpus: by cluster, Linux's numbers of its CPUs; a cluster that is not there has unknown ones.
     """
 
     target: str
@@ -84,6 +85,21 @@ class CostTable:
     energy_covers: str = ""
     notes: tuple[str, ...] = ()
     governor: str | None = None
+    cpus: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def clusters(self) -> tuple[Cluster, ...]:
+        """The clusters as a governor wants them: their CPUs and clocks."""
+        names = dict.fromkeys(state.cluster for state in self.states)
+        return tuple(
+            Cluster(
+                name,
+                "",
+                self.cpus.get(name, ()),
+                tuple(state for state in self.states if state.cluster == name),
+            )
+            for name in names
+        )
 
     def full_depth(self, state: int) -> Cost | None:
         """All segments, no exit heads, at the state of that index; None where one is not known."""
@@ -138,6 +154,7 @@ class CostTable:
             "idle_power_w": self.idle_power_w,
             "energy_covers": self.energy_covers,
             "notes": list(self.notes),
+            "cpus": {name: list(numbers) for name, numbers in self.cpus.items()},
         }
 
     @classmethod
@@ -170,6 +187,7 @@ class CostTable:
             top.text("energy_covers"),
             top.texts("notes"),
             top.maybe("governor", top.text),
+            _read_cpus(top.mapping("cpus")),
         )
         top.done()
         if len(segments) != len(exits) + 1:
@@ -251,6 +269,16 @@ def _read_cost(point: ObjectReader) -> Cost:
 def _read_transitions(by_cluster: Mapping[str, Any]) -> dict[str, float]:
     entry = ObjectReader(by_cluster, "transition_latency_s")
     return {name: _positive(entry, name) for name in by_cluster}
+
+
+def _read_cpus(by_cluster: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    entry = ObjectReader(by_cluster, "cpus")
+    found = {}
+    for name, numbers in by_cluster.items():
+        if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers):
+            entry.fail(name, "a list of numbers of CPUs")
+        found[name] = tuple(numbers)
+    return found
 
 
 def _positive(entry: ObjectReader, key: str) -> float:
