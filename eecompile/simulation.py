@@ -85,20 +85,19 @@ def simulate(
         state: the clock at hand before the first sample; the scheduler's `home` if not given.
     """
     asked = replay(policy, outputs, final)
-    keys, groups = np.unique(
-        np.column_stack([asked.evaluated, asked.exit]), axis=0, return_inverse=True
-    )
     walker = _Walker(scheduler, policy.forecasts)
-    paths = [(tuple(np.flatnonzero(key[:-1]).tolist()), int(key[-1])) for key in keys]
+    # Samples of one path that begin at one clock share what they cost.
+    paths = list(zip(map(bytes, np.packbits(asked.evaluated, axis=1)), asked.exit, strict=True))
     at = scheduler.home if state is None else state
-    known: dict[tuple[int, int], int] = {}
+    known: dict[tuple[Any, int], int] = {}
     found: list[_Course] = []
     picked = []
-    for group in groups.reshape(-1).tolist():
-        number = known.get((group, at))
+    for sample, path in enumerate(paths):
+        number = known.get((path, at))
         if number is None:
-            number = known[group, at] = len(found)
-            found.append(walker.course(*paths[group], at))
+            number = known[path, at] = len(found)
+            wanted = tuple(np.flatnonzero(asked.evaluated[sample]).tolist())
+            found.append(walker.course(wanted, int(path[1]), at))
         picked.append(number)
         at = found[number].state
     return _gathered(policy, outputs, final, found, np.array(picked), scheduler)
@@ -219,10 +218,9 @@ def _gathered(
     for index, seen in enumerate(outputs):
         here = np.flatnonzero(exits == index)
         logits[here] = policy.answer(index, _rows(seen, here))
-    for number, course in enumerate(courses):
-        if course.answered:
-            here = np.flatnonzero(picked == number)
-            forced[here] = _would_go_on(policy, outputs, here, course.evaluated)
+    for path, alike in _answered(courses, policy.start(1) is not None).items():
+        here = np.flatnonzero(np.isin(picked, alike))
+        forced[here] = _would_go_on(policy, outputs, here, path)
     deadline_s = scheduler.rule.deadline_s
     limit_s = nan if deadline_s is None else deadline_s * (1 + TOLERANCE)
     return Simulation(
@@ -237,6 +235,19 @@ def _gathered(
         each("transitions"),
         each("seconds_at"),
     )
+
+
+def _answered(courses: Sequence[_Course], remembers: bool) -> dict[tuple[int, ...], list[int]]:
+    """Exits at whose end the deadline had the answer given, and the courses that took them.
+
+    All of a course's exits if the policy remembers them, else the last alone.
+    """
+    found: dict[tuple[int, ...], list[int]] = {}
+    for number, course in enumerate(courses):
+        if course.answered:
+            path = course.evaluated if remembers else course.evaluated[-1:]
+            found.setdefault(path, []).append(number)
+    return found
 
 
 def _would_go_on(
