@@ -12,6 +12,7 @@ import pytest
 
 from eecompile.board import Board, Cluster
 from eecompile.board_file import board_names, read_board
+from eecompile.cli import main
 from eecompile.hardware import BOARDS
 
 FILES = sorted(BOARDS.glob("*.toml"))
@@ -118,6 +119,20 @@ def test_energy_of_a_clock_is_its_voltage_squared(board: Board, cluster: Cluster
         assert power is not None and state.voltage_v is not None and state.frequency_hz is not None
         ratio = (power / state.frequency_hz) / (highest / top.frequency_hz)
         assert ratio == pytest.approx((state.voltage_v / top.voltage_v) ** 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", BOARDS_WITH_CLOCKS)
+def test_energies_shown_are_the_voltages_squared(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["targets", "show", name]) == 0
+    shown = re.findall(r"^ *[0-9.]+ [MG]Hz .* ([0-9]+ %|-) *$", capsys.readouterr().out, re.M)
+    expected = []
+    for cluster in read_board(name).clusters:
+        for state in cluster.states:
+            low, high = state.voltage_v, cluster.states[-1].voltage_v
+            expected.append(f"{(low / high) ** 2:.0%}" if low and high else "-")
+    assert [text.replace(" ", "") for text in shown] == expected
 
 
 @pytest.mark.parametrize("name", BOARDS_WITH_CLOCKS)
