@@ -11,14 +11,27 @@ __all__ = ["check_policy", "needs_calibration"]
 
 
 def needs_calibration(policy: Policy) -> bool:
-    """Whether a threshold of the policy is left to be fitted."""
-    return policy.rule is not None and any(_is_open(term) for term in policy.rule.terms)
+    """Whether anything of the policy is left to be fitted."""
+    return policy.rule is not None and any(
+        _is_open(term) or _is_measured(term) for term in policy.rule.terms
+    )
 
 
 def _is_open(term: RuleTerm) -> bool:
+    """Whether there is something left to choose, so that a budget is kept."""
     if term.kind == "patience":
         return "count" not in term.options
+    if term.kind == "predicted":
+        return not {"beta", "start"} <= term.options.keys()
     return term.threshold is None
+
+
+def _is_measured(term: RuleTerm) -> bool:
+    """Whether it needs calibration data even where nothing is left to choose."""
+    return term.kind == "predicted" and (
+        term.options.get("forecast", "fitted") == "fitted"
+        or term.options.get("scale") == "mean_logit"
+    )
 
 
 def _is_given(policy: Policy, part: str) -> bool:
@@ -31,6 +44,8 @@ def check_policy(policy: Policy, spec: Spec, found: Diagnostics) -> None:
     before = len(found)
     for term in policy.rule.terms if policy.rule else ():
         _check_term(term, found)
+    if policy.rule is not None:
+        _check_alone(policy.rule, found)
     if policy.split is not None:
         check_call("unknown-rule", "split rule", policy.split, SPLITS, found)
     if isinstance(policy.frequency, Name) and policy.frequency not in FREQUENCIES:
@@ -76,6 +91,20 @@ def _check_term(term: RuleTerm, found: Diagnostics) -> None:
         found.error("bad-option", message, term.at("threshold"), "remove it")
 
 
+def _check_alone(rule: Rule, found: Diagnostics) -> None:
+    """A forecast saves the heads on its way, and any other rule would have to run them."""
+    for term in rule.terms:
+        if term.kind == "predicted" and len(rule.terms) > 1:
+            found.error(
+                "cannot-combine",
+                "`predicted` cannot be one of several rules",
+                term.span,
+                "runs no head between its forecasts, which the other rule would have to",
+                help="give each rule a policy of its own",
+            )
+            return
+
+
 def _check_against_model(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> None:
     """What a well-formed policy needs of the model, its exits and its data."""
     if not model.exits and model.auto_exits is None:
@@ -94,6 +123,7 @@ def _check_against_model(policy: Policy, model: Model, spec: Spec, found: Diagno
         elif term.measure in MEASURES:
             _check_trained(term, model, found)
         if term.kind == "predicted":
+            _check_trained(term, model, found)
             _check_start(term, model, found)
     _check_fit(policy, model, spec, found)
 
@@ -115,8 +145,8 @@ def _check_trained(term: RuleTerm, model: Model, found: Diagnostics) -> None:
         return
     found.error(
         "no-exits",
-        f"`{term.measure}` looks at trained heads, and no exit has one",
-        term.at("measure"),
+        f"`{term.measure or term.kind}` looks at trained heads, and no exit has one",
+        term.at("measure" if term.measure else "kind"),
         f"every head of `{model.name}` is `class_means`",
         help="use `confidence(class_means)`",
     )
@@ -125,7 +155,17 @@ def _check_trained(term: RuleTerm, model: Model, found: Diagnostics) -> None:
 def _check_start(term: RuleTerm, model: Model, found: Diagnostics) -> None:
     start = term.options.get("start")
     names = [exit.name for exit in model.exits]
-    if not isinstance(start, Name) or start in names or model.auto_exits is not None:
+    if not isinstance(start, Name) or model.auto_exits is not None:
+        return
+    heads = {exit.name: exit.head.kind for exit in model.exits}
+    if heads.get(start) == "class_means" and set(heads.values()) != {"class_means"}:
+        found.error(
+            "bad-option",
+            f"Nothing can leave at `{start}`",
+            term.at("start"),
+            "has no trained head, which `predicted` looks at",
+        )
+    if start in names:
         return
     found.error(
         "unknown-exit",
@@ -139,16 +179,16 @@ def _check_start(term: RuleTerm, model: Model, found: Diagnostics) -> None:
 def _check_fit(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> None:
     if policy.rule is None:
         return
+    if not any(map(_is_open, policy.rule.terms)) and _is_given(policy, "budget"):
+        found.error(
+            "nothing-to-fit",
+            f"Policy `{policy.name}` has a budget, and no threshold left to choose",
+            policy.at("budget"),
+            "cannot be met by choosing",
+            secondary=((policy.rule.span, "all given"),) if policy.rule.span else (),
+            help="remove the budget, or a threshold",
+        )
     if not needs_calibration(policy):
-        if _is_given(policy, "budget"):
-            found.error(
-                "nothing-to-fit",
-                f"Policy `{policy.name}` has a budget, and no threshold left to choose",
-                policy.at("budget"),
-                "cannot be met by choosing",
-                secondary=((policy.rule.span, "all given"),) if policy.rule.span else (),
-                help="remove the budget, or a threshold",
-            )
         _check_scale(policy.rule, spec.data_for(model), found)
         return
     fitted = [term for term in policy.rule.terms if _is_open(term) and term.kind != "predicted"]

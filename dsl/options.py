@@ -124,7 +124,13 @@ MEASURES = ("max_softmax", "entropy", "margin", "class_means")
 RULES: Mapping[str, Mapping[str, Option]] = {
     "confidence": {},
     "patience": {"count": whole(1, 1000)},
-    "predicted": {"start": name(), "window": whole(1, 1000), "scale": number(0)},
+    "predicted": {
+        "start": name(),
+        "window": whole(1, 1000),
+        "forecast": word("class_order", "sorted", "fitted"),
+        "scale": word("mean_logit", "probability"),
+        "beta": number(0),
+    },
     "learned_score": {},
 }
 

@@ -34,10 +34,9 @@ def unsupported(spec: Spec) -> tuple[Diagnostic, ...]:
 
 
 def _refuse_policy(policy: Policy, refuse: Callable[[str, Span | None], None]) -> None:
-    names = {"predicted": "Predicted exits are", "learned_score": "Learned scores are"}
     for term in policy.rule.terms if policy.rule else ():
-        if term.kind in names:
-            refuse(names[term.kind], term.span)
+        if term.kind == "learned_score":
+            refuse("Learned scores are", term.span)
     parts = {
         "offload": "Offloading is",
         "split": "Choosing where to split is",

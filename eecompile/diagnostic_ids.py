@@ -193,6 +193,11 @@ _LANGUAGE = {
         "Neither a head nor a comparator gives the distances the rule compares.",
         "exit when confidence(class_means), with linear heads only",
     ),
+    "cannot-combine": DiagnosticInfo(
+        "A rule stands beside others that it cannot be joined with.",
+        "A forecast saves the heads on its way; another rule would have to run them all.",
+        "exit when predicted or confidence(entropy)",
+    ),
     "nothing-to-fit": DiagnosticInfo(
         "A policy has a budget, and every threshold of its rule is given.",
         "Nothing is left to choose so that the budget is met.",

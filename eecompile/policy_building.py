@@ -10,10 +10,12 @@ from eecompile.artifact import PolicyEntry
 from eecompile.compiled import CompiledGraph
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
 from eecompile.dsl.check_policies import needs_calibration
+from eecompile.forecast_report import forecast_report
 from eecompile.outcomes import ExitCosts, evaluate
 from eecompile.policies import ExitPolicy, from_json, to_json
 from eecompile.policy_fitting import fit_policy
-from eecompile.record import CalibrateRecord, Record, TestRecord
+from eecompile.predicted_fitting import given_predicted
+from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord
 from eecompile.report import policy_report
 from eecompile.rule_family import given_policy
 from eecompile.spec import Policy
@@ -70,7 +72,14 @@ def build_policies(
         # What is reported is what the artifact's own form of the policy does.
         ready = from_json(made["policy"])
         held_out = evaluate(ready, test, costs) if isinstance(test, TestRecord) else None
-        found[policy.name] = BuiltPolicy(ready, policy_report(policy, made, held_out))
+        report = policy_report(policy, made, held_out)
+        if ready.forecasts:
+            report["forecast"] = {
+                split: forecast_report(ready, own)
+                for split, own in records.items()
+                if not isinstance(own, FitRecord)
+            }
+        found[policy.name] = BuiltPolicy(ready, report)
     problems.raise_errors()
     return found
 
@@ -96,6 +105,10 @@ def _given(written: Policy, network: CompiledGraph) -> dict[str, Any]:
         place = written.rule.span if written.rule else None
         why = "there are no calibration data for a network with one input and known classes"
         raise CompileErrors([Diagnostic("missing-data", message, place, notes=(why,))])
+    if written.rule is not None and written.rule.terms[0].kind == "predicted":
+        trained = {exit_.name: exit_.head is not None for exit_ in network.exits}
+        forecasting = given_predicted(written.rule.terms[0], trained)
+        return {"policy": to_json(forecasting), "point": None, "points": []}
     heads = [exit_.head is not None for exit_ in network.exits]
     class_means = [exit_.comparator is not None for exit_ in network.exits]
     policy = given_policy(written.rule, heads, class_means)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from eecompile.diagnostics import CompileErrors, Diagnostic, InternalError
+from eecompile.diagnostics import InternalError
+from eecompile.fitted_policy import Calibration, FittedPolicy, isotonic
 from eecompile.heads.logistic import fit_logistic
 from eecompile.operating_points import Search, Trial
-from eecompile.outcomes import ExitCosts, standard_error
-from eecompile.policies import ExitPolicy, NeverPolicy, replay, to_json
-from eecompile.policies.points import OperatingPoint, cheapest, most_accurate
+from eecompile.outcomes import ExitCosts
+from eecompile.policies import ExitPolicy, NeverPolicy
+from eecompile.policies.points import OperatingPoint
 from eecompile.policies.scores import max_softmax
+from eecompile.predicted_fitting import fit_predicted
 from eecompile.record import CalibrateRecord
 from eecompile.rule_family import RuleFamily, families
 from eecompile.spec import Budget, Rule
@@ -29,21 +29,6 @@ DEFAULT_BUDGET = Budget("accuracy_drop", 0.005)
 
 #: With what confidence a budget is to hold for data like the calibration data.
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class FittedPolicy:
-    """A policy that keeps its budget on the calibration data.
-
-    Attributes:
-        policy: the rule with its thresholds.
-        point: what it does on the calibration data.
-        points: settings for other budgets, cheapest first; empty where nothing is left to choose.
-    """
-
-    policy: ExitPolicy
-    point: OperatingPoint
-    points: tuple[OperatingPoint, ...]
 
 
 def fit_policy(
@@ -74,102 +59,36 @@ def fit_policy(
     """
     if not isinstance(record, CalibrateRecord):
         raise InternalError(f"a policy was to be fitted on a {type(record).__name__}")
+    calibration = Calibration(record, costs, budget or DEFAULT_BUDGET, confidence)
     if rule is None or not record.exits:
-        return _only(NeverPolicy(len(record.exits)), budget, record, costs, confidence)
+        return _only(NeverPolicy(len(record.exits)), budget, calibration)
+    if any(term.kind == "predicted" for term in rule.terms):
+        (term,) = rule.terms  # checked with the file
+        return fit_predicted(term, calibration, budget is not None)
     candidates = families(rule, record)
     if len(candidates) == 1 and candidates[0].given is not None:
-        return _only(candidates[0].policy(candidates[0].given), budget, record, costs, confidence)
-    limit = budget or DEFAULT_BUDGET
-    found = [
-        _Fitting(family, limit, record, costs, confidence).solve(seed) for family in candidates
-    ]
+        return _only(candidates[0].policy(candidates[0].given), budget, calibration)
+    found = [_Fitting(family, calibration).solve(seed) for family in candidates]
     feasible = [fitted for fitted in found if isinstance(fitted, FittedPolicy)]
     if feasible:
-        return max(feasible, key=lambda fitted: _rank(fitted.point, limit, costs))
-    reachable = min(value for value in found if isinstance(value, float))
-    raise CompileErrors([_infeasible(limit, reachable, record)])
+        best = calibration.best([fitted.point for fitted in feasible])
+        return next(fitted for fitted in feasible if fitted.point is best)
+    raise calibration.infeasible(min(value for value in found if isinstance(value, float)))
 
 
-def _rank(point: OperatingPoint, budget: Budget, costs: Mapping[str, ExitCosts]) -> float:
-    if budget.quantity == "accuracy_drop":
-        return -point.costs[next(iter(costs))]
-    return point.accuracy
-
-
-def _infeasible(budget: Budget, reachable: float, record: CalibrateRecord) -> Diagnostic:
-    least = Budget(budget.quantity, reachable, budget.statistic)
-    return Diagnostic(
-        "infeasible-budget",
-        f"No setting of the policy keeps the budget `{budget}`",
-        budget.span,
-        "cannot be kept",
-        notes=(
-            f"the strictest that can be kept on {len(record)} calibration samples, with a margin "
-            f"for their number, is {str(least).split('<= ')[1]}",
-        ),
-        help="allow more, or give the model earlier exits",
-    )
-
-
-def _only(
-    policy: ExitPolicy,
-    budget: Budget | None,
-    record: CalibrateRecord,
-    costs: Mapping[str, ExitCosts],
-    confidence: float,
-) -> FittedPolicy:
-    point = _point(policy, record, costs, confidence)
-    if budget is not None:
-        reached = _reached(point, budget)
-        if reached > budget.limit:
-            raise CompileErrors([_infeasible(budget, reached, record)])
+def _only(policy: ExitPolicy, budget: Budget | None, calibration: Calibration) -> FittedPolicy:
+    point = calibration.point(policy)
+    if budget is not None and not calibration.keeps(point):
+        raise calibration.infeasible(calibration.reached(point))
     return FittedPolicy(policy, point, ())
-
-
-def _reached(point: OperatingPoint, budget: Budget) -> float:
-    if budget.quantity == "accuracy_drop":
-        return point.accuracy_drop
-    return point.at_most[budget.quantity]
-
-
-def _point(
-    policy: ExitPolicy,
-    record: CalibrateRecord,
-    costs: Mapping[str, ExitCosts],
-    confidence: float,
-) -> OperatingPoint:
-    """What a setting does on the calibration data."""
-    z = NormalDist().inv_cdf(confidence)
-    replayed = replay(policy, record.outputs(), record.final)
-    right = replayed.correct(record.labels)
-    lost = (record.final.argmax(axis=1) == record.labels).astype(float) - right
-    paid = {name: cost.of(replayed) for name, cost in costs.items()}
-    return OperatingPoint(
-        to_json(policy),
-        float(right.mean()),
-        float(lost.mean()) + z * standard_error(lost),
-        {name: float(cost.mean()) for name, cost in paid.items()},
-        {name: float(cost.mean()) + z * standard_error(cost) for name, cost in paid.items()},
-    )
 
 
 class _Fitting:
     """One family, one budget, one record."""
 
-    def __init__(
-        self,
-        family: RuleFamily,
-        budget: Budget,
-        record: CalibrateRecord,
-        costs: Mapping[str, ExitCosts],
-        confidence: float,
-    ) -> None:
-        self.family, self.budget, self.record = family, budget, record
-        self.costs, self.confidence = costs, confidence
-        self.quantity = next(iter(costs))
-        if budget.quantity != "accuracy_drop":
-            self.quantity = budget.quantity
-        cost = costs[self.quantity]
+    def __init__(self, family: RuleFamily, calibration: Calibration) -> None:
+        self.family, self.calibration = family, calibration
+        cost = calibration.costs[calibration.quantity]
         given = {t: test[3] for t, test in enumerate(family.tests) if test[3] is not None}
         self.search = Search(
             [score for _, _, score, _ in family.tests],
@@ -182,9 +101,10 @@ class _Fitting:
 
     def _chances(self) -> list[Array]:
         """Chance of each sample to be right at each exit, judged by the scores of its tests."""
-        outputs = self.record.outputs()
+        record = self.calibration.record
+        outputs = record.outputs()
         policy = self.family.policy([0.0] * len(self.family.tests))
-        labels, final = self.record.labels, self.record.final
+        labels, final = record.labels, record.final
         chances = []
         for index, seen in enumerate(outputs):
             scores = [score for _, exit_, score, _ in self.family.tests if exit_ == index]
@@ -194,47 +114,38 @@ class _Fitting:
 
     def point(self, trial: Trial) -> OperatingPoint:
         """What a trial does, replayed by the policy itself."""
-        policy = self.family.policy(trial.thresholds)
-        return _point(policy, self.record, self.costs, self.confidence)
-
-    def keeps(self, point: OperatingPoint) -> bool:
-        """Whether the budget holds with the confidence wanted."""
-        return _reached(point, self.budget) <= self.budget.limit
+        return self.calibration.point(self.family.policy(trial.thresholds))
 
     def solve(self, seed: int) -> FittedPolicy | float:
         """The best setting within the budget, or the least that can be reached."""
+        judge = self.calibration
         if self.family.given is not None:
             point = self.point(self.search.never)
             fitted = FittedPolicy(point.make(), point, ())
-            return fitted if self.keeps(point) else _reached(point, self.budget)
+            return fitted if judge.keeps(point) else judge.reached(point)
         chain = [*self.search.chain(seed), self.search.never]
         points = [self.point(trial) for trial in chain]
-        best = self._best(points)
+        best = judge.best(points)
         if best is None:
-            return min(_reached(point, self.budget) for point in points)
+            return min(judge.reached(point) for point in points)
         best = self._refined(chain, points, best)
         return FittedPolicy(best.make(), best, tuple(points))
-
-    def _best(self, points: Sequence[OperatingPoint]) -> OperatingPoint | None:
-        if self.budget.quantity == "accuracy_drop":
-            return cheapest(points, self.quantity, self.budget.limit)
-        return most_accurate(points, self.quantity, self.budget.limit)
 
     def _refined(
         self, chain: Sequence[Trial], points: Sequence[OperatingPoint], best: OperatingPoint
     ) -> OperatingPoint:
         """What the hull leaves of the budget, used up on the way to the next point of the hull."""
-        low = points.index(best)
+        low, judge = points.index(best), self.calibration
         for high in (low - 1, low + 1):
-            if not 0 <= high < len(points) or self.keeps(points[high]):
+            if not 0 <= high < len(points) or judge.keeps(points[high]):
                 continue
             share, step = 0.0, 0.5
             for _ in range(10):
                 trial = self.search.between(chain[low], chain[high], share + step)
                 point = self.point(trial)
-                if self.keeps(point):
+                if judge.keeps(point):
                     share += step
-                    best = self._best([best, point]) or best
+                    best = judge.best([best, point]) or best
                 step /= 2
         return best
 
@@ -244,21 +155,12 @@ def _chance(scores: Sequence[Array], right: Array) -> Array:
     if not scores:
         return np.full(len(right), right.mean())
     if len(scores) == 1:
-        return _isotonic(scores[0], right)
+        return isotonic(scores[0], right)
     # Half a sample at either end keeps the log odds finite.
     bound = 0.5 / len(right)
-    chances = np.stack([_isotonic(score, right) for score in scores], axis=1)
+    chances = np.stack([isotonic(score, right) for score in scores], axis=1)
     chances = np.clip(chances, bound, 1 - bound)
     odds = np.log(chances / (1 - chances)).astype(np.float32)
     linear = fit_logistic(odds, right.astype(np.int64), 2, seed=0, penalties=[1e-4])
     logits = linear(odds)
-    return _isotonic(logits[:, 1] - logits[:, 0], right)
-
-
-def _isotonic(score: Array, right: Array) -> Array:
-    from scipy.optimize import isotonic_regression
-
-    order = np.argsort(score, kind="stable")
-    chance = np.empty(len(score))
-    chance[order] = isotonic_regression(right[order].astype(np.float64)).x
-    return chance
+    return isotonic(logits[:, 1] - logits[:, 0], right)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eecompile.figures import threads_in_words
+from eecompile.forecast_report import forecast_line
 from eecompile.outcomes import Interval, Report
 from eecompile.policy_fitting import DEFAULT_BUDGET
 from eecompile.spec import Policy
@@ -83,6 +84,9 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
             f"  latency {taken} ms, measured, {threads_in_words(threads or 1)}, compiled code"
             " alone; `eval` times calls"
         )
+    forecast = report.get("forecast", {}).get("test")
+    if forecast is not None:
+        lines.append(f"  {forecast_line(forecast)}")
     if report["budget"]:
         lines.append(f"  budget {_kept(test['budget_missed_by'], test['budget_quantity'])}")
     return lines

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "svg_parts",
         "compiled",
         "deviation",
-        "cost_model",
+        *("cost_model", "cost_merging"),
         "memory",
         "manifest",
         "artifact",
@@ -66,8 +66,8 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "lark": ("dsl.parser",),
     "fdt": ("device_tree",),
     "networkx": ("passes.structure",),
-    "scipy": ("heads.", "policy_fitting"),
-    "sklearn": ("heads.", "policy_fitting"),
+    "scipy": ("heads.", "fitted_policy"),
+    "sklearn": ("heads.",),
 }
 
 

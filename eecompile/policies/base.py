@@ -42,6 +42,9 @@ class ExitPolicy(ABC):
     """
 
     kind: ClassVar[str]
+    #: Whether what `decide` returns foretells where a sample will leave, so that a clock can be
+    #: chosen for the way there; else it only says which head is evaluated next.
+    forecasts: ClassVar[bool] = False
     #: kind -> class, of every policy there is.
     kinds: ClassVar[dict[str, type[ExitPolicy]]] = {}
 

@@ -104,6 +104,7 @@ def test_what_can_be_built_is_not_refused() -> None:
                 "confidence(margin)",
                 "confidence(class_means) or confidence(max_softmax)",
                 "patience",
+                "predicted(start: e0, window: 8)",
             ]
         )
         for budget in ("mean macs <= 70 %", "mean latency <= 2 ms", "accuracy drop <= 1 %")[i % 3 :]
@@ -121,6 +122,10 @@ def test_what_can_be_built_is_not_refused() -> None:
         ("confidence(entropy)", True),
         ("confidence(entropy) >= 0.9", False),
         ("confidence(entropy) >= 0.9 or confidence(class_means)", True),
+        ("predicted(start: early)", True),
+        ("predicted(start: early, beta: 3)", True),
+        ("predicted(start: early, beta: 3, forecast: sorted)", False),
+        ("predicted(start: early, beta: 3, forecast: sorted, scale: mean_logit)", True),
         ("patience", True),
         ("patience(count: 2)", False),
     ],

@@ -14,6 +14,7 @@ from eecompile.policies import (
     ExitPolicy,
     NeverPolicy,
     PatiencePolicy,
+    PredictedPolicy,
     ThresholdPolicy,
     from_json,
     to_json,
@@ -122,6 +123,7 @@ POLICIES = [
     ClassMeansPolicy([inf, 0.1, 0.2]),
     PatiencePolicy(2, 3),
     NeverPolicy(3),
+    PredictedPolicy([2.0, inf, 3.0], 0, 2, forecast="fitted", limits=[[inf], None, [0.0]]),
     EitherPolicy([ClassMeansPolicy([0.5, inf, 0.1]), ThresholdPolicy("margin", [0.9, 0.8, 0.7])]),
 ]
 
