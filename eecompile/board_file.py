@@ -26,11 +26,11 @@ from eecompile.diagnostics import (
 from eecompile.hardware import BOARDS, Machine, detected, is_board_path, machine_names
 from eecompile.toml_places import TomlPlaces
 
-__all__ = ["board_names", "parse_board", "read_board"]
+__all__ = ["CLUSTER_NUMBERS", "MACHINE_NUMBERS", "board_names", "parse_board", "read_board"]
 
 _BYTES = Quantity("bytes", 1024, 2**30, whole=True)
 #: What `[machine]` may say besides texts. One vector is 16 (SVE, AVX) to 2048 bits wide.
-_MACHINE = {
+MACHINE_NUMBERS = {
     "lanes": Quantity("float32 values", 1, 64, whole=True),
     "registers": Quantity("registers", 8, 64, whole=True),
     "fma_latency": Quantity("cycles", 1, 32, whole=True),
@@ -44,11 +44,12 @@ _BOARD = {
     "idle_power_w": Quantity("W", 0, 1000, hint="watts, not milliwatts"),
     "migration_latency_s": Quantity("s", 0, 1, above=True, hint="seconds, not microseconds"),
 }
-_CLUSTER = {
+#: What a cluster may say in single numbers.
+CLUSTER_NUMBERS = {
     "dynamic_power_coefficient": Quantity("uW/MHz/V^2", 1, 100_000),
     "static_power_w": Quantity("W", 0, 100, hint="watts, not milliwatts"),
     "transition_latency_s": Quantity("s", 0, 1, above=True, hint="seconds, not nanoseconds"),
-    "lanes": _MACHINE["lanes"],
+    "lanes": MACHINE_NUMBERS["lanes"],
     "fma_per_cycle": Quantity("per cycle", 0.125, 8),
     "l2_bytes": _BYTES,
 }
@@ -198,7 +199,7 @@ def _machine(top: Reader, name: str) -> Machine | None:
         help = 'at least `[machine]` with `triple = "aarch64-linux-gnu"`'
         top.error("`[machine]` is missing", start, "nothing says what to compile for", help)
         return None
-    reader.only(("triple", "mcpu", "features", *_MACHINE))
+    reader.only(("triple", "mcpu", "features", *MACHINE_NUMBERS))
     if "triple" not in reader.table:
         reader.missing("triple", 'triple = "aarch64-linux-gnu"')
     triple, mcpu = reader.text("triple"), reader.text("mcpu")
@@ -207,7 +208,7 @@ def _machine(top: Reader, name: str) -> Machine | None:
             f"`{triple}` is no target triple", reader.value_at("triple"), "expected ARCH-OS-ABI"
         )
     features = reader.texts("features")
-    read = {key: reader.number(key, quantity) for key, quantity in _MACHINE.items()}
+    read = {key: reader.number(key, quantity) for key, quantity in MACHINE_NUMBERS.items()}
     lanes = read["lanes"]
     if lanes is not None and int(lanes) & (int(lanes) - 1):
         reader.error(
@@ -249,7 +250,7 @@ def _clusters(top: Reader, machine: Machine | None) -> list[Cluster | None]:
 def _cluster(reader: Reader, machine: Machine | None) -> Cluster | None:
     """A cluster; None where something is wrong with it."""
     before = len(reader.found)
-    reader.only(("name", "core", "cpus", "states", "core_power_w", *_CLUSTER))
+    reader.only(("name", "core", "cpus", "states", "core_power_w", *CLUSTER_NUMBERS))
     name = reader.text("name")
     if not name:
         reader.missing("name", 'name = "big"')
@@ -268,7 +269,9 @@ def _cluster(reader: Reader, machine: Machine | None) -> Cluster | None:
     core = reader.text("core")
     cpus = reader.numbers("cpus", _CPU)
     states = _states(reader, name)
-    read: dict[str, Any] = {key: reader.number(key, range_) for key, range_ in _CLUSTER.items()}
+    read: dict[str, Any] = {
+        key: reader.number(key, range_) for key, range_ in CLUSTER_NUMBERS.items()
+    }
     if len(reader.found) > before or machine is None or cpus is None or not states:
         return None
     for key in ("lanes", "fma_per_cycle", "l2_bytes"):

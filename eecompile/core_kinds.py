@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 __all__ = ["CoreKind", "kind_named", "kind_of_compatible", "kind_of_part"]
 
-_WIKICHIP = "WikiChip, FLOPS, ARM microarchitectures"
+_CPUFP = "measured: github.com/pigirons/cpufp 93e165ea,"
+_MCA = "llvm-mca 14.0.6"
+_N1 = "LLVM commit 02cec0a4, AArch64SchedNeoverseN1.td"
 
 
 @dataclass(frozen=True)
@@ -25,48 +27,64 @@ class CoreKind:
         fma_per_cycle: 128-bit multiply-accumulates of float32 it starts in a cycle; None where no
             source was found.
         source: where `fma_per_cycle` comes from.
+        fma_latency: of one, through the accumulator; None where no source was found.
+        latency_source: where `fma_latency` comes from.
     """
 
     name: str
     mcpu: str
     fma_per_cycle: float | None = None
     source: str = ""
+    fma_latency: int | None = None
+    latency_source: str = ""
 
 
+_A57 = (1, f"{_MCA} -mcpu=cortex-a57: fmla.4s takes both FP pipes for a cycle; not measured")
+_A57_CHAIN = (4, f"{_MCA} -mcpu=cortex-a57: a chain of fmla.4s through the accumulator")
+_A77 = (2, "software optimization guide of the Cortex-A77, as quoted in LLVM commit 38c92c1e")
+_N1_CHAIN = (4, f"{_N1}: N1Write_4c_1V; for this core assumed or not measured")
+_A55_CHAIN = (4, "LLVM commit 1d7cce3f, AArch64SchedA55.td: CortexA55WriteFMAC; not measured")
 _KINDS = {
     kind.name: kind
     for kind in (
         CoreKind("cortex-a35", "cortex-a72"),
+        CoreKind("cortex-a53", "cortex-a72", 1, f"{_CPUFP} RockChip_RK3399.md: 8 flops a cycle"),
         CoreKind(
-            "cortex-a53",
-            "cortex-a72",
-            0.5,
-            "LLVM commit 02b3d4f4, AArch64SchedA53.td: A53WriteFMACQ takes the only FP multiply "
-            "pipe for two cycles",
+            *("cortex-a55", "cortex-a72"),
+            *(1, f"{_CPUFP} RockChip_RK3588.md: 8 flops a cycle"),
+            *_A55_CHAIN,
         ),
+        CoreKind("cortex-a57", "cortex-a57", *_A57, *_A57_CHAIN),
         CoreKind(
-            "cortex-a55",
-            "cortex-a72",
-            1,
-            "LLVM commit 1d7cce3f, AArch64SchedA55.td: both FP pipes are taken by a 128-bit "
-            "operation",
+            *("cortex-a72", "cortex-a72"),
+            *(1, f"{_CPUFP} Broadcom_BCM2711.md: 8 flops a cycle"),
+            *(3, "gem5 commit 6c72c355 (Cortex-A72 model): FMADD accumulate-to-accumulate"),
         ),
-        CoreKind("cortex-a57", "cortex-a57", 1, f"{_WIKICHIP}: Cortex-A57, 1 x 128-bit FMA"),
-        CoreKind("cortex-a72", "cortex-a72", 1, "assumed: as the Cortex-A57 it follows"),
-        CoreKind("cortex-a73", "cortex-a73"),
-        CoreKind("cortex-a75", "cortex-a75"),
-        CoreKind("cortex-a76", "cortex-a76", 2, f"{_WIKICHIP}: Cortex-A76, 2 x 128-bit FMA"),
-        CoreKind("cortex-a77", "cortex-a77", 2, f"{_WIKICHIP}: Cortex-A77, 2 x 128-bit FMA"),
-        CoreKind("cortex-a78", "cortex-a78", 2, f"{_WIKICHIP}: Cortex-A78, 2 x 128-bit FMA"),
-        CoreKind("cortex-a78ae", "cortex-a78ae", 2, f"{_WIKICHIP}: Cortex-A78, 2 x 128-bit FMA"),
+        # LLVM takes the Cortex-A57's model for these two.
+        CoreKind("cortex-a73", "cortex-a73", *_A57, *_A57_CHAIN),
+        CoreKind("cortex-a75", "cortex-a75", None, "", *_A57_CHAIN),
+        CoreKind(
+            *("cortex-a76", "cortex-a76"),
+            *(2, f"{_CPUFP} Broadcom_BCM2712.md: 16 flops a cycle"),
+            *_N1_CHAIN,
+        ),
+        CoreKind("cortex-a77", "cortex-a77", *_A77, *_N1_CHAIN),
+        CoreKind("cortex-a78", "cortex-a78", 2, f"assumed as Cortex-A77: {_A77[1]}", *_N1_CHAIN),
+        CoreKind("cortex-a78ae", "cortex-a78", 2, f"assumed as Cortex-A77: {_A77[1]}", *_N1_CHAIN),
         CoreKind("cortex-x1", "cortex-x1"),
         CoreKind("cortex-a510", "cortex-a510"),
         CoreKind("cortex-a710", "cortex-a710"),
         CoreKind("cortex-x2", "cortex-x2"),
         CoreKind("cortex-a715", "cortex-a715"),
         CoreKind("cortex-x3", "cortex-x3"),
-        CoreKind("neoverse-n1", "neoverse-n1", 2, f"{_WIKICHIP}: Neoverse N1, 2 x 128-bit FMA"),
-        CoreKind("neoverse-n2", "neoverse-n2", 2, f"{_WIKICHIP}: Neoverse N2, 2 x 128-bit FMA"),
+        CoreKind(
+            "neoverse-n1",
+            "neoverse-n1",
+            2,
+            f"{_N1}: N1UnitV0 and N1UnitV1; not measured",
+            *_N1_CHAIN,
+        ),
+        CoreKind("neoverse-n2", "neoverse-n2"),
         CoreKind("carmel", "carmel"),
     )
 }

@@ -1,6 +1,7 @@
 """Device trees: which CPUs a board has, at which clocks and voltages they run.
 
-Read from a blob (a `.dtb` file, or ``/sys/firmware/fdt`` of a running system). Names follow the
+Read from a blob (a `.dtb` file, or ``/sys/firmware/fdt``), or from the folders in which a running
+system shows its own. Names follow the
 bindings of Linux's Documentation/devicetree/bindings: cpus.yaml, opp/opp-v2.yaml, cpu-capacity.txt.
 """
 
@@ -9,13 +10,19 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from eecompile.board import Cluster, DvfsState
 from eecompile.core_kinds import CoreKind, kind_of_compatible
 from eecompile.diagnostics import CompileErrors, Diagnostic, missing_package
+from eecompile.runtime.sysfs import SysFiles
 
-__all__ = ["CpuNode", "DeviceTree", "Opp", "read_device_tree"]
+__all__ = ["CpuNode", "DeviceTree", "Opp", "live_device_tree", "read_device_tree"]
+
+#: Where Linux shows the device tree it runs on, for everybody to read.
+_LIVE = "/sys/firmware/devicetree/base"
+_DEEPEST = 8
 
 #: Source: Linux Documentation/arch/arm64/booting.rst: a device tree "must not exceed 2 megabytes".
 _MOST_BYTES = 2 << 20
@@ -292,8 +299,8 @@ def _legacy_opps(node: _Node) -> tuple[Opp, ...]:
     return tuple(rows[frequency] for frequency in sorted(rows))
 
 
-def read_device_tree(blob: bytes, name: str) -> DeviceTree:
-    """The device tree of a blob; `name` is its file's.
+def read_device_tree(blob: bytes, path: str) -> DeviceTree:
+    """The device tree of a blob; `path` is its file's.
 
     Raises:
         CompileErrors: it is no device tree.
@@ -312,13 +319,59 @@ def read_device_tree(blob: bytes, name: str) -> DeviceTree:
         try:
             root = parse_dtb(blob).root
             if root is not None:
-                return DeviceTree(_copied(root), name)
+                return DeviceTree(
+                    _copied(root), PurePath(path).name if "/sys/" not in path else path
+                )
             problem = "it has no nodes"
         except Exception as error:  # the library raises whatever a damaged blob runs into
             problem = f"it is damaged ({type(error).__name__}: {error})"
-    message = f"`{name}` is no device tree: {problem}"
+    message = f"`{path}` is no device tree: {problem}"
     help = "give a flattened device tree: /sys/firmware/fdt, or a .dtb file"
-    raise CompileErrors([Diagnostic("bad-board", message, path=name, help=help)])
+    raise CompileErrors([Diagnostic("bad-board", message, path=path, help=help)])
+
+
+def live_device_tree(files: SysFiles) -> DeviceTree | None:
+    """The device tree of a running system, of which only CPUs, caches and clocks are read.
+
+    None where it shows none, as on x86.
+    """
+    try:
+        names = files.names(_LIVE)
+    except OSError:
+        return None
+    root = _Node("/", {})
+    for name in names:
+        if name in ("model", "compatible"):
+            root.properties[name] = _content(files, f"{_LIVE}/{name}") or b""
+        elif name == "cpus" or "opp" in name or "cache" in name:
+            root.children[name] = _walked(files, f"/{name}", _DEEPEST)
+    return DeviceTree(root, _LIVE)
+
+
+def _walked(files: SysFiles, path: str, depth: int) -> _Node:
+    """A node with its properties and what is below it; what cannot be read is left out."""
+    node = _Node(path, {})
+    try:
+        names = files.names(_LIVE + path) if depth else []
+    except OSError:
+        names = []
+    for name in names:
+        data = _content(files, f"{_LIVE}{path}/{name}")
+        if data is None:
+            node.children[name] = _walked(files, f"{path}/{name}", depth - 1)
+        else:
+            node.properties[name] = data
+    return node
+
+
+def _content(files: SysFiles, path: str) -> bytes | None:
+    """A property; None for a folder, which is a node."""
+    try:
+        return files.read_bytes(path)
+    except IsADirectoryError:
+        return None
+    except OSError:
+        return b""
 
 
 def _copied(root: Any) -> _Node:

@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from eecompile.board import Board, Cluster, DvfsState, Sensor
-from eecompile.core_kinds import CoreKind, kind_named, kind_of_part
-from eecompile.device_tree import DeviceTree, read_device_tree
+from eecompile.board import Board, Cluster, DvfsState
+from eecompile.core_kinds import kind_named
+from eecompile.device_tree import DeviceTree, live_device_tree, read_device_tree
 from eecompile.diagnostics import CompileErrors, ToolError
-from eecompile.hardware import Machine, described, machine, parse_cpu_features
+from eecompile.hardware import Machine, machine
+from eecompile.host_processor import core_name
+from eecompile.host_sensors import sensors_of
+from eecompile.runtime.clock_domains import CPUFREQ, cpu_list
 from eecompile.runtime.sysfs import SysFiles, matching, number_in, read_number, read_text
 
-__all__ = ["Found", "board_of", "device_tree_of", "host_board", "machine_of", "named"]
+__all__ = [
+    "board_of",
+    "cpus_in_words",
+    "device_tree_of",
+    "filled",
+    "host_board",
+    "named",
+]
 
 _CPUS = "/sys/devices/system/cpu"
 _FDT = "/sys/firmware/fdt"
@@ -27,39 +37,27 @@ _MODEL = "/sys/kernel/debug/energy_model"
 _ETERNAL = 0xFFFF_FFFF
 
 
-@dataclass
-class Found:
-    """A board, and in words what could not be found out about it.
-
-    Attributes:
-        notes: one line each, told to the user and written into the file.
-    """
-
-    board: Board
-    notes: list[str] = field(default_factory=list)
-
-
 def host_board(files: SysFiles) -> Board:
-    """This machine with the clocks its kernel tells of.
+    """This machine with the clocks its kernel tells of, and what its device tree adds.
 
     Where there is no cpufreq it has one cluster "cpu" with one state: the clock /proc/cpuinfo
     tells, or None.
     """
-    return board_of(files, machine("host"), read_tree=False).board
+    return board_of(files, machine("host"), live_device_tree(files), [])
 
 
-def board_of(files: SysFiles, base: Machine, *, read_tree: bool = True) -> Found:
+def board_of(files: SysFiles, base: Machine, tree: DeviceTree | None, notes: list[str]) -> Board:
     """What the files of a running system tell; code is generated for `base`.
 
     Args:
         files: the system's.
         base: what is known of its processor.
-        read_tree: whether to look for voltages in the device tree, which takes half a second.
+        tree: its device tree.
+        notes: what is missing or left out is appended, a line each.
     """
-    notes: list[str] = []
     clusters = _from_cpufreq(files, notes)
     if clusters:
-        if read_tree and (tree := device_tree_of(files, notes)) is not None:
+        if tree is not None:
             told = tree.clusters([])
             clusters = [_with_tree(cluster, told) for cluster in clusters]
         clusters = [_with_energy_model(files, cluster, notes) for cluster in clusters]
@@ -68,9 +66,9 @@ def board_of(files: SysFiles, base: Machine, *, read_tree: bool = True) -> Found
             "no cpufreq: the kernel does not let clocks be seen or set; one state, the clock now"
         )
         clusters = [_only_clock(files, base)]
-    clusters = named([_filled(cluster, base) for cluster in clusters])
-    sensors, sources = _sensors(files)
-    board = Board(
+    clusters = named([filled(cluster, base) for cluster in clusters])
+    sensors, sources = sensors_of(files)
+    return Board(
         base.name,
         base,
         tuple(clusters),
@@ -78,7 +76,6 @@ def board_of(files: SysFiles, base: Machine, *, read_tree: bool = True) -> Found
         description=base.description,
         sources=sources,
     )
-    return Found(board, notes)
 
 
 def _only_clock(files: SysFiles, base: Machine) -> Cluster:
@@ -90,13 +87,13 @@ def _only_clock(files: SysFiles, base: Machine) -> Cluster:
     if 1e7 <= hertz <= 1e10:
         sources["states"] = "/proc/cpuinfo, cpu MHz"
     state = DvfsState("", hertz if "states" in sources else None)
-    return Cluster("", _core(files, cpus), cpus, (state,), sources=sources)
+    return Cluster("", core_name(files, cpus), cpus, (state,), sources=sources)
 
 
 def _from_cpufreq(files: SysFiles, notes: list[str]) -> list[Cluster]:
     """One cluster a policy, without names; policies of one CPU each that are alike are joined."""
     found = []
-    for policy in matching(files, f"{_CPUS}/cpufreq", "policy"):
+    for policy in matching(files, CPUFREQ, "policy"):
         cluster = _policy(files, policy, notes)
         if cluster is not None:
             found.append(cluster)
@@ -112,7 +109,7 @@ def _from_cpufreq(files: SysFiles, notes: list[str]) -> list[Cluster]:
     for cluster in joined:
         if cluster.cpus not in single:
             notes.append(
-                f"CPUs {_in_words(cluster.cpus)}: each has a clock of its own; one cluster here"
+                f"CPUs {cpus_in_words(cluster.cpus)}: each has a clock of its own; one cluster here"
             )
     return joined
 
@@ -130,7 +127,7 @@ def _alike(cluster: Cluster, other: Cluster) -> bool:
 
 def _policy(files: SysFiles, path: str, notes: list[str]) -> Cluster | None:
     cpus = cpu_list(read_text(files, f"{path}/related_cpus") or "")
-    if not cpus:
+    if not cpus or max(cpus) > 4095:
         notes.append(f"{path}: no CPUs can be read from related_cpus; left out")
         return None
     clocks, source = _clocks(files, path)
@@ -141,7 +138,7 @@ def _policy(files: SysFiles, path: str, notes: list[str]) -> Cluster | None:
         notes.append(f"{path}: the driver lists no clocks; only lowest and highest are known")
     alone = " of one CPU each" if len(cpus) == 1 else ""
     sources = {
-        "cpus": f"{_CPUS}/cpufreq/policy*/related_cpus{alone}" if alone else f"{path}/related_cpus",
+        "cpus": f"{CPUFREQ}/policy*/related_cpus{alone}" if alone else f"{path}/related_cpus",
         "states": source,
     }
     latency = read_number(files, f"{path}/cpuinfo_transition_latency")
@@ -153,7 +150,7 @@ def _policy(files: SysFiles, path: str, notes: list[str]) -> Cluster | None:
         notes.append(f"{path}: the driver does not know how long a change of clock takes")
     states = tuple(DvfsState("", clock) for clock in clocks)
     return Cluster(
-        "", _core(files, cpus), cpus, states, transition_latency_s=seconds, sources=sources
+        "", core_name(files, cpus), cpus, states, transition_latency_s=seconds, sources=sources
     )
 
 
@@ -172,45 +169,10 @@ def _hertz(texts: Iterable[str]) -> list[float]:
     return sorted(clock for clock in clocks if 1e7 <= clock <= 1e10)
 
 
-def cpu_list(text: str) -> tuple[int, ...]:
-    """CPU numbers of a list as Linux writes it; empty where it makes no sense.
-
-    >>> cpu_list("0-3,6"), cpu_list("4 5"), cpu_list("3-1"), cpu_list("0-99999999")
-    ((0, 1, 2, 3, 6), (4, 5), (), ())
-    """
-    found: set[int] = set()
-    for part in re.split(r"[,\s]+", text.strip()):
-        ends = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
-        if not ends or int(ends[2] or ends[1]) < int(ends[1]):
-            return ()
-        found.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
-    return tuple(sorted(found)) if max(found) < 4096 else ()
-
-
-def _core(files: SysFiles, cpus: Sequence[int]) -> str:
-    kind = _kind(files, cpus)
-    return kind.name if kind else ""
-
-
-def _kind(files: SysFiles, cpus: Sequence[int]) -> CoreKind | None:
-    """What /proc/cpuinfo says the first of these CPUs it tells of is."""
-    blocks = (read_text(files, "/proc/cpuinfo") or "").split("\n\n")
-    for block in blocks:
-        fields = {
-            key.strip(): value.strip()
-            for key, colon, value in (line.partition(":") for line in block.splitlines())
-            if colon
-        }
-        if number_in(fields.get("processor")) not in cpus:
-            continue
-        numbers = [fields.get(f"CPU {name}", "") for name in ("implementer", "part")]
-        if all(re.fullmatch(r"0x[0-9a-fA-F]{1,4}", number) for number in numbers):
-            return kind_of_part(int(numbers[0], 16), int(numbers[1], 16))
-    return None
-
-
 def device_tree_of(files: SysFiles, notes: list[str]) -> DeviceTree | None:
     """The running system's device tree; None where there is none or it cannot be read."""
+    if (live := live_device_tree(files)) is not None and live.cpus:
+        return live
     try:
         blob = files.read_bytes(_FDT)
     except FileNotFoundError:
@@ -303,7 +265,7 @@ def _unit(files: SysFiles, domain: str) -> float | None:
     return 1e-6 if int(release[1]) >= 6 else 1e-3
 
 
-def _filled(cluster: Cluster, base: Machine) -> Cluster:
+def filled(cluster: Cluster, base: Machine) -> Cluster:
     """A cluster with what its kind of core computes with, or else what `base` does."""
     sources = dict(cluster.sources)
     given: dict[str, Any] = {}
@@ -346,78 +308,10 @@ def named(clusters: Sequence[Cluster]) -> list[Cluster]:
     return found
 
 
-def _sensors(files: SysFiles) -> tuple[tuple[Sensor, ...], dict[str, str]]:
-    """Meters of energy and power, and where each was found."""
-    found: dict[str, tuple[Sensor, str]] = {}
-    for path in matching(files, "/sys/class/powercap", "intel-rapl:"):
-        if name := read_text(files, f"{path}/name"):
-            covers = "all cores and caches of a processor" if name.startswith("package") else ""
-            sensor = Sensor("rapl", name, "", covers)
-            found.setdefault(_sensor_key(sensor), (sensor, f"{path}/energy_uj"))
-    for path in matching(files, "/sys/class/hwmon", "hwmon"):
-        name = read_text(files, f"{path}/name")
-        for channel in _channels(files, path) if name else ():
-            label = _label(files, path, channel)
-            kind = "ina3221" if name == "ina3221" else "hwmon"
-            sensor = Sensor(kind, name or "", label)
-            found.setdefault(_sensor_key(sensor), (sensor, f"{path}/{channel}"))
-    sources = {key: source for key, (_, source) in found.items()}
-    return tuple(sensor for sensor, _ in found.values()), sources
-
-
-def _sensor_key(sensor: Sensor) -> str:
-    return f"sensor {sensor.name} {sensor.label}".rstrip()
-
-
-def _channels(files: SysFiles, path: str) -> list[str]:
-    """Files of a hwmon device that tell power or energy; an INA3221 tells currents."""
-    try:
-        names = files.names(path)
-    except OSError:
-        return []
-    wanted = re.compile(r"(power\d{1,2}_(input|average)|energy\d{1,2}_input|curr[1-3]_input)")
-    return [name for name in names if wanted.fullmatch(name)]
-
-
-def _label(files: SysFiles, path: str, channel: str) -> str:
-    """What a channel is called; of an INA3221 the voltage beside the current is."""
-    stem = channel.partition("_")[0]
-    labels = (f"{path}/{stem}_label", f"{path}/{stem.replace('curr', 'in')}_label")
-    return next((text for label in labels if (text := read_text(files, label))), stem)
-
-
-def machine_of(files: SysFiles, name: str) -> Machine | None:
-    """What /proc/cpuinfo and the caches of a running system tell; None where they tell nothing."""
-    text = read_text(files, "/proc/cpuinfo") or ""
-    arch = "aarch64" if re.search(r"^Features\s*:", text, re.MULTILINE) else "x86_64"
-    features = parse_cpu_features(text, arch)
-    if not features:
-        return None
-    cpus = cpu_list(read_text(files, f"{_CPUS}/online") or "")
-    caches = {level: _cache_bytes(files, level) for level in (1, 2)}
-    base = Machine(name, f"{arch}-linux-gnu")
-    found = described(base, features, caches[1], caches[2], len(cpus) or 1)
-    sources = {"lanes": "/proc/cpuinfo", "registers": "/proc/cpuinfo"}
-    sources |= {f"l{level}_bytes": f"{_CPUS}/cpu0/cache" for level, size in caches.items() if size}
-    if cpus:
-        sources["cores"] = f"{_CPUS}/online"
-    return replace(found, sources=sources)
-
-
-def _cache_bytes(files: SysFiles, level: int) -> int | None:
-    """Size of the first CPU's data cache of a level."""
-    for path in matching(files, f"{_CPUS}/cpu0/cache", "index"):
-        kind = read_text(files, f"{path}/type")
-        if read_number(files, f"{path}/level") == level and kind in ("Data", "Unified"):
-            size = re.fullmatch(r"(\d{1,9})([KM]?)", read_text(files, f"{path}/size") or "")
-            return int(size[1]) * {"": 1, "K": 1024, "M": 1024**2}[size[2]] if size else None
-    return None
-
-
-def _in_words(cpus: Sequence[int]) -> str:
+def cpus_in_words(cpus: Sequence[int]) -> str:
     """CPU numbers as Linux writes them.
 
-    >>> _in_words((0, 1, 2, 5))
+    >>> cpus_in_words((0, 1, 2, 5))
     '0-2,5'
     """
     runs: list[list[int]] = []
