@@ -413,9 +413,27 @@ def _inspect(verbs: Any) -> None:
 
 
 def _targets(verbs: Any) -> None:
-    parser = _verb(verbs, "targets", "list targets and boards", "eecompile targets show arm-cpu")
-    parser.add_argument("action", nargs="?", choices=("list", "show"), default="list")
-    parser.add_argument("name", nargs="?", help="the target to show")
+    parser = _verb(
+        verbs,
+        "targets",
+        "list targets and boards, show one, or make a board file of a running system",
+        "eecompile targets show raspberry-pi-4\n"
+        "  eecompile targets import -o mine.toml\n"
+        "  eecompile targets import --dtb rk3399-rockpro64.dtb -o rockpro64.toml",
+    )
+    parser.add_argument("action", nargs="?", choices=("list", "show", "import"), default="list")
+    parser.add_argument("name", nargs="?", help="the target to show: a name, or a .toml file")
+    importing = parser.add_argument_group("import")
+    importing.add_argument(
+        "--dtb", type=Path, metavar="FILE", help="from a device tree, not from this system"
+    )
+    importing.add_argument(
+        "--root", type=Path, metavar="DIR", help="where the system's /sys and /proc are (default /)"
+    )
+    importing.add_argument(
+        "-o", "--output", type=Path, help="the board file (default: standard output)"
+    )
+    importing.add_argument("--force", action="store_true", help="replace an existing file")
 
 
 def _doctor(verbs: Any) -> None:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eecompile.console import Steps, table
-from eecompile.diagnostics import CompileErrors, Diagnostic, did_you_mean_help
+from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.figures import milliseconds, percent, readable, threads_in_words
 
 if TYPE_CHECKING:
+    from eecompile.board import Board
     from eecompile.runtime.answers import Answer
 
 __all__ = [
@@ -360,9 +361,18 @@ def inspect(options: argparse.Namespace) -> int:
 
 
 def targets(options: argparse.Namespace) -> int:
-    """List targets, or show one with the source of every number."""
-    from eecompile.hardware import machine, machine_names
+    """List boards, show one with the source of every number, or make the file of one."""
+    from eecompile.board_file import board_names, read_board
+    from eecompile.board_report import board_json, board_row
 
+    if options.action == "import":
+        return _import_board(options)
+    given = [name for name in ("dtb", "root", "output") if getattr(options, name) is not None]
+    if given or (options.action == "list" and options.name):
+        found = f"`--{given[0]}`" if given else f"`{options.name}`"
+        message = f"`targets {options.action}` does not take {found}"
+        help = "eecompile targets [list | show NAME | import [--dtb FILE] [--root DIR] [-o FILE]]"
+        raise CompileErrors([Diagnostic("bad-argument", message, help=help)])
     if options.action == "show":
         found = machine(_known(options.name or "host", machine_names()))
         if options.json:
@@ -392,11 +402,53 @@ def targets(options: argparse.Namespace) -> int:
     return 0
 
 
-def _known(name: str, names: Sequence[str]) -> str:
-    if name in names:
-        return name
-    help_ = did_you_mean_help(name, names) or f"targets: {', '.join(names)}"
-    raise CompileErrors([Diagnostic("unknown-target", f"Unknown target `{name}`", help=help_)])
+def _print_board(board: Board) -> None:
+    from eecompile.board_report import cluster_in_words, cluster_rows, facts
+
+    print(f"{board.name}: {board.description}\n")
+    table(("", "value", "source"), facts(board), left=3)
+    for cluster in board.clusters:
+        print(f"\n{cluster.name}: {cluster_in_words(cluster)}")
+        columns = ("clock", "voltage", "power of a busy core", "energy of a cycle")
+        table(columns, cluster_rows(cluster), left=0)
+    if not board.clusters:
+        print("\nno clocks are known: nothing can be modelled for this board")
+
+
+def _import_board(options: argparse.Namespace) -> int:
+    """Make a board file; what it misses is said on standard error."""
+    from eecompile.atomic import replaced_file
+    from eecompile.board_import import import_device_tree, import_system, read_dtb
+    from eecompile.board_report import board_json
+    from eecompile.runtime.sysfs import LocalFiles
+
+    output: Path | None = options.output
+    if options.name or (options.dtb is not None and options.root is not None):
+        what = f"`{options.name}`" if options.name else "both `--dtb` and `--root`"
+        help = "name a device tree with --dtb, or a system's root with --root, or neither"
+        message = f"`targets import` does not take {what}"
+        raise CompileErrors([Diagnostic("bad-argument", message, help=help)])
+    if output is not None and output.exists() and not options.force:
+        message, help = f"`{output}` exists already", "give --force to replace it"
+        raise CompileErrors([Diagnostic("cannot-write", message, help=help, path=str(output))])
+    name = "imported" if output is None else output.stem
+    if options.dtb is not None:
+        found = import_device_tree(read_dtb(options.dtb), str(options.dtb), name)
+    else:
+        found = import_system(LocalFiles(options.root or "/"), name)
+    if output is not None:
+        replaced_file(output, found.text.encode())
+    if options.json:
+        where = {"file": None if output is None else str(output), "text": found.text}
+        _print_json(options, {**where, "missing": found.missing, **board_json(found.board)})
+        return 0
+    if output is None:
+        print(found.text, end="")
+    for line in found.missing:
+        print(f"missing: {line}", file=sys.stderr)
+    if output is not None:
+        print(f"wrote {output}; next: eecompile targets show {output}")
+    return 0
 
 
 def doctor(options: argparse.Namespace) -> int:
