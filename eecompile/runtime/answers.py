@@ -23,8 +23,10 @@ class Answer:
         heads_run: exit heads and comparators computed, likewise.
         macs: multiply-accumulates of all of them.
         latency_s: time from the call to the answer, measured.
-        energy_j: None: nothing measures it yet.
-        frequency_hz: None: nothing sets it yet.
+        energy_j: what the artifact's cost table says it took, at the clocks it ran at, changes of
+            clock included; measured or modelled as the table is. None where the policy sets no
+            clock, or an energy is not known.
+        frequency_hz: the clock it was answered at; None likewise.
         outputs: the network's outputs by name, with the shapes the source network gives them;
             empty where an earlier exit answered.
         label_names: names of the classes, where the artifact has them.

@@ -11,6 +11,7 @@ import numpy as np
 
 from eecompile.artifact import Artifact, PolicyEntry, read_artifact
 from eecompile.artifact_files import LIBRARY, bad_artifact
+from eecompile.clock_rule import ClockRule
 from eecompile.compiled import CompiledExit
 from eecompile.diagnostics import CompileErrors, InternalError, did_you_mean_help
 from eecompile.hardware import usable_cores
@@ -19,16 +20,22 @@ from eecompile.policies import from_json
 from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
 from eecompile.runtime.answers import Answer, BatchAnswer
 from eecompile.runtime.batch import Results, run_chunk, values_needed_after
+from eecompile.runtime.clock import Clock
+from eecompile.runtime.governor import Governor, NoGovernor
 from eecompile.runtime.inputs import Inputs, as_batch, as_mapping, bad_argument, normalized
 from eecompile.runtime.lane import Call, Chain, Lane
 from eecompile.runtime.library import Library
 from eecompile.runtime.runner import batch_inputs, chunk_size
+from eecompile.runtime.sysfs_governor import open_governor
 
 __all__ = ["Session", "load"]
 
 
 def load(
-    path: str | Path, policy: str | ExitPolicy | None = None, threads: int | None = None
+    path: str | Path,
+    policy: str | ExitPolicy | None = None,
+    threads: int | None = None,
+    governor: Governor | None = None,
 ) -> Session:
     """The network in an artifact's folder, ready to run.
 
@@ -42,12 +49,15 @@ def load(
             file says (``cores``). Never more than the CPUs this process may use: a larger number
             means all of them, and `Session.threads` tells how many. The answers are the same, to
             the bit, whatever the number. Threads sleep while there is nothing to answer.
+        governor: what sets clocks for a policy that chooses them. None: Linux's files, where this
+            process may write them; if not, clocks stay as they are, a `ClockWarning` says so once,
+            and `eecompile doctor` how to allow it.
 
     Raises:
         CompileErrors: it is no artifact, damaged, for another machine or version, or has no such
             policy; `threads` is no whole number above 0; or the system gives no such threads.
     """
-    return Session(read_artifact(path), policy, threads)
+    return Session(read_artifact(path), policy, threads, governor=governor)
 
 
 class _Stop:
@@ -90,6 +100,9 @@ class Session:
 
     A call made while another thread's is at work is refused: both would use the same memory.
 
+    With a policy that chooses clocks, `close` (or leaving it as a context manager) puts them back
+    as they were found; at the latest that happens when the process ends, however it does.
+
     Its own threads are shared with its clones: while they work on one answer, another is computed
     by its caller's thread alone. In a forked process that is always so; a clone made there has
     threads again.
@@ -106,6 +119,7 @@ class Session:
         policy: str | ExitPolicy | None = None,
         threads: int | None = None,
         library: Library | None = None,
+        governor: Governor | None = None,
     ) -> None:
         """Loads the artifact's code, unless `library` holds it already; arguments as in `load`.
 
@@ -138,6 +152,8 @@ class Session:
         self._counts = [0] * (len(network.exits) + 1)
         self._policy: ExitPolicy | None = None
         self._policy_name: str | None = None
+        self._clock: Clock | None
+        self._governor, self._clock = governor, None
         self.set_policy(artifact.manifest.default_policy if policy is None else policy)
 
     @property
@@ -165,9 +181,23 @@ class Session:
         """Samples each exit has answered since the session was opened or `reset_counts` called."""
         return dict(zip(self.exit_names, self._counts, strict=True))
 
+    @property
+    def clock_counts(self) -> dict[str, int]:
+        """Changes of the clock, answers after their deadline, and answers the deadline forced.
+
+        Of single samples, since the policy was set; empty where it neither chooses clocks nor has
+        a deadline.
+        """
+        clock = self._clock
+        if clock is None:
+            return {}
+        return {"transitions": clock.transitions, "late": clock.late, "forced": clock.forced}
+
     def reset_counts(self) -> None:
         """Count from zero."""
         self._counts = [0] * len(self._counts)
+        if self._clock is not None:
+            self._clock.reset_counts()
 
     def set_policy(self, policy: str | ExitPolicy | None) -> None:
         """Decide by another policy from now on: one of the artifact's, one of your own, or None.
@@ -178,7 +208,8 @@ class Session:
             CompileErrors: the artifact has no policy of this name, or one that cannot be used.
         """
         if policy is None or isinstance(policy, ExitPolicy):
-            self._policy, self._policy_name = policy, None
+            self.close()
+            self._policy, self._policy_name, self._clock = policy, None, None
             return
         entry = self.artifact.policies.get(policy)
         if entry is None:
@@ -187,7 +218,39 @@ class Session:
                 f"The artifact has no policy `{policy}`",
                 did_you_mean_help(policy, self.policies) or f"policies: {known}",
             )
-        self._policy, self._policy_name = self._stored_policy(policy, entry), policy
+        made, clock = self._stored_policy(policy, entry), self._stored_clock(policy, entry)
+        self.close()
+        self._policy, self._policy_name, self._clock = made, policy, clock
+
+    def _stored_clock(self, name: str, entry: PolicyEntry) -> Clock | None:
+        """How the policy of an entry chooses clocks, if it does."""
+        if entry.clock is None:
+            return None
+        costs = self.artifact.costs
+        try:
+            if costs is None:
+                raise ValueError("the artifact has no costs to choose its clocks by")
+            rule = ClockRule.from_json(entry.clock)
+            if not rule.sets_clocks:
+                return Clock(costs, rule, NoGovernor())
+            if self._governor is None:
+                self._governor = open_governor(costs.clusters)
+            return Clock(costs, rule, self._governor)
+        except ValueError as error:
+            raise bad_artifact(
+                self.artifact.path, f"The policy `{name}` cannot be used: {error}"
+            ) from error
+
+    def close(self) -> None:
+        """Put clocks back as they were found. The session can be used again."""
+        if self._clock is not None:
+            self._clock.restore()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _stored_policy(self, name: str, entry: PolicyEntry) -> ExitPolicy:
         """The policy of an entry, tried on every exit so that it cannot fail while running."""
@@ -211,7 +274,7 @@ class Session:
     def clone(self) -> Session:
         """A session for another thread: same code, weights and policy, its own memory."""
         policy = self._policy_name or self._policy
-        found = Session(self.artifact, policy, self.threads, self.library)
+        found = Session(self.artifact, policy, self.threads, self.library, self._governor)
         if policy is None:
             found.set_policy(None)
         return found
@@ -235,6 +298,8 @@ class Session:
             raise _in_use()
         try:
             self._take(x, normalize)
+            if self._clock is not None:
+                return self._clocked(policy, self._clock, start)
             return self._answer(policy, start)
         finally:
             self._in_use.release()
@@ -246,6 +311,7 @@ class Session:
             raise _in_use()
         try:
             self._take(x, normalize)
+            self._at_full_speed()
             self._all.one()
             return self._final(len(self._segments), 0, self._network_macs, start)
         finally:
@@ -254,7 +320,8 @@ class Session:
     def run_batch(self, x: Inputs, *, normalize: bool = False) -> BatchAnswer:
         """The answers for n samples, each leaving at its own exit; what stays goes on together.
 
-        Each answer is that of `run`, whatever other samples there are.
+        Each answer is that of `run`, whatever other samples there are. Deadlines are of single
+        samples: a batch runs at the fastest clock, and no answer is forced.
 
         Args:
             x: (n, ...) samples of the input; a mapping by name where there are several.
@@ -328,14 +395,55 @@ class Session:
                 raise InternalError(f"policy {policy.kind} asked for exit {due} after {index}")
         return self._final(segments_run, heads_run, macs, start)
 
-    def _final(self, segments_run: int, heads_run: int, macs: int, start: float) -> Answer:
+    def _clocked(self, policy: ExitPolicy, clock: Clock, start: float) -> Answer:
+        """As `_answer`, each stretch at the clock that is chosen for it."""
+        segments_run = heads_run = macs = 0
+        last = len(self._stops)
+        step, state = clock.begin(policy.first()), policy.start(1)
+        for index, (call, cost) in enumerate(self._segments):
+            call.one()
+            segments_run += 1
+            macs += cost
+            if index != step.due or index == last:
+                continue
+            stop = self._stops[index]
+            for head in stop.calls:
+                head.one()
+                heads_run += 1
+            macs += stop.macs
+            due = policy.decide(index, stop.outputs, state).item()
+            if due != EXIT:
+                if not index < due <= last:
+                    raise InternalError(f"policy {policy.kind} asked for exit {due} after {index}")
+                if not step.answer:
+                    elapsed_s = perf_counter() - start
+                    step = clock.after(index, due, elapsed_s, policy.forecasts)
+                    if step.due != EXIT:
+                        continue
+                clock.forced += 1
+            logits = policy.answer(index, stop.outputs)[0].copy()
+            return self._made(index, logits, segments_run, heads_run, macs, start, clock=clock)
+        return self._final(segments_run, heads_run, macs, start, clock)
+
+    def _at_full_speed(self) -> None:
+        if self._clock is not None:
+            self._clock.full_speed()
+
+    def _final(
+        self,
+        segments_run: int,
+        heads_run: int,
+        macs: int,
+        start: float,
+        clock: Clock | None = None,
+    ) -> Answer:
         """The network's own answer."""
         outputs = {name: values.copy() for name, values in self._last_outputs}
         logits = outputs[self._network.output][0]
         if self._network.classes is not None:
             logits = logits.reshape(-1)
         last = len(self._stops)
-        return self._made(last, logits, segments_run, heads_run, macs, start, outputs)
+        return self._made(last, logits, segments_run, heads_run, macs, start, outputs, clock)
 
     def _made(
         self,
@@ -346,21 +454,29 @@ class Session:
         macs: int,
         start: float,
         outputs: Mapping[str, np.ndarray] | None = None,
+        clock: Clock | None = None,
     ) -> Answer:
         self._counts[index] += 1
+        latency_s = perf_counter() - start
+        frequency_hz = energy_j = None
+        if clock is not None:
+            frequency_hz, energy_j = clock.finish(index, latency_s)
         return Answer(
             logits,
             self._exit_names[index],
             segments_run,
             heads_run,
             macs,
-            perf_counter() - start,
+            latency_s,
+            energy_j,
+            frequency_hz,
             outputs=outputs or {},
             label_names=self.manifest.labels,
         )
 
     def _batch(self, policy: ExitPolicy | None, x: Inputs, normalize: bool) -> BatchAnswer:
         start = perf_counter()
+        self._at_full_speed()
         network = self._network
         arrays, count = batch_inputs(self._raw(x) if normalize else x, network.inputs)
         results = Results(network, count)

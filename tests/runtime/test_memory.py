@@ -99,7 +99,9 @@ def test_workspaces_hold_what_every_way_of_sharing_takes(
 
 def test_a_chain_takes_two_neighbours_and_a_workspace() -> None:
     values = [(f"v{i}", TensorType("float32", (1, 256))) for i in range(6)]
-    functions = [Function(f"f{i}", (values[i],), (values[i + 1],), 512, 0, 1, Work()) for i in range(5)]
+    functions = [
+        Function(f"f{i}", (values[i],), (values[i + 1],), 512, 0, 1, Work()) for i in range(5)
+    ]
     plan = plan_network(values[:1], functions, 1, 1)
     assert plan.nbytes == 2 * 1024 + 512
     assert plan_network(values[:1], functions, 10, 1).nbytes == 2 * 10240 + 512

@@ -1,0 +1,246 @@
+"""A session runs each stretch at the clock the scheduler chose, exactly as a replay says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import eecompile as ee
+from eecompile.artifact import PolicyEntry, read_artifact, write_artifact
+from eecompile.board import DvfsState
+from eecompile.clock_rule import ClockRule
+from eecompile.compiled import Function
+from eecompile.cost_table import Cost, CostRow, CostTable
+from eecompile.diagnostics import CompileErrors
+from eecompile.policies import ExitOutputs, ExitPolicy, ThresholdPolicy, to_json
+from eecompile.runtime.governor import NoGovernor, RecordingGovernor
+from eecompile.runtime.library import Code, Library
+from eecompile.runtime.runner import Runner
+from eecompile.runtime.scheduler import Scheduler
+from eecompile.runtime.session import Session
+from eecompile.simulation import Simulation, simulate
+from tests.runtime import tiny
+
+SLOW, MIDDLE, FAST = (DvfsState("cpu", hz, v) for hz, v in ((1e9, 0.8), (2e9, 1.0), (4e9, 1.2)))
+STATES = (SLOW, MIDDLE, FAST)
+#: Cycles of each piece: those of the segments, then those of the exits' heads.
+CYCLES = {"segments": (8e6, 12e6, 20e6), "exits": (1e6, 2e6)}
+TRANSITION_S = 1e-4
+
+
+def table() -> CostTable:
+    """Latency is cycles / f, energy cycles x V^2."""
+    graph = tiny.network()
+
+    def row(name: str, work: Any, cycles: float) -> CostRow:
+        costs = [
+            Cost(cycles / s.frequency_hz, 1e-9 * cycles * s.voltage_v**2, "modelled", "modelled")
+            for s in STATES
+            if s.frequency_hz and s.voltage_v
+        ]
+        return CostRow(name, work, tuple(costs))
+
+    segments = zip(graph.segments, CYCLES["segments"], strict=True)
+    exits = zip(graph.exits, CYCLES["exits"], strict=True)
+    return CostTable(
+        "host",
+        "host",
+        None,
+        1,
+        STATES,
+        tuple(row(f"segment{i}", part.work, cycles) for i, (part, cycles) in enumerate(segments)),
+        tuple(row(part.name, part.work, cycles) for part, cycles in exits),
+        {"cpu": TRANSITION_S},
+    )
+
+
+class Forecasting(ThresholdPolicy):
+    """Forecasts the next exit that is evaluated."""
+
+    kind = "forecasting"
+    forecasts = True
+
+
+class Timed(tiny.CountingLibrary):
+    """Functions and changes of clock that take as long as the table says, on a clock of ours."""
+
+    def __init__(self, costs: CostTable, governor: RecordingGovernor) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.governor, self.changes = governor, 0
+        pieces = (*costs.segments, *costs.exits)
+        symbols = ("segment_0", "segment_1", "segment_2", "head_0", "head_1")
+        self.rows = dict(zip(symbols, pieces, strict=True))
+
+    def function(self, function: Function) -> Code:
+        code = super().function(function)
+
+        def timed(frame: int, *arguments: Any) -> int:
+            if function.symbol in self.rows:  # the comparator's time is in the head's
+                at = STATES.index(self.governor.current or FAST)
+                cost = self.rows[function.symbol].costs[at]
+                assert cost is not None
+                self.now_s += cost.latency_s
+            return int(code(frame, *arguments))
+
+        return tiny.CODE(timed)
+
+    def perf_counter(self) -> float:
+        changes = len(self.governor.asked)
+        if changes > 1:  # the first sets what the machine begins with
+            self.now_s += (changes - 1 - self.changes) * TRANSITION_S
+            self.changes = changes - 1
+        return self.now_s
+
+
+def artifact(folder: Path, policy: ExitPolicy, rule: ClockRule) -> Path:
+    entry = PolicyEntry(to_json(policy), clock=rule.to_json())
+    contents = tiny.contents(policies={"p": entry}, default_policy="p", costs=table())
+    write_artifact(folder / "out", contents)
+    return folder / "out"
+
+
+def outputs(x: np.ndarray) -> tuple[list[ExitOutputs], np.ndarray]:
+    library = Library(tiny.machine_code(), tiny.WEIGHTS)
+    names = ["early.logits", "late.logits", "late.class_means", "logits"]
+    found = Runner.of(library, tiny.network()).run_all(x, names)
+    seen = [
+        ExitOutputs(found["early.logits"]),
+        ExitOutputs(found["late.logits"], found["late.class_means"]),
+    ]
+    return seen, found["logits"]
+
+
+#: Between them there are answers that come late, and answers that the deadline forces.
+RULES = [
+    ClockRule("lowest_energy", 0.0100),
+    ClockRule("lowest_energy", 0.0105, safe=True),
+    ClockRule("lowest_energy", 0.0080, hard=True),
+    ClockRule("lowest_energy", 0.0300, safe=True),
+    ClockRule("lowest_energy", 0.0200, start=2),
+    ClockRule("lowest_latency"),
+    ClockRule("race_to_idle", 0.0400),
+    ClockRule("fixed", frequency_hz=2e9),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("kind", [ThresholdPolicy, Forecasting])
+def test_a_session_does_what_the_replay_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: ClockRule, kind: type[ThresholdPolicy]
+) -> None:
+    policy = kind("max_softmax", [0.6, 0.5])
+    x = tiny.inputs(60, seed=4)
+    governor = RecordingGovernor(STATES)
+    library = Timed(table(), governor)
+    monkeypatch.setattr("eecompile.runtime.session.perf_counter", library.perf_counter)
+    folder = artifact(tmp_path, policy, rule)
+    net = Session(read_artifact(folder), library=library, governor=governor)
+    expected: Simulation = simulate(policy, *outputs(x), Scheduler(table(), rule))
+    for k, sample in enumerate(x):
+        answer = net.run(sample)
+        assert answer.exit == net.exit_names[expected.exit[k]]
+        np.testing.assert_array_equal(answer.logits, expected.logits[k])
+        assert answer.latency_s == pytest.approx(expected.latency_s[k])
+        assert answer.energy_j is not None
+        library.perf_counter()  # going to the clock it waits at is in no sample's time
+    counts = net.clock_counts
+    assert counts["transitions"] == expected.transitions.sum() == len(governor.asked) - 1
+    assert counts["late"] == expected.missed.sum()
+    assert counts["forced"] == expected.forced.sum()
+    assert expected.evaluated.any(), "heads are computed in this test"
+
+
+def test_deadlines_are_missed_or_force_answers_in_these_cases() -> None:
+    policy, seen = Forecasting("max_softmax", [0.6, 0.5]), outputs(tiny.inputs(60, seed=4))
+    found = [simulate(policy, *seen, Scheduler(table(), rule)) for rule in RULES]
+    assert any(each.missed.any() for each in found)
+    assert any(each.forced.any() for each in found)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_energies_are_those_of_the_replay(tmp_path: Path, rule: ClockRule) -> None:
+    """Without a clock of ours elapsed times are nearly 0: as if every sample were far from late."""
+    policy = Forecasting("max_softmax", [0.6, 0.5])
+    unhurried = replace(rule, deadline_s=rule.deadline_s and 100.0)
+    net = ee.load(artifact(tmp_path, policy, unhurried), governor=RecordingGovernor(STATES))
+    x = tiny.inputs(40, seed=5)
+    expected = simulate(policy, *outputs(x), Scheduler(table(), unhurried))
+    energies = [net.run(sample).energy_j for sample in x]
+    if unhurried.objective == "race_to_idle":  # the replay counts going to rest with the sample
+        assert sum(e or 0 for e in energies) <= expected.energy_j.sum()
+    else:
+        np.testing.assert_allclose(np.array(energies, float), expected.energy_j)
+
+
+def test_leaving_a_session_puts_clocks_back(tmp_path: Path) -> None:
+    governor = RecordingGovernor(STATES)
+    rule = ClockRule("lowest_energy", 0.5)
+    policy = Forecasting("max_softmax", [0.6, 0.5])
+    with ee.load(artifact(tmp_path, policy, rule), governor=governor) as net:
+        assert governor.asked == [], "no clock is set before it is needed"
+        assert net.run(tiny.inputs(1)[0]).frequency_hz == SLOW.frequency_hz
+        assert governor.restored == 0
+    assert (governor.restored, governor.current) == (1, None)
+    net.run(tiny.inputs(1)[0])
+    assert governor.current == SLOW, "it can be used again"
+
+
+def test_another_policy_puts_clocks_back(tmp_path: Path) -> None:
+    governor = RecordingGovernor(STATES)
+    rule = ClockRule("fixed", frequency_hz=1e9)
+    net = ee.load(artifact(tmp_path, tiny.POLICIES["fast"], rule), governor=governor)
+    net.run(tiny.inputs(1)[0])
+    net.set_policy(None)
+    assert (governor.restored, net.clock_counts) == (1, {})
+    assert net.run(tiny.inputs(1)[0]).frequency_hz is None
+
+
+def test_batches_and_full_depth_run_at_the_fastest_clock(tmp_path: Path) -> None:
+    governor = RecordingGovernor(STATES)
+    rule = ClockRule("lowest_energy", 100.0)
+    net = ee.load(artifact(tmp_path, tiny.POLICIES["fast"], rule), governor=governor)
+    net.run_batch(tiny.inputs(8))
+    assert governor.current == FAST
+    net.run(tiny.inputs(1)[0])
+    assert governor.current == SLOW
+    net.full_depth(tiny.inputs(1)[0])
+    assert governor.current == FAST
+
+
+def test_without_a_governor_deadlines_are_kept_and_no_clock_is_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, rule = (
+        ThresholdPolicy("max_softmax", [2.0, 2.0]),
+        ClockRule(deadline_s=0.006, hard=True),
+    )
+    times = iter(np.arange(0.0, 1.0, 0.002))
+    monkeypatch.setattr("eecompile.runtime.session.perf_counter", lambda: float(next(times)))
+    net = ee.load(artifact(tmp_path, policy, rule), governor=NoGovernor("not allowed"))
+    answer = net.run(tiny.inputs(1)[0])
+    # 2 ms have gone by at the first exit; at 4 GHz exit 1 takes 3.5 ms more, and the end 8 ms.
+    assert (answer.exit, answer.segments_run) == ("late", 2)
+    assert (answer.frequency_hz, answer.energy_j) == (None, None)
+    assert net.clock_counts["forced"] == 1
+
+
+def test_an_artifact_without_the_costs_is_refused(tmp_path: Path) -> None:
+    entry = PolicyEntry(to_json(tiny.POLICIES["fast"]), clock=ClockRule().to_json())
+    write_artifact(
+        tmp_path / "out", tiny.contents(policies={"p": entry}, default_policy="p", costs=None)
+    )
+    with pytest.raises(CompileErrors, match="no costs to choose its clocks by"):
+        ee.load(tmp_path / "out")
+
+
+def test_a_damaged_clock_rule_is_refused(tmp_path: Path) -> None:
+    value = ClockRule().to_json() | {"objective": "warp"}
+    entry = PolicyEntry(to_json(tiny.POLICIES["fast"]), clock=value)
+    write_artifact(tmp_path / "out", tiny.contents(policies={"p": entry}, default_policy="p"))
+    with pytest.raises(CompileErrors, match="objective must be one of"):
+        ee.load(tmp_path / "out")
