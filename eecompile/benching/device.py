@@ -1,0 +1,140 @@
+"""What is measured: a device that runs every function of a network, here or over a wire."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+import numpy as np
+
+from eecompile.latency import cpu_name
+from eecompile.runtime.affinity import threads_here
+from eecompile.runtime.lane import Lane
+from eecompile.runtime.runner import batch_inputs
+from eecompile.runtime.session import Session
+from eecompile.runtime.sysfs import LocalFiles, SysFiles
+
+__all__ = ["Device", "LocalDevice", "Placing", "Repeating"]
+
+
+class Device(Protocol):
+    """Runs a network's functions one by one on real inputs, and tells what each took."""
+
+    @property
+    def name(self) -> str:
+        """The processor, as its system names it."""
+
+    @property
+    def files(self) -> SysFiles:
+        """Where its kernel tells of clocks, sensors and temperatures."""
+
+    @property
+    def threads(self) -> int:
+        """That share the work of each function."""
+
+    def round(self) -> list[float]:
+        """Every function once, in execution order: seconds from each call to its return."""
+
+
+@runtime_checkable
+class Repeating(Protocol):
+    """A device that can run one function again and again, so that a slow meter sees it alone."""
+
+    def repeat(self, function: int, seconds: float) -> float:
+        """Run it, by its place in execution order, for at least so long; how long it was."""
+
+
+@runtime_checkable
+class Placing(Protocol):
+    """A device that can be told which CPUs to run on."""
+
+    def place(self, cpus: Sequence[int]) -> None:
+        """Run there from now on; raises OSError where the system does not allow it."""
+
+
+class LocalDevice:
+    """This machine, running an artifact's functions as a session does: same code, same memory.
+
+    A context manager: leaving it gives the threads back the CPUs they had. A time is that of a
+    call of the compiled code, with what ctypes takes for it.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        inputs: Mapping[str, np.ndarray],
+        files: SysFiles | None = None,
+    ) -> None:
+        """Takes the session's code and number of threads.
+
+        Args:
+            session: whose network is run.
+            inputs: samples of each input by name (n, ...), taken in turn.
+            files: of this machine's kernel.
+
+        Raises:
+            CompileErrors: `inputs` do not fit the network.
+        """
+        network = session.manifest.network
+        self.name, self.threads = cpu_name(), session.threads
+        self.files: SysFiles = files or LocalFiles()
+        self._inputs, self._count = batch_inputs(inputs, network.inputs)
+        team = session.library.team(session.threads) if session.threads > 1 else None
+        functions = network.functions()
+        self._lane = Lane(session.library, network.inputs, functions, 1, team)
+        self._calls = [self._lane.calls[function.symbol] for function in functions]
+        self._rounds = 0
+        self._allowed: dict[int, set[int]] = {}
+
+    def round(self) -> list[float]:
+        """Every function once, on the next sample."""
+        row = self._rounds % self._count
+        self._rounds += 1
+        for name, array in self._inputs.items():
+            self._lane.values[name][:] = array[row : row + 1]
+        times = []
+        for call in self._calls:
+            start = perf_counter()
+            call.one()
+            times.append(perf_counter() - start)
+        return times
+
+    def repeat(self, function: int, seconds: float) -> float:
+        """One function on the values that the latest round left, for at least so many seconds."""
+        call, start = self._calls[function], perf_counter()
+        while True:
+            for _ in range(8):
+                call.one()
+            if (taken := perf_counter() - start) >= seconds:
+                return taken
+
+    def place(self, cpus: Sequence[int]) -> None:
+        """All threads of this process run on these CPUs from now on."""
+        for thread in threads_here():
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                self._allowed.setdefault(thread, os.sched_getaffinity(thread))
+                os.sched_setaffinity(thread, cpus)
+
+    def close(self) -> None:
+        """Give every thread the CPUs it had."""
+        for thread, cpus in self._allowed.items():
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(thread, cpus)
+        self._allowed.clear()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes."""
+        self.close()

@@ -1,0 +1,126 @@
+"""A device measured at the clocks of a plan, with what is to be known of the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from eecompile.benching.blocks import AtClock, Settings, measure_clocks
+from eecompile.benching.device import Device, LocalDevice, Placing
+from eecompile.benching.observing import Conditions, Watcher, read_conditions
+from eecompile.benching.planning import Plan
+from eecompile.board import Board, DvfsState
+from eecompile.console import Reporter
+from eecompile.figures import hertz
+from eecompile.runtime.governor import Governor, NoGovernor
+
+__all__ = ["Measurement", "measured"]
+
+#: Clocks that differ by less are one.
+_SAME = 5e-3
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Rounds by clock, and under which conditions they were run.
+
+    Attributes:
+        found: one for each clock.
+        conditions: as JSON: what the system told before and after, who set the clock, what other
+            programs did, what reading the clock and the meter takes.
+        governor: that chose the clock; "eecompile" where we set it.
+        notes: in sentences.
+    """
+
+    found: list[AtClock] = field(default_factory=list)
+    conditions: dict[str, Any] = field(default_factory=dict)
+    governor: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def measured(
+    device: Device, governor: Governor, plan: Plan, settings: Settings, progress: Reporter
+) -> Measurement:
+    """Blocks at each clock of the plan; at whatever clock there is where none is to be set.
+
+    The governor's and the device's contexts put back what this changes.
+    """
+    board = plan.board
+    first = board.clusters[0]
+    watch = Watcher(device.files, first.cpus, board.machine.cores, isinstance(device, LocalDevice))
+    before = read_conditions(device.files, first.cpus)
+    place, notes = _placing(device, board)
+    found = measure_clocks(
+        device,
+        governor if plan.measured else NoGovernor(),
+        plan.measured or (DvfsState(first.name, None),),
+        watch,
+        None,
+        settings,
+        progress,
+        place,
+    )
+    if not plan.measured:
+        found[0].state = _clock_there_was(board, watch.clocks_hz, notes)
+    after = read_conditions(device.files, first.cpus)
+    conditions = {
+        "before": before.to_json(),
+        "after": after.to_json(),
+        "clock_set_by": "eecompile" if plan.measured else before.governor,
+        "others_cores": float(np.median(watch.others)) if watch.others else None,
+        "overheads": {"timer_s": timer_s(), "meter_s": None},
+    }
+    chosen_by = "eecompile" if plan.measured else before.governor
+    return Measurement(found, conditions, chosen_by, (*notes, *_remarks(before, plan)))
+
+
+def _placing(device: Device, board: Board) -> tuple[Callable[[DvfsState], None], list[str]]:
+    """What moves the work to a state's cluster, and what is to be said of it."""
+    if len(board.clusters) < 2:
+        return lambda state: None, []
+    if not isinstance(device, Placing):
+        return lambda state: None, ["threads cannot be kept on one cluster here"]
+    placing: Placing = device
+    at: list[str] = []
+
+    def place(state: DvfsState) -> None:
+        if at[-1:] != [state.cluster]:
+            placing.place(board.cluster(state.cluster).cpus)
+            at.append(state.cluster)
+
+    return place, []
+
+
+def timer_s() -> float:
+    """What reading this machine's clock takes: it is part of every time."""
+    return float(np.median(np.diff([perf_counter() for _ in range(2001)])))
+
+
+def _clock_there_was(board: Board, clocks_hz: list[float], notes: list[str]) -> DvfsState:
+    """The state blocks ran at while nobody set clocks; one without a clock where that is unsure."""
+    cluster = board.clusters[0]
+    if len(cluster.states) == 1:
+        return cluster.states[0]
+    for state in cluster.states:
+        hz = state.frequency_hz
+        if hz and clocks_hz and all(abs(clock / hz - 1) < _SAME for clock in clocks_hz):
+            return state
+    if clocks_hz:
+        low, high = hertz(min(clocks_hz)), hertz(max(clocks_hz))
+        moved = f"moved between {low} and {high}" if low != high else f"was {low}"
+        notes.append(f"the clock {moved}: its row is of no single clock of the table")
+    return DvfsState(cluster.name, None)
+
+
+def _remarks(before: Conditions, plan: Plan) -> list[str]:
+    """What makes figures less than they seem."""
+    found = []
+    if not plan.measured and before.governor not in (None, "performance", "userspace"):
+        found.append(f"governor `{before.governor}` changes clocks meanwhile")
+    if not plan.measured and before.turbo:
+        found.append("turbo is on: clocks depend on heat and on what other cores do")
+    return found
