@@ -202,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         _format,
         _build,
         _eval,
+        _bench,
         _run_,
         _verify,
         _inspect,
@@ -373,6 +374,44 @@ def _eval(verbs: Any) -> None:
         "--budget", help='e.g. "mean macs <= 70 %%", from the fitted operating points'
     )
     parser.add_argument("--samples", type=_at_least(1), help="only the first N samples")
+    _threads(parser)
+
+
+def _bench(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "bench",
+        "measure what each piece costs at each clock, and model what cannot be measured",
+        "eecompile bench out/ --freq all --svg costs.svg",
+        quiet=True,
+    )
+    _artifact(parser)
+    parser.add_argument(
+        "--freq",
+        metavar="CLOCKS",
+        help='all, current, or a list such as "600 MHz, 1.2 GHz" '
+        "(default: what the .ee file says, else current, which sets no clock)",
+    )
+    parser.add_argument(
+        "--board", help="whose clocks, voltages and powers are meant (default: this machine's)"
+    )
+    parser.add_argument(
+        "--rpc", metavar="HOST:PORT[/KEY]", help="measure a board that runs TVM's RPC server"
+    )
+    parser.add_argument("--policy", help="whose shares are shown (default: the first)")
+    parser.add_argument(
+        "--data", help="inputs to run on, as for `eval` (default: the artifact's test vectors)"
+    )
+    parser.add_argument(
+        "--rounds", type=_at_least(1), metavar="N", help="at each clock, at most (default 1000)"
+    )
+    parser.add_argument(
+        "--seconds", type=_seconds, metavar="S", help="at each clock, at most (default 2)"
+    )
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw costs by clock and exit")
+    parser.add_argument(
+        "--update", action="store_true", help="put the costs into the artifact, for its scheduler"
+    )
     _threads(parser)
 
 
