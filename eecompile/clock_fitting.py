@@ -1,0 +1,56 @@
+"""Fitting the clock that samples begin at, on calibration data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from eecompile.clock_rule import ClockRule
+from eecompile.cost_table import CostTable
+from eecompile.diagnostics import InternalError
+from eecompile.policies import ExitPolicy
+from eecompile.record import CalibrateRecord
+from eecompile.runtime.scheduler import Scheduler
+from eecompile.simulation import Simulation, simulate
+
+__all__ = ["fit_start"]
+
+
+def fit_start(
+    policy: ExitPolicy, record: CalibrateRecord, table: CostTable, rule: ClockRule
+) -> ClockRule:
+    """The rule with the start at which the samples of the record take the least energy.
+
+    Only starts with no more misses and no more answers that the deadline forces than starting at
+    the fastest clock. The rule as it is, where energies do not decide.
+
+    Args:
+        policy: with its fitted thresholds.
+        record: with every exit's outputs.
+        table: costs where it will run.
+        rule: whose `start` is replaced.
+    """
+    if not isinstance(record, CalibrateRecord):
+        raise InternalError(f"a start was to be fitted on a {type(record).__name__}")
+    scheduler = Scheduler(table, replace(rule, start=None))
+    usable, known = scheduler.costs.usable, scheduler.costs.has_energy
+    if rule.objective != "lowest_energy" or not known.any():
+        return rule
+
+    def tried(start: int) -> Simulation:
+        fitted = Scheduler(table, replace(rule, start=start))
+        return simulate(policy, record.outputs(), record.final, fitted)
+
+    fastest = int(np.where(usable, scheduler.costs.way_s(-1), np.inf).argmin())
+    runs = {start: tried(start) for start in {fastest, *np.flatnonzero(known).tolist()}}
+    late, forced = runs[fastest].missed.sum(), runs[fastest].forced.sum()
+    kept = {
+        start: run.mean_energy_j
+        for start, run in runs.items()
+        if run.missed.sum() <= late and run.forced.sum() <= forced
+    }
+    # Of equal ones the fastest clock: its misses are the least.
+    order = sorted(kept, key=lambda start: (start != fastest, start))
+    best = min(order, key=lambda start: np.inf if (e := kept[start]) is None else e)
+    return replace(rule, start=best)
