@@ -297,6 +297,9 @@ def _check_targets(
             listed = None if known is None else sorted(known)
             if name is None or listed is None or name in listed:
                 continue
+            if what == "board" and (name.endswith(".toml") or "/" in name):
+                _check_exists("Board file", name, target.at("board"), spec, found)
+                continue
             found.error(
                 "unknown-target",
                 f"Unknown {what} `{name}`",

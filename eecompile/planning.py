@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from eecompile.artifact import check_destination
 from eecompile.atomic import check_file, write_errors
+from eecompile.board import Board, DvfsState
+from eecompile.board_file import board_names, read_board
 from eecompile.build_options import BuildOptions
+from eecompile.clock_planning import allowed_states
 from eecompile.datasets import Dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, did_you_mean_help
 from eecompile.exit_table import exit_rows
-from eecompile.hardware import Machine, machine, machine_names, usable_cores
+from eecompile.hardware import Machine, is_board_path, usable_cores
 from eecompile.head_fitting import ExitPlan, plan_exits
 from eecompile.loading import check_file as check_source
 from eecompile.loading import source_errors, with_classes
@@ -27,7 +30,7 @@ from eecompile.segments import SegmentGraph
 from eecompile.spec import Model, Spec
 from eecompile.tuning_file import Tuning, read_tuning, tuning_path
 
-__all__ = ["Prepared", "choose_machine", "cut", "cut_file", "plan", "plan_heads", "prepare"]
+__all__ = ["Prepared", "choose_board", "cut", "cut_file", "plan", "plan_heads", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Prepared:
     Attributes:
         spec: the file's meaning, overrides and number of classes included.
         host: the network in its own host.
-        machine: what to compile for.
+        board: what to compile for, and what running there costs.
+        states: the board's clocks that may be used.
         splits: the data by split; none for a network without exits or data.
         warnings: what is allowed and hardly meant.
         tuning: schedules of kernels that were measured.
@@ -45,10 +49,16 @@ class Prepared:
 
     spec: Spec
     host: HostGraph
-    machine: Machine
+    board: Board
+    states: tuple[DvfsState, ...]
     splits: dict[str, Dataset]
     tuning: Tuning
     warnings: tuple[Diagnostic, ...] = ()
+
+    @property
+    def machine(self) -> Machine:
+        """What to compile for."""
+        return self.board.machine
 
 
 def prepare(path: Path, options: BuildOptions) -> Prepared:
@@ -62,12 +72,13 @@ def prepare(path: Path, options: BuildOptions) -> Prepared:
     if options.emit is not None:
         check_file(options.emit)
     spec, host, warnings = _checked_network(path, options.overrides)
-    found = choose_machine(spec, options.target)
-    _check_budgets(spec, found)
+    board, states = choose_board(spec, options.target)
+    _check_budgets(spec, board)
     if options.tune is not None:
-        _check_measurable(found, path)
+        _check_measurable(board.machine, path)
     tuning = read_tuning(tuning_path(path))
-    return Prepared(spec, host, found, open_splits(spec, host.graph()), tuning, warnings)
+    splits = open_splits(spec, host.graph())
+    return Prepared(spec, host, board, states, splits, tuning, warnings)
 
 
 def _check_measurable(machine: Machine, path: Path) -> None:
@@ -99,44 +110,54 @@ def _checked_network(
     return with_classes(spec, host), host, found.in_order()
 
 
-def _check_budgets(spec: Spec, machine: Machine) -> None:
-    """Refuses budgets of what nothing measures: only what runs here can be timed here."""
-    known = {"accuracy_drop", "macs", *(["latency"] if machine.is_native else [])}
+def _check_budgets(spec: Spec, board: Board) -> None:
+    """Refuses budgets of what is neither measured here nor modelled from the board's file."""
+    known = {"accuracy_drop", "macs"}
+    if board.machine.is_native or board.clusters:
+        known.add("latency")
+    if any(c.core_power_w(state) is not None for c in board.clusters for state in c.states):
+        known.add("energy")
     problems = Diagnostics()
     for policy in spec.policies:
         if policy.budget is not None and policy.budget.quantity not in known:
+            lacking = "clocks" if policy.budget.quantity == "latency" else "power of its cores"
             problems.error(
-                "not-supported-yet",
-                f"A budget of {policy.budget.quantity} for `{machine.name}` is not supported yet",
+                "unknown-costs",
+                f"What {policy.budget.quantity} an answer takes on `{board.name}` is not known",
                 policy.at("budget"),
-                "nothing measures it here",
-                help="use a budget of macs or of accuracy drop, or build for `host`",
+                f"neither measured here, nor does its board file tell the {lacking}",
+                help="use a budget of macs or of accuracy drop, or another board"
+                " (`eecompile targets` lists what is known of each)",
             )
     problems.raise_errors()
 
 
-def choose_machine(spec: Spec, target: str | None) -> Machine:
-    """The machine to compile for: the command line's, else the file's, else this one.
+def choose_board(spec: Spec, target: str | None) -> tuple[Board, tuple[DvfsState, ...]]:
+    """What to build for: the command line's, else the file's, else this machine; and its clocks.
 
-    Its cores are those that work on an answer: as many as the file says, else one, and of this
-    machine no more than there are.
+    The cores of its machine are those that work on an answer: as many as the file says, else one,
+    and of this machine no more than there are.
 
     Raises:
-        CompileErrors: there is no such target.
+        CompileErrors: there is no such target, its board's file is wrong, or it has no such cluster
+            or clock.
     """
     written = {entry.name: entry for entry in spec.targets}
     name = target or next(iter(written), "host")
     entry = written.get(name)
-    board = (entry.board if entry else None) or name
-    known = machine_names()
-    if board not in known:
-        help_ = did_you_mean_help(board, known) or f"targets: {', '.join(known)}"
+    wanted = (entry.board if entry else None) or name
+    known = board_names()
+    if wanted not in known and not is_board_path(wanted):
+        help_ = did_you_mean_help(wanted, known) or f"targets: {', '.join(known)}"
         place = entry.at("board") if entry else None
         raise CompileErrors(
-            [Diagnostic("unknown-target", f"Unknown target `{board}`", place, help=help_)]
+            [Diagnostic("unknown-target", f"Unknown target `{wanted}`", place, help=help_)]
         )
+    board = read_board(wanted, Path(spec.folder))
     cores = (entry.cores if entry else None) or 1
-    return machine(board, min(cores, usable_cores()) if board == "host" else cores)
+    cores = min(cores, usable_cores()) if wanted == "host" else cores
+    board = replace(board, machine=replace(board.machine, cores=cores))
+    return board, allowed_states(board, entry)
 
 
 def cut(

@@ -14,7 +14,7 @@ from eecompile.artifact import content_digest, read_artifact
 from eecompile.hardware import usable_cores
 from eecompile.loading import check_file
 from eecompile.memory import Peak
-from eecompile.planning import choose_machine
+from eecompile.planning import choose_board
 from eecompile.runtime import session
 from tests.cli.calls import Call, content, copy_demo, edited, start
 
@@ -233,8 +233,8 @@ def test_cores_of_another_machine_are_as_written(demo: Path) -> None:
     edited(demo, ("data uci", "target arm-cpu { cores 1000 } data uci"))
     spec, _, found = check_file(demo)
     assert not found
-    assert choose_machine(spec, None).cores == 1000
-    assert choose_machine(spec, "host").cores == 1
+    assert choose_board(spec, None)[0].machine.cores == 1000
+    assert choose_board(spec, "host")[0].machine.cores == 1
 
 
 def test_answers_do_not_depend_on_threads(
