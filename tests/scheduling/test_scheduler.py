@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from math import isinf
 from typing import Any
 
@@ -345,3 +346,24 @@ def test_warming_changes_no_decision() -> None:
         assert [cold.begin(k, state) for k in range(4)] == [warm.begin(k, state) for k in range(4)]
         for t in range(10):
             assert cold.after(0, 2, t * MS, state) == warm.after(0, 2, t * MS, state)
+
+
+def test_a_decision_allocates_numbers_only() -> None:
+    scheduler = Scheduler(small(), ClockRule("lowest_energy", 9 * MS, safe=True)).warm()
+    times = [t * MS for t in range(10)]
+
+    def decide() -> None:
+        for elapsed_s in times:
+            scheduler.begin(0, TOP)
+            scheduler.after(0, 2, elapsed_s, TOP)
+            scheduler.after(0, 2, elapsed_s, TOP, forecast=False)
+
+    decide()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        decide()
+        after, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after <= before + 64 and most - before < 500, "a few floats at a time"
