@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from eecompile.runtime.answers import Answer
 
 __all__ = [
-    "build", "check", "demo", "doctor", "eval", "format", "init", "inspect", "run", "targets",
-    "verify",
+    "bench", "build", "check", "demo", "doctor", "eval", "format", "init", "inspect", "run",
+    "targets", "verify",
 ]  # fmt: skip
 
 
@@ -260,6 +260,40 @@ def print_evaluation(found: Mapping[str, Any]) -> None:
     )
 
 
+def bench(options: argparse.Namespace) -> int:
+    """Measure an artifact at the clocks there are, model it at others."""
+    from eecompile.atomic import check_file, replaced_file
+    from eecompile.benching.blocks import Settings
+    from eecompile.benching.run import BenchOptions, bench_artifact
+    from eecompile.benching.words import print_bench
+
+    if options.svg is not None:
+        check_file(options.svg)  # before anything takes time
+    limits = {"rounds": options.rounds, "seconds": options.seconds}
+    chosen = BenchOptions(
+        options.artifact,
+        options.freq,
+        options.board,
+        options.rpc,
+        options.policy,
+        options.data,
+        options.threads,
+        options.update,
+        Settings.of(**limits),
+    )
+    report = bench_artifact(chosen, Steps(4, options.quiet or options.json))
+    if options.svg is not None:
+        replaced_file(options.svg, report.svg().encode())
+    found = report.to_json() | {"updated": options.update}
+    if options.json:
+        _print_json(options, found)
+        return 0
+    print_bench(found)
+    if options.svg is not None:
+        print(f"picture: {options.svg}")
+    return 0
+
+
 def run(options: argparse.Namespace) -> int:
     """Answer one input or a batch."""
     from eecompile.compiled import sample_shape
@@ -374,31 +408,18 @@ def targets(options: argparse.Namespace) -> int:
         help = "eecompile targets [list | show NAME | import [--dtb FILE] [--root DIR] [-o FILE]]"
         raise CompileErrors([Diagnostic("bad-argument", message, help=help)])
     if options.action == "show":
-        found = machine(_known(options.name or "host", machine_names()))
+        board = read_board(options.name or "host")
         if options.json:
-            _print_json(options, asdict(found))
-            return 0
-        rows = [
-            (
-                key,
-                ", ".join(value) if isinstance(value, tuple) else str(value),
-                found.sources.get(key, ""),
-            )
-            for key, value in asdict(found).items()
-            if key not in ("sources", "name", "description")
-        ]
-        print(f"{found.name}: {found.description}")
-        table(("", "value", "source"), rows, left=3)
+            _print_json(options, board_json(board))
+        else:
+            _print_board(board)
         return 0
-    machines = [machine(name) for name in machine_names()]
+    boards = [read_board(name) for name in board_names()]
     if options.json:
-        _print_json(options, {"targets": [asdict(found) for found in machines]})
+        _print_json(options, {"targets": [board_json(board) for board in boards]})
         return 0
-    table(
-        ("target", "triple", "processor", "description"),
-        [(m.name, m.triple, m.mcpu or "this machine's", m.description) for m in machines],
-        left=4,
-    )
+    rows = [board_row(board) for board in boards]
+    table(("target", "processor", "clusters", "description"), rows, left=4)
     return 0
 
 
@@ -460,9 +481,10 @@ def doctor(options: argparse.Namespace) -> int:
         _print_json(options, {"findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
-            print(f"{'ok     ' if finding.ok else 'missing'}  {finding.what}: {finding.found}")
-            if finding.remedy:
-                print(f"         -> {finding.remedy}")
+            kind = "ok" if finding.ok else "warning" if finding.warning else "missing"
+            print(f"{kind:<7}  {finding.what}: {finding.found}")
+            for index, line in enumerate(finding.remedy.splitlines()):
+                print(f"         {'->' if index == 0 else '  '} {line}")
     return 2 if any(finding.needed and not finding.ok for finding in findings) else 0
 
 
