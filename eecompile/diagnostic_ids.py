@@ -296,6 +296,21 @@ _BUILD = {
         "Even the cheapest setting costs more, or even the best is less accurate.",
         "budget mean macs <= 1 %",
     ),
+    "impossible-deadline": DiagnosticInfo(
+        "No clock of the board is fast enough for the deadline.",
+        "Every answer would be late, or every one that is not an early exit's.",
+        "deadline 1 ms, for a network that takes 4 ms at the highest clock",
+    ),
+    "short-deadline": DiagnosticInfo(
+        "The deadline leaves no time for the whole network after an exit has looked in vain.",
+        "Hard inputs are late, or answered by an exit that the policy would not have taken.",
+        "deadline 4 ms, for a network that takes 4 ms at the highest clock without its exits",
+    ),
+    "unknown-costs": DiagnosticInfo(
+        "The costs that clocks are chosen by are not known.",
+        "What no source gives is not guessed.",
+        "frequency lowest_energy, for a board without voltages",
+    ),
     "not-equivalent": DiagnosticInfo(
         "With decisions off, the compiled network's output is not the source network's.",
         "An artifact that computes something else is never written.",
