@@ -18,7 +18,7 @@ from eecompile.console import Reporter
 from eecompile.figures import hertz
 from eecompile.runtime.governor import Governor, NoGovernor
 
-__all__ = ["Measurement", "measured"]
+__all__ = ["Measurement", "clock_there_was", "measured"]
 
 #: Clocks that differ by less are one.
 _SAME = 5e-3
@@ -65,7 +65,7 @@ def measured(
         place,
     )
     if not plan.measured:
-        found[0].state = _clock_there_was(board, watch.clocks_hz, notes)
+        found[0].state = clock_there_was(board, watch.clocks_hz, notes)
     after = read_conditions(device.files, first.cpus)
     conditions = {
         "before": before.to_json(),
@@ -100,7 +100,7 @@ def timer_s() -> float:
     return float(np.median(np.diff([perf_counter() for _ in range(2001)])))
 
 
-def _clock_there_was(board: Board, clocks_hz: list[float], notes: list[str]) -> DvfsState:
+def clock_there_was(board: Board, clocks_hz: list[float], notes: list[str]) -> DvfsState:
     """The state blocks ran at while nobody set clocks; one without a clock where that is unsure."""
     cluster = board.clusters[0]
     if len(cluster.states) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from eecompile.board import Board
@@ -20,7 +21,8 @@ def with_model(
     The second is how far the model is from what was measured, as JSON; None where nothing is known
     both ways.
     """
-    modelled = model_table(network, board, threads, target)
+    cpus = {cluster.name: cluster.cpus for cluster in board.clusters if cluster.cpus}
+    modelled = replace(model_table(network, board, threads, target), cpus=cpus)
     if measured is None:
         return modelled, None
     found, error = merged(measured, modelled)

@@ -185,12 +185,12 @@ class _Page:
         marks = Axis("", 1.0, (), self.bottom, _TOP)
         yield from Frame(x, marks, "Time of leaving at each exit, all clocks").draw()
         step = (self.bottom - _TOP) / len(names)
-        for series in self.series:
-            row = names.index(series.name)
-            y = self.bottom - step * (row + 0.5)
+        rows = {name: self.bottom - step * (row + 0.5) for row, name in enumerate(names)}
+        for name, y in rows.items():
             yield line(_RIGHT[0], y, _RIGHT[1], y, "grid")
-            name = short(series.name, 12)
-            yield text(_RIGHT[0] - 8, y + 4, name, "mark", "end", title=series.name)
+            yield text(_RIGHT[0] - 8, y + 4, short(name, 12), "mark", "end", title=name)
+        for series in self.series:
+            y = rows[series.name]
             places = [(x.at(way.cost.latency_s), y, way) for way in series.points]
             yield from self.drawn(series, places, "latency", front=True)
         middle = (_RIGHT[0] + _RIGHT[1]) / 2

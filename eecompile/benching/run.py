@@ -95,6 +95,10 @@ def bench_artifact(options: BenchOptions, steps: Steps, files: SysFiles | None =
             if device is not None and wanted != "current":
                 governor = stack.enter_context(open_governor(board.clusters, device.files))
             plan = plan_clocks(artifact, board, governor, wanted, measures=device is not None)
+            if device is None:
+                notes.append(f"this machine is no `{board.name}`: every cost is modelled")
+            if wanted != "current":
+                notes += getattr(governor, "notes", [])
         taken = Measurement()
         if device is not None:
             count = len(plan.measured) or 1

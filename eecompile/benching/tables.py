@@ -69,7 +69,6 @@ def measured_table(
         tuple(row(e.name, e.work, c) for e, c in zip(network.exits, of_exits, strict=True)),
         energy_covers=energy_covers,
         governor=governor,
-        cpus={cluster.name: cluster.cpus for cluster in board.clusters if cluster.cpus},
     )
 
 
