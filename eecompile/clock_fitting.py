@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf, isnan
 
 import numpy as np
 
@@ -45,12 +46,12 @@ def fit_start(
     fastest = int(np.where(usable, scheduler.costs.way_s(-1), np.inf).argmin())
     runs = {start: tried(start) for start in {fastest, *np.flatnonzero(known).tolist()}}
     late, forced = runs[fastest].missed.sum(), runs[fastest].forced.sum()
-    kept = {
-        start: run.mean_energy_j
+    energies = {
+        start: float(run.energy_j.mean())
         for start, run in runs.items()
         if run.missed.sum() <= late and run.forced.sum() <= forced
     }
-    # Of equal ones the fastest clock: its misses are the least.
-    order = sorted(kept, key=lambda start: (start != fastest, start))
-    best = min(order, key=lambda start: np.inf if (e := kept[start]) is None else e)
-    return replace(rule, start=best)
+    least = min((e for e in energies.values() if not isnan(e)), default=inf)
+    # Of those that cost the same, the fastest: clocks at one voltage differ by rounding only.
+    best = [start for start, energy in energies.items() if energy <= least * (1 + 1e-9)]
+    return replace(rule, start=min(best or [fastest], key=scheduler.costs.way_s(-1).__getitem__))

@@ -21,6 +21,10 @@ Array = np.ndarray[Any, Any]
 #: Share of a deadline that sums of costs may lie above it by the rounding of floats.
 TOLERANCE = 1e-9
 
+#: Costs nearer than this share of them are the same, and the faster clock is taken: clocks at one
+#: voltage differ by rounding only.
+_ALIKE = 1e-9
+
 #: Linux counts clocks in kilohertz: nearer than half of one is the same.
 _SAME_HZ = 500.0
 
@@ -151,7 +155,8 @@ class ClockFronts:
             in_time = self.allowed & self.costs.has_energy & (time_s <= self.limit_s)
             cost = self.costs.way_j(-1) - self._idle_w * np.where(in_time, time_s, 0.0)
             if in_time.any():
-                return int(np.where(in_time, cost, inf).argmin())
+                least = float(cost[in_time].min())
+                time_s = np.where(in_time & (cost <= least + _ALIKE * abs(least)), time_s, inf)
         return int(time_s.argmin())
 
     def _reserve(self, due: int) -> Array:
@@ -181,7 +186,9 @@ class ClockFronts:
         bounds = np.take_along_axis(bounds, order, axis=1)
         costs = np.take_along_axis(costs, order, axis=1)
         kept = np.ones(bounds.shape, bool)
-        kept[:, 1:] = costs[:, 1:] < np.minimum.accumulate(costs, axis=1)[:, :-1]
+        least = np.minimum.accumulate(costs, axis=1)[:, :-1]
+        room = _ALIKE * np.where(np.isinf(least), 0.0, np.abs(least))
+        kept[:, 1:] = costs[:, 1:] < least - room
         kept &= np.isfinite(bounds)
         return [
             Front(bound[keep].tolist(), states[keep].tolist())

@@ -45,8 +45,8 @@ class Scheduler:
     Asked before a sample (`begin`), and at each evaluated exit where it stays (`after`). Of the
     clocks that keep the deadline, the one that costs least is chosen: energy for "lowest_energy"
     (of the stretch, of changing to its clock and back to `home`, less the waiting at idle power it
-    takes the place of), otherwise time. Where no clock keeps it, the fastest is used. If the
-    deadline is safe or hard, then in this order:
+    takes the place of), otherwise time; of equal ones the fastest. Where no clock keeps it, the
+    fastest is used. If the deadline is safe or hard, then in this order:
 
     1. An exit that can be reached in time is gone to at the fastest clock. With a safe deadline
        that holds after the first exit only where the end is out of reach anyway; where it is not,

@@ -13,6 +13,7 @@ from eecompile.cost_table import CostTable
 from eecompile.diagnostics import InternalError
 from eecompile.policies import ThresholdPolicy
 from eecompile.record import CalibrateRecord, TestRecord
+from eecompile.runtime.scheduler import Scheduler
 from tests.scheduling.tables import Clock, table_of
 
 MS = 1e-3
@@ -71,3 +72,12 @@ def test_a_rule_that_energies_do_not_decide_stays() -> None:
 def test_nothing_is_fitted_on_test_data() -> None:
     with pytest.raises(InternalError, match="TestRecord"):
         fit_start(POLICY, record(TestRecord, 1, 1), small(), ClockRule())
+
+
+def test_of_clocks_that_cost_the_same_the_fastest_is_taken() -> None:
+    # At one voltage energy is that of the cycles, whatever the clock; but for rounding.
+    clocks: list[Clock] = [("cpu", hz, hz * 0.1 / 7e3) for hz in (1e3, 1.1e3, 1.3e3)]
+    table = table_of([*clocks, ("cpu", 4e3, 9.0)], [8, 24], [1], transitions={"cpu": 0.0})
+    assert fit_start(POLICY, record(CalibrateRecord, 9, 1), table, ClockRule()).start == 2
+    assert Scheduler(table, ClockRule()).home == 2
+    assert Scheduler(table, ClockRule(start=3)).after(0, 1, 0.0, 3).state == 2
