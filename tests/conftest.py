@@ -44,14 +44,24 @@ def _cache_folder() -> Path:
 @pytest.fixture(scope="session")
 def arm() -> Path:
     """Folder of an aarch64 Python that runs here; set up only where it is required."""
+    return _set_up("setup", "ready")
+
+
+@pytest.fixture(scope="session")
+def arm_tvm() -> Path:
+    """The same with TVM's runtime."""
+    return _set_up("setup-tvm", "ready-tvm")
+
+
+def _set_up(verb: str, mark: str) -> Path:
     folder = _cache_folder()
-    if (folder / "ready").exists():
+    if (folder / mark).exists():
         return folder
-    setup = f"bash tests/arm/env.sh setup {folder}"
+    setup = f"bash tests/arm/env.sh {verb} {folder}"
     if os.environ.get("EECOMPILE_REQUIRE_ARM") != "1":
         pytest.skip(f"no aarch64 environment: run `{setup}`, or set EECOMPILE_REQUIRE_ARM=1")
     done = subprocess.run(
-        ["bash", str(Path(__file__).parent / "arm" / "env.sh"), "setup", str(folder)],
+        ["bash", str(Path(__file__).parent / "arm" / "env.sh"), verb, str(folder)],
         env=os.environ | {"PYTHON": sys.executable},
         capture_output=True,
         text=True,

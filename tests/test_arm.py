@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import eecompile as ee
+from eecompile.artifact import read_artifact
 from eecompile.cache import Cache
 from eecompile.console import Steps
 from eecompile.diagnostics import CompileErrors
@@ -17,6 +19,7 @@ from eecompile.driver import BuildOptions, build
 from eecompile.policies import ExitPolicy, ThresholdPolicy, to_json
 from eecompile.policies.scores import max_softmax
 from tests.helpers import ROOT, python_on_arm
+from tests.remote.serving import on_arm, serving
 
 DEMO = ROOT / "eecompile" / "demo"
 VERIFY = """
@@ -102,3 +105,25 @@ def test_same_exits_and_logits_on_aarch64(
 def test_test_vectors_hold_on_aarch64(arm: Path, artifacts: dict[str, Path]) -> None:
     report = json.loads(python_on_arm(arm, "-c", VERIFY, artifacts["arm-cpu"]))
     assert report["ok"] and report["exits_agree"] and report["samples"] >= 4
+
+
+def test_a_board_is_measured_over_a_wire(
+    arm_tvm: Path, artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    remote = pytest.importorskip("eecompile.targets.lowering.remote")
+    found = read_artifact(artifacts["arm-cpu"], must_run=False)
+    settings = tmp_path / "sys"
+    settings.mkdir()
+    (settings / "clock").write_text("600000\n")
+    with serving(on_arm(arm_tvm, tmp_path)) as port:
+        address = remote.read_address(f"127.0.0.1:{port}")
+        with remote.RemoteDevice(found, address, threads=2, root=str(tmp_path)) as board:
+            # It has compared its results with those of the build. Times here mean nothing.
+            assert 0 < board.max_abs_error < 1e-3
+            assert len(board.round()) == len(found.manifest.network.functions())
+            assert board.repeated(0, 0.05, ["/sys/clock"]).readings[0].texts == ("600000\n",)
+            board.files.write("/sys/clock", "900000")
+        end = time.monotonic() + 30
+        while (settings / "clock").read_text() != "600000\n":
+            assert time.monotonic() < end, "the board puts its settings back"
+            time.sleep(0.05)

@@ -130,6 +130,15 @@ EXPORT(write) {
     return number(result, status);
 }
 
+/* (path) -> 0: what the file holds now is put back in the end */
+EXPORT(remember) {
+    EXPECT(1);
+    TVMFFIByteArray given = view(&args[0]);
+    char path[PATH_BYTES];
+    int64_t status = resolved(given.data, given.size, path);
+    return number(result, status ? status : remember(path));
+}
+
 /* (folder) -> names, a 0 behind each */
 EXPORT(names) {
     EXPECT(1);

@@ -16,6 +16,7 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,6 +30,7 @@ from eecompile.compiled import Function
 from eecompile.deviation import Deviation
 from eecompile.diagnostics import CompileErrors, Diagnostic, InternalError, ToolError
 from eecompile.hardware import Machine, parse_cpu_features
+from eecompile.manifest import TargetInfo
 from eecompile.memory import plan_network
 from eecompile.packing import aligned
 from eecompile.targets.lowering.link import link_source
@@ -39,7 +41,20 @@ __all__ = ["Reading", "RemoteDevice", "RemoteFiles", "Repeated", "processor_name
 
 _SOURCES = tuple(Path(__file__).parent / name for name in ("remote.c", "remote_files.c"))
 _FUNCTIONS = (
-    *("read", "write", "names", "begin", "open", "add", "put", "get", "place", "round", "repeat"),
+    *(
+        "read",
+        "write",
+        "remember",
+        "names",
+        "begin",
+        "open",
+        "add",
+        "put",
+        "get",
+        "place",
+        "round",
+        "repeat",
+    ),
 )
 #: Bytes of weights and samples that travel together: some seconds of a slow wire.
 _PART = 4 << 20
@@ -116,7 +131,7 @@ class RemoteDevice:
         self.threads = artifact.manifest.target.cores if threads is None else threads
         self._artifact, self._rounds = artifact, 0
         self._functions = artifact.manifest.network.functions()
-        library = _board_library(artifact)
+        library = _board_library(artifact.manifest.target)
         self._connection = Connection(address, connect_s=connect_s, answer_s=answer_s)
         try:
             self._hand_over(library, root)
@@ -348,9 +363,9 @@ class RemoteDevice:
             )
 
 
-def _board_library(artifact: Artifact) -> bytes:
-    """remote.c for the artifact's machine."""
-    target = artifact.manifest.target
+@cache
+def _board_library(target: TargetInfo) -> bytes:
+    """remote.c for a target's machine."""
     machine = Machine(target.name, target.triple, features=target.features)
     symbols = [f"__tvm_ffi_eecompile_{name}" for name in _FUNCTIONS]
     includes = (tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path())

@@ -8,8 +8,10 @@ do. What fails once fails always: a session is not taken up again.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from typing import Any, TypeVar
 
 import tvm
 from tvm import rpc
+from tvm.rpc import base
 
 from eecompile.diagnostics import CompileErrors, Diagnostic, ToolError
 
@@ -108,11 +111,23 @@ class Connection:
         """
         self.address, self._answer_s = address, answer_s
         self.lost: ToolError | None = None
+        self._closed = False
         self._worker = _Worker()
         self._functions: dict[str, Any] = {}
+        self._server = address
+        self._session: Any = None
+        self._module: Any = None
+
+        def connect() -> None:
+            self._server = _server(address, connect_s)
+            server = self._server
+            self._session = rpc.connect(server.host, server.port, server.key)
+
         try:
-            self._session: Any = self._worker.call(lambda: _connect(address), connect_s)
+            self._worker.call(connect, connect_s)
         except TimeoutError:
+            _hang_up(self._server)
+            self._worker.end()
             raise self._lose(
                 ToolError(
                     f"No answer from {address} within {connect_s:g} s",
@@ -121,6 +136,7 @@ class Connection:
                 )
             ) from None
         except Exception as error:
+            self._worker.end()
             raise self._lose(_refusal(address, error)) from error
 
     def path(self, name: str) -> str:
@@ -145,9 +161,10 @@ class Connection:
             except Exception as error:
                 return OSError(_last_line(error))
 
-        self._module = self._ask(load)
-        if isinstance(self._module, OSError):
-            raise self._module
+        found = self._ask(load)
+        if isinstance(found, OSError):
+            raise found
+        self._module = found
 
     def call(self, name: str, *arguments: int | float | bytes, wait_s: float = 0.0) -> int | bytes:
         """Call a function of the loaded library.
@@ -185,16 +202,20 @@ class Connection:
 
     def close(self) -> None:
         """End the session; the board puts back what was set and removes its files."""
-        if self.lost is None:
-
-            def end() -> None:
-                self._functions.clear()
-                self._module = self._session = None
-
-            with contextlib.suppress(TimeoutError):
-                self._worker.call(end, self._answer_s)
-            self._lose(ToolError(f"The session with {self.address} is closed", "open another one"))
+        if self._closed:
+            return
+        self._closed = True
+        if self.lost is not None:
+            _hang_up(self._server)
+        with contextlib.suppress(TimeoutError):
+            self._worker.call(self._forget, self._answer_s)
+        self.lost = ToolError(f"The session with {self.address} is closed", "open another one")
         self._worker.end()
+
+    def _forget(self) -> None:
+        """Ends TVM's session, which lasts as long as anything refers to it."""
+        self._functions.clear()
+        self._session = self._module = None
 
     def _ask(self, work: Callable[[], T], wait_s: float = 0.0) -> T:
         if self.lost is not None:
@@ -230,7 +251,8 @@ class _Worker:
     def __init__(self) -> None:
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         # A thread that waits for a dead board must not keep the program from ending.
-        threading.Thread(target=self._run, name="eecompile-rpc", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="eecompile-rpc", daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None:
@@ -260,16 +282,40 @@ class _Worker:
         return found  # type: ignore[return-value]
 
     def end(self) -> None:
-        """No more work."""
+        """No more work; gives the thread a moment to end."""
         self._queue.put(None)
+        self._thread.join(1.0)
 
 
-def _connect(address: Address) -> Any:
-    socket.getaddrinfo(address.host, address.port)  # TVM's words for an unknown host are none
-    if address.tracker:
-        tracker = rpc.connect_tracker(address.host, address.port)
-        return tracker.request(address.key, max_retry=1)
-    return rpc.connect(address.host, address.port, address.key)
+def _server(address: Address, seconds: float) -> Address:
+    """The address itself, or that of the board a tracker lends."""
+    if not address.tracker:
+        socket.getaddrinfo(address.host, address.port)  # TVM has no words for an unknown host
+        return address
+    with socket.create_connection((address.host, address.port), seconds) as wire:
+        wire.sendall(struct.pack("<i", base.RPC_TRACKER_MAGIC))
+        if base.recvall(wire, 4) != struct.pack("<i", base.RPC_TRACKER_MAGIC):
+            raise RuntimeError("it is not RPC tracker")
+        base.sendjson(wire, [base.TrackerCode.REQUEST, address.key, "", 1])
+        status, *found = base.recvjson(wire)
+        if status != base.TrackerCode.SUCCESS:
+            raise RuntimeError(f"the tracker says {found}")
+        (host, port, key) = found[0]
+        return Address(host, port, key)
+
+
+def _hang_up(server: Address) -> None:
+    """End whatever this process has open to a server, so that nobody waits for it any more.
+
+    A thread that still waits inside TVM when the program ends would take it down.
+    """
+    with contextlib.suppress(OSError):
+        known = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+        peers = {info[4][:2] for info in known}
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as wire:
+                if wire.getpeername()[:2] in peers:
+                    wire.shutdown(socket.SHUT_RDWR)
 
 
 def _refusal(address: Address, error: Exception) -> ToolError:

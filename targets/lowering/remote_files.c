@@ -158,9 +158,12 @@ static int64_t resolved(const char *path, size_t size, char *to) {
     memcpy(to, root_path, before);
     memcpy(to + before, path, size);
     to[before + size] = 0;
-    path = to + before;
-    if ((strncmp(path, "/sys/", 5) && strncmp(path, "/proc/", 6)) || strstr(path, "/../"))
-        return -EPERM;
+    const char *rest = !strncmp(to + before, "/sys", 4)    ? to + before + 4
+                       : !strncmp(to + before, "/proc", 5) ? to + before + 5
+                                                           : "x";
+    if (*rest && *rest != '/') return -EPERM;
+    for (; (rest = strstr(rest, "/..")); rest++)
+        if (!rest[3] || rest[3] == '/') return -EPERM;
     return 0;
 }
 

@@ -38,6 +38,13 @@ class RemoteFiles:
         """
         self._call("write", path, text.encode())
 
+    def remember(self, path: str) -> None:
+        """Have what a file holds now put back in the end, though only the kernel may change it.
+
+        A governor's own settings are such: the kernel forgets them with the governor.
+        """
+        self._call("remember", path)
+
     def names(self, folder: str) -> list[str]:
         """Names in a folder, sorted."""
         found = self._bytes("names", folder).split(b"\0")[:-1]

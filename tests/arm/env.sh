@@ -3,12 +3,14 @@
 #
 #   env.sh setup DIR           fetch everything into DIR: Debian packages of the system's own release
 #                              for arm64, numpy from PyPI, qemu if the system has none (about 100 MB)
+#   env.sh setup-tvm DIR       then TVM of PYTHON's version too, with what its RPC server needs
+#                              (another 100 MB); its compiler stays out (TVM_USE_RUNTIME_LIB=1)
 #   env.sh python DIR ARGS...  run that Python, as a Cortex-A72 unless the variable CPU says otherwise
 #
 # No root rights, nothing is installed outside DIR. PYTHON names the Python whose pip is used.
 # For correctness only: times under emulation mean nothing.
 set -euo pipefail
-verb=${1:?setup or python}
+verb=${1:?setup, setup-tvm or python}
 mkdir -p "${2:?folder}"
 dir=$(cd "$2" && pwd)
 shift 2
@@ -28,6 +30,31 @@ qemu() { # path of the emulator; fails where there is none
     return 1
 }
 
+interpreter() { ls -d "$dir"/root/usr/bin/python3.*[0-9] | head -1; }
+
+wheels() { # these distributions, for that Python
+    local version platforms=() p
+    version=$(interpreter)
+    version=${version##*python}
+    for p in 2_28 2_27 2_26 2_24 2_17; do platforms+=(--platform "manylinux_${p}_aarch64"); done
+    "${PYTHON:-python3}" -m pip download -q --disable-pip-version-check --no-deps \
+        --only-binary=:all: --python-version "$version" --implementation cp \
+        --abi "cp${version/./}" --abi none "${platforms[@]}" -d "$dir/wheels" "$@"
+    for wheel in "$dir"/wheels/*.whl; do "${PYTHON:-python3}" -m zipfile -e "$wheel" "$dir/site"; done
+    rm -rf "$dir/wheels"
+}
+
+setup_tvm() {
+    local names=(apache-tvm apache-tvm-ffi ml-dtypes typing-extensions cloudpickle) name exact=()
+    for name in "${names[@]}"; do
+        exact+=("$name==$("${PYTHON:-python3}" -c "import importlib.metadata as m; print(m.version('$name'))")")
+    done
+    wheels "${exact[@]}"
+    rm -f "$dir"/site/tvm/lib/libtvm_{compiler,runtime_cuda}.so # 260 MB that the server needs not
+    TVM_USE_RUNTIME_LIB=1 run -c 'import tvm.rpc' # ready only if it works
+    touch "$dir/ready-tvm"
+}
+
 setup() {
     mkdir -p "$dir"/apt/state/lists/partial "$dir"/apt/cache/archives/partial "$dir/root" "$dir/site"
     : >"$dir/apt/status"
@@ -40,17 +67,10 @@ setup() {
         (cd "$dir" && { apt-get -qq download qemu-user-static || apt-get -qq download qemu-user; })
         dpkg-deb -x "$dir"/qemu-user*.deb "$dir/qemu"
     fi
-    local interpreter version platforms=() p
-    interpreter=$(ls -d "$dir"/root/usr/bin/python3.*[0-9] | head -1)
-    version=${interpreter##*python}
-    for p in 2_28 2_27 2_26 2_24 2_17; do platforms+=(--platform "manylinux_${p}_aarch64"); done
-    "${PYTHON:-python3}" -m pip download -q --disable-pip-version-check --no-deps \
-        --only-binary=:all: --python-version "$version" --implementation cp \
-        --abi "cp${version/./}" "${platforms[@]}" -d "$dir/wheels" "numpy>=2.0"
-    for wheel in "$dir"/wheels/*.whl; do "${PYTHON:-python3}" -m zipfile -e "$wheel" "$dir/site"; done
-    ln -sf "$interpreter" "$dir/python"
+    wheels "numpy>=2.0"
+    ln -sf "$(interpreter)" "$dir/python"
     run -c 'import numpy' # ready only if it works
-    rm -rf "$dir/apt" "$dir/wheels" "$dir"/*.deb
+    rm -rf "$dir/apt" "$dir"/*.deb
     touch "$dir/ready"
 }
 
@@ -67,6 +87,12 @@ setup)
     exec 9>"$dir/lock"
     flock 9 # one at a time; the next finds it ready
     [ -e "$dir/ready" ] || setup
+    ;;
+setup-tvm)
+    exec 9>"$dir/lock"
+    flock 9
+    [ -e "$dir/ready" ] || setup
+    [ -e "$dir/ready-tvm" ] || setup_tvm
     ;;
 python) run "$@" ;;
 *)
