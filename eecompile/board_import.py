@@ -33,6 +33,7 @@ __all__ = ["Imported", "import_device_tree", "import_system", "read_dtb"]
 
 #: CPU nodes' names for 64-bit ARM cores of no kind that is known here.
 _ARMV8 = re.compile(r"arm,armv8|arm,neoverse-|qcom,kryo|nvidia,tegra\d+-denver|apple,")
+_LATENCY = "transition_latency_s"
 _NEON = "AArch64 Advanced SIMD: 128-bit registers"
 
 
@@ -172,7 +173,7 @@ def _imported(board: Board, notes: list[str], without: Sequence[Cluster] = ()) -
             sources=_in_range(board.machine, "[machine]", MACHINE_NUMBERS, notes),
         ),
         clusters=tuple(
-            replace(cluster, sources=_in_range(cluster, cluster.name, CLUSTER_NUMBERS, notes))
+            _sensible(cluster, notes)
             for cluster in board.clusters
             if all(state.frequency_hz for state in cluster.states)
         ),
@@ -197,6 +198,18 @@ def _with_cores(machine: Machine, cpus: int, all_there: bool) -> Machine:
         return replace(machine, sources=sources)
     sources.setdefault("cores", "CPUs of the clusters")
     return replace(machine, cores=cpus, sources=sources)
+
+
+def _sensible(cluster: Cluster, notes: list[str]) -> Cluster:
+    """A cluster whose powers and latency are in range, or None."""
+    sources = _in_range(cluster, cluster.name, CLUSTER_NUMBERS, notes)
+    powered, timed = (key in sources for key in ("dynamic_power_coefficient", _LATENCY))
+    return replace(
+        cluster,
+        sources=sources,
+        capacitance_f=cluster.capacitance_f if powered else None,
+        transition_latency_s=cluster.transition_latency_s if timed else None,
+    )
 
 
 def _in_range(
@@ -252,7 +265,7 @@ def _missing_of(cluster: Cluster) -> list[str]:
             f"{cluster.name}: no power of its cores, so no energy can be modelled; give "
             f"dynamic_power_coefficient{voltage}, or core_power_w, from a device tree or a meter"
         )
-    if "transition_latency_s" not in cluster.sources:
+    if _LATENCY not in cluster.sources:
         found.append(f"{cluster.name}: transition_latency_s is not known; measure it")
     if len(cluster.states) == 1:
         found.append(f"{cluster.name}: one clock only, so there is nothing to choose")

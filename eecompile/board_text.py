@@ -25,7 +25,7 @@ def board_text(board: Board, notes: Iterable[str] = ()) -> str:
     triple = "aarch64-linux-gnu"
     <BLANKLINE>
     """
-    parts = [[f"# {line}" for note in notes for line in note.splitlines()]]
+    parts = [[f"# {_printable(line)}" for note in notes for line in note.splitlines()]]
     parts.append([f"description = {_quoted(board.description)}"])
     parts.append(list(_machine(board.machine)))
     numbers = list(_numbers(board, _BOARD, board.sources))
@@ -98,6 +98,11 @@ def _number(value: float) -> str:
     ('4', '4', '3.55e-05', '0.95')
     """
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
+
+
+def _printable(text: str) -> str:
+    """Comments of TOML hold no control characters."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _quoted(text: str) -> str:

@@ -6,36 +6,16 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 
 from eecompile.cache import Cache
-from eecompile.hardware import machine, machine_names
+from eecompile.doctor_hardware import examine_hardware
+from eecompile.finding import Finding
+from eecompile.hardware import Machine, machine, machine_names
 from eecompile.latency import cpu_name
+from eecompile.runtime.sysfs import LocalFiles
 
-__all__ = ["Finding", "examine"]
-
-_CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-_RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at.
-
-    Attributes:
-        what: what was looked at.
-        ok: whether it is there.
-        found: what was found, in words.
-        remedy: how to get it, empty where nothing is to be done.
-        needed: whether nothing can be built without it.
-    """
-
-    what: str
-    ok: bool
-    found: str
-    remedy: str = ""
-    needed: bool = False
+__all__ = ["examine"]
 
 
 def examine() -> list[Finding]:
@@ -44,9 +24,8 @@ def examine() -> list[Finding]:
         Finding("Python", True, f"{platform.python_version()} on {platform.platform()}"),
         _processor(),
         *(_package(*entry) for entry in _PACKAGES),
-        *(_linker(name) for name in machine_names()),
-        _frequency(),
-        _energy(),
+        *_linkers(),
+        *examine_hardware(LocalFiles(), machine("host")),
         _cache(),
     ]
 
@@ -56,6 +35,7 @@ _PACKAGES = (
     ("tvm", "apache-tvm", True, "pip install apache-tvm", "compiling"),
     ("onnx", "onnx", True, "pip install onnx", "ONNX networks"),
     ("torch", "torch", False, "pip install 'eecompile[torch]'", "PyTorch networks, trained heads"),
+    ("fdt", "fdt", False, "pip install 'eecompile[boards]'", "boards from device tree blobs"),
     (
         "onnxruntime",
         "onnxruntime",
@@ -82,33 +62,22 @@ def _processor() -> Finding:
     return Finding("processor", True, f"{cpu_name()}; {here.cores} cores; {features}")
 
 
-def _linker(name: str) -> Finding:
+def _linkers() -> Iterator[Finding]:
+    """What links code for each kind of system there are boards of."""
     # find_linkers imports no compiler: it only looks for commands.
     from eecompile.targets.linkers import find_linkers, remedy
 
-    target = machine(name)
-    found = find_linkers(target)
-    what = f"linker for {name}"
-    if not found:
-        return Finding(what, False, f"none for {target.triple}", remedy(target), name == "host")
-    return Finding(what, True, ", ".join(linker.name for linker in found))
-
-
-def _frequency() -> Finding:
-    what = "frequency control"
-    if not _CPUFREQ.is_dir():
-        return Finding(what, False, "no cpufreq here: latencies are those of whatever clock runs")
-    governor = _read(_CPUFREQ / "scaling_governor")
-    low, high = (_read(_CPUFREQ / f"cpuinfo_{end}_freq") for end in ("min", "max"))
-    told = f"governor {governor}, {low} to {high} kHz"
-    return Finding(what, os.access(_CPUFREQ / "scaling_max_freq", os.W_OK), told)
-
-
-def _energy() -> Finding:
-    if os.access(_RAPL, os.R_OK):
-        return Finding("energy counter", True, "RAPL")
-    there = "RAPL is not readable" if _RAPL.exists() else "none found"
-    return Finding("energy counter", False, f"{there}: no energy is measured")
+    triples: dict[str, Machine] = {}
+    for name in machine_names():  # "host" is the first
+        target = machine(name)
+        triples.setdefault(target.triple, target)
+    for triple, target in triples.items():
+        found = find_linkers(target)
+        what = f"linker for {triple}"
+        if found:
+            yield Finding(what, True, ", ".join(linker.name for linker in found))
+        else:
+            yield Finding(what, False, "none", remedy(target), target.name == "host")
 
 
 def _cache() -> Finding:
@@ -117,10 +86,3 @@ def _cache() -> Finding:
     ok = os.access(parent, os.W_OK)
     remedy = "" if ok else "set EECOMPILE_CACHE to a folder that can be written"
     return Finding("build cache", ok, str(folder), remedy)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return "unknown"

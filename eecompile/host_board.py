@@ -92,10 +92,14 @@ def _only_clock(files: SysFiles, base: Machine) -> Cluster:
 
 def _from_cpufreq(files: SysFiles, notes: list[str]) -> list[Cluster]:
     """One cluster a policy, without names; policies of one CPU each that are alike are joined."""
-    found = []
+    found: list[Cluster] = []
     for policy in matching(files, CPUFREQ, "policy"):
         cluster = _policy(files, policy, notes)
-        if cluster is not None:
+        if cluster is None:
+            continue
+        if any(set(cluster.cpus) & set(other.cpus) for other in found):
+            notes.append(f"{policy}: its CPUs are in another policy already; left out")
+        else:
             found.append(cluster)
     joined: list[Cluster] = []
     for cluster in found:

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eecompile.board import Board
@@ -304,6 +304,7 @@ def read_or_refused(text: str) -> Board | None:
         return None
 
 
+@settings(deadline=None)
 @given(st.text())
 @example("a = " + "[" * 5000)
 @example("a = " + "9" * 5000)
@@ -357,6 +358,7 @@ def documents(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
+@settings(deadline=None)
 @given(documents())
 def test_any_board_file_is_read_or_refused(text: str) -> None:
     tomllib.loads(text)
@@ -373,6 +375,7 @@ def leaves(
     return [(path, value)]
 
 
+@settings(deadline=None)
 @given(documents())
 def test_every_value_is_found_where_it_stands(text: str) -> None:
     places = TomlPlaces(Source("b.toml", text))
