@@ -206,16 +206,20 @@ def _mhz(value: int | None, unit_hz: float) -> str:
 class BySpeed(ClockDomain):
     """The ``userspace`` governor: one write a clock.
 
-    Switching away from a governor makes the kernel forget its tunables: they are kept and put back.
+    Switching away from a governor makes the kernel forget its tunables: they are kept and put back,
+    which only root can do, as the kernel makes their files anew.
     """
 
     written = ("scaling_governor", "scaling_setspeed")
 
     @staticmethod
     def offered(files: SysFiles, folder: str) -> bool:
-        """Whether the policy has that governor."""
+        """Whether the policy has that governor, and leaving the one in use would lose nothing."""
         text = read_text(files, f"{folder}/scaling_available_governors") or ""
-        return "userspace" in text.split()
+        if "userspace" not in text.split():
+            return False
+        governor = read_text(files, f"{folder}/scaling_governor") or ""
+        return getattr(files, "privileged", False) or not _tunables(files, folder, governor)
 
     def _find(self, texts: list[str]) -> dict[str, Any]:
         governor, speed = self.read("scaling_governor"), self.read("scaling_setspeed")
@@ -226,23 +230,10 @@ class BySpeed(ClockDomain):
         if governor == "userspace":
             self.before["scaling_setspeed"] = speed
             self.ours["scaling_setspeed"] = texts
-        self.tunables = self._found_tunables(governor)
+        self.tunables = _tunables(self.files, self.folder, governor)
         #: The clock that was asked for last, with the one before while that is being written.
         self._asked: tuple[int, ...] = ()
         return self.record()
-
-    def _found_tunables(self, governor: str) -> dict[str, str]:
-        found = {}
-        for folder in (f"{CPUFREQ}/{governor}", f"{self.folder}/{governor}"):
-            try:
-                names = self.files.names(folder)
-            except OSError:
-                continue
-            for name in names:
-                text = read_text(self.files, f"{folder}/{name}")
-                if text and number_in(text) is not None:
-                    found[f"{folder}/{name}"] = text
-        return found
 
     def claim(self) -> None:
         """Switch to ``userspace``."""
@@ -280,6 +271,21 @@ class BySpeed(ClockDomain):
         low, high = (read_number(self.files, f"{self.folder}/{n}") for n in self._limits)
         if (low, high) == (self.lowest, self.highest):
             raise Taken("`scaling_setspeed` was changed")
+
+
+def _tunables(files: SysFiles, policy: str, governor: str) -> dict[str, str]:
+    """Path -> text of a governor's numbers, its own for the policy or those for all policies."""
+    found: dict[str, str] = {}
+    for folder in (f"{CPUFREQ}/{governor}", f"{policy}/{governor}") if governor else ():
+        try:
+            names = files.names(folder)
+        except OSError:
+            continue
+        for name in names:
+            text = read_text(files, f"{folder}/{name}")
+            if text and number_in(text) is not None:
+                found[f"{folder}/{name}"] = text
+    return found
 
 
 class ByLimits(ClockDomain):

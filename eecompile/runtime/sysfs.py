@@ -69,6 +69,11 @@ class LocalFiles:
         self.root = os.path.abspath(os.fspath(root))
         self._prefix = "" if self.root == "/" else self.root
 
+    @property
+    def privileged(self) -> bool:
+        """Whether files the kernel makes anew can be written as well: root's are."""
+        return os.geteuid() == 0
+
     def path(self, path: str) -> str:
         """Where a file of the tree lies on this machine."""
         return self._prefix + path

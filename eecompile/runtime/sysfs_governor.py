@@ -38,6 +38,7 @@ from typing import Any
 from eecompile.board import Cluster, DvfsState
 from eecompile.runtime import watchdog
 from eecompile.runtime.clock_domains import (
+    CPUFREQ,
     DEVFREQ,
     ByLimits,
     BySpeed,
@@ -50,7 +51,23 @@ from eecompile.runtime.governor import ClockWarning, Governor, NoGovernor, _Cont
 from eecompile.runtime.journal import Busy, Journal
 from eecompile.runtime.sysfs import LocalFiles, SysFiles, read_text
 
-__all__ = ["CannotSet", "SysfsGovernor", "open_governor"]
+__all__ = ["CLOCK_REMEDY", "CannotSet", "SysfsGovernor", "open_governor"]
+
+_LIMITS = ("scaling_min_freq", "scaling_max_freq")
+#: How to let users set clocks without root. Files of sysfs begin anew with each boot.
+#: Source: systemd's tmpfiles.d(5), types `z` and glob patterns.
+CLOCK_REMEDY = "\n".join(
+    [
+        "let the users of a group set clocks, after each boot: put these lines into",
+        "/etc/tmpfiles.d/eecompile.conf and run `systemd-tmpfiles --create`",
+        *(
+            f"z {CPUFREQ}/policy*/{name} 0664 root GROUP"
+            for name in ("scaling_governor", "scaling_setspeed", *_LIMITS)
+        ),
+        f"z {DEVFREQ}/*/min_freq 0664 root GROUP",
+        f"z {DEVFREQ}/*/max_freq 0664 root GROUP",
+    ]
+)
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 #: Refusals in a row after which a clock is left alone; a CPU that is being unplugged gives a few.

@@ -175,6 +175,7 @@ class Kernel:
         denied: paths that may not be written, as regular expressions.
         before_write: called before each write: another process, or a hand on the plug.
         identity: for the journal.
+        privileged: whether the user is root.
     """
 
     def __init__(self, root: Path, *domains: Policy | Device, modern: bool = True) -> None:
@@ -184,6 +185,7 @@ class Kernel:
         self.denied: list[str] = []
         self.before_write: Callable[[str, str], None] = lambda path, text: None
         self.identity = f"kernel {root}"
+        self.privileged = True
         self.generation = 0
         make_tree(root, *domains)
 

@@ -122,6 +122,22 @@ def test_limits_go_in_an_order_old_kernels_take(
         assert kernel.refused == []
 
 
+@pytest.mark.parametrize("governor", ["schedutil", "performance"])
+def test_a_governor_whose_tunables_only_root_can_put_back_is_not_left(
+    tmp_path: Path, governor: str
+) -> None:
+    policy = rpi4()
+    policy.governor = governor
+    policy.tunables = {"rate_limit_us": "500"} if governor == "schedutil" else {}
+    kernel, board = Kernel(tmp_path, policy), cluster(policy)
+    kernel.privileged = False
+    with SysfsGovernor(kernel, (board,)) as found:
+        found.set(board.states[2])
+        assert policy.clock == 1_000_000
+        assert policy.governor == ("schedutil" if governor == "schedutil" else "userspace")
+    assert policy.governor == governor
+
+
 def test_a_policy_found_under_userspace_gets_its_clock_back(tmp_path: Path) -> None:
     policy = rpi4()
     policy.governor, policy.speed, policy.tunables = "userspace", 1_200_000, {}
