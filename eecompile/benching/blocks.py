@@ -15,16 +15,17 @@ from typing import Protocol
 
 import numpy as np
 
-from eecompile.benching.device import Device, Repeating
+from eecompile.benching.device import Device
+from eecompile.benching.power import Drawn, drawn_by
 from eecompile.board import DvfsState
 from eecompile.console import Reporter
 from eecompile.figures import hertz
 from eecompile.runtime.governor import Governor
+from eecompile.runtime.meter import Meter
 
 __all__ = [
     "AtClock",
     "Block",
-    "EnergyCounter",
     "Settings",
     "Watch",
     "measure_clocks",
@@ -41,6 +42,7 @@ class Settings:
         rounds: at each clock, at most.
         sweeps: blocks at each clock.
         repeats: of a block that was disturbed.
+        meter_seconds: of running each function alone in each block, where there is a meter.
         seed: of the orders of clocks.
         window: rounds of which a median is taken while warming up.
         tolerance: by how much two medians may differ when it is warm.
@@ -51,6 +53,7 @@ class Settings:
     rounds: int = 1000
     sweeps: int = 5
     repeats: int = 2
+    meter_seconds: float = 0.1
     seed: int = 0
     window: int = 8
     tolerance: float = 0.03
@@ -78,13 +81,6 @@ class Watch(Protocol):
         """What disturbed the block, in words; nothing where it can be trusted."""
 
 
-class EnergyCounter(Protocol):
-    """Joules drawn since some moment, always growing."""
-
-    def read_j(self) -> float | None:
-        """Now; None where it cannot be told."""
-
-
 @dataclass(frozen=True, slots=True)
 class Block:
     """Rounds measured one after the other.
@@ -94,14 +90,14 @@ class Block:
         warm_rounds: run before, not counted.
         settled: whether the median had settled by then.
         disturbances: what else went on; empty for a good block.
-        powers_w: by function, drawn while it alone ran again and again; NaN where not known.
+        drawn: by function, while it alone ran again and again; empty without a meter.
     """
 
     times_s: np.ndarray
     warm_rounds: int
     settled: bool
     disturbances: tuple[str, ...] = ()
-    powers_w: np.ndarray | None = None
+    drawn: tuple[Drawn, ...] = ()
 
 
 @dataclass
@@ -130,9 +126,12 @@ class AtClock:
 
     @property
     def powers_w(self) -> np.ndarray | None:
-        """By function, the median of the blocks; None where no meter told any."""
-        found = [block.powers_w for block in self.kept if block.powers_w is not None]
-        return np.median(found, axis=0) if found else None
+        """By function, the median over blocks; NaN where none knows it, None without meter."""
+        found = np.array([[one.watts for one in block.drawn] for block in self.kept if block.drawn])
+        if not len(found):
+            return None
+        known = [column[np.isfinite(column)] for column in found.T]
+        return np.array([np.median(column) if len(column) else np.nan for column in known])
 
 
 def measure_clocks(
@@ -140,7 +139,7 @@ def measure_clocks(
     governor: Governor,
     states: Sequence[DvfsState],
     watch: Watch,
-    meter: EnergyCounter | None,
+    meter: Meter | None,
     settings: Settings,
     progress: Reporter,
     place: Callable[[DvfsState], None] = lambda state: None,
@@ -197,7 +196,7 @@ def _block(
     device: Device,
     state: DvfsState | None,
     watch: Watch,
-    meter: EnergyCounter | None,
+    meter: Meter | None,
     settings: Settings,
 ) -> Block:
     warm, stable = _warm_up(device, settings)
@@ -209,10 +208,11 @@ def _block(
     while len(times) < rounds and (len(times) < 3 or perf_counter() - begun < limit):
         times.append(device.round())
     disturbances = watch.end()
-    powers = None
-    if meter is not None and isinstance(device, Repeating):
-        powers = _powers(device, len(times[0]), meter, limit)
-    return Block(np.asarray(times), warm, stable, disturbances, powers)
+    drawn: tuple[Drawn, ...] = ()
+    if meter is not None:
+        places = range(len(times[0]))
+        drawn = tuple(drawn_by(device, at, meter, settings.meter_seconds) for at in places)
+    return Block(np.asarray(times), warm, stable, disturbances, drawn)
 
 
 def _warm_up(device: Device, settings: Settings) -> tuple[int, bool]:
@@ -239,15 +239,3 @@ def settled(totals: Sequence[float], window: int, tolerance: float) -> bool:
     before = float(np.median(totals[-2 * window : -window]))
     now = float(np.median(totals[-window:]))
     return abs(now - before) <= tolerance * before
-
-
-def _powers(device: Repeating, functions: int, meter: EnergyCounter, seconds: float) -> np.ndarray:
-    """Watts drawn while each function alone runs again and again; NaN where not told."""
-    found = np.full(functions, np.nan)
-    for index in range(functions):
-        before = meter.read_j()
-        taken = device.repeat(index, seconds / functions)
-        after = meter.read_j()
-        if before is not None and after is not None and after > before:
-            found[index] = (after - before) / taken
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -11,14 +11,17 @@ import numpy as np
 
 from eecompile.benching.blocks import AtClock, Settings, measure_clocks
 from eecompile.benching.device import Device, LocalDevice, Placing
-from eecompile.benching.observing import Conditions, Watcher, read_conditions
+from eecompile.benching.observing import Watcher, governor_of
 from eecompile.benching.planning import Plan
 from eecompile.board import Board, DvfsState
 from eecompile.console import Reporter
 from eecompile.figures import hertz
 from eecompile.runtime.governor import Governor, NoGovernor
+from eecompile.runtime.meter import NoMeter
+from eecompile.runtime.sensors import find_meter
+from eecompile.runtime.throttling import clock_conditions
 
-__all__ = ["Measurement", "clock_there_was", "measured"]
+__all__ = ["Measurement", "measured"]
 
 #: Clocks that differ by less are one.
 _SAME = 5e-3
@@ -33,12 +36,14 @@ class Measurement:
         conditions: as JSON: what the system told before and after, who set the clock, what other
             programs did, what reading the clock and the meter takes.
         governor: that chose the clock; "eecompile" where we set it.
+        energy_covers: in words, what the meter includes; empty without one.
         notes: in sentences.
     """
 
     found: list[AtClock] = field(default_factory=list)
     conditions: dict[str, Any] = field(default_factory=dict)
     governor: str | None = None
+    energy_covers: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -51,31 +56,39 @@ def measured(
     """
     board = plan.board
     first = board.clusters[0]
-    watch = Watcher(device.files, first.cpus, board.machine.cores, isinstance(device, LocalDevice))
-    before = read_conditions(device.files, first.cpus)
+    cpus = {cluster.name: cluster.cpus for cluster in board.clusters}
+    watch = Watcher(device.files, cpus, board.machine.cores, isinstance(device, LocalDevice))
+    meter = find_meter(board, device.files)
+    before = clock_conditions(device.files)
     place, notes = _placing(device, board)
     found = measure_clocks(
         device,
         governor if plan.measured else NoGovernor(),
         plan.measured or (DvfsState(first.name, None),),
         watch,
-        None,
+        None if isinstance(meter, NoMeter) else meter,
         settings,
         progress,
         place,
     )
     if not plan.measured:
-        found[0].state = clock_there_was(board, watch.clocks_hz, notes)
-    after = read_conditions(device.files, first.cpus)
+        found[0].state = _clock_there_was(board, watch.clocks_hz, notes)
+    set_by = "eecompile" if plan.measured else governor_of(before, first.cpus)
     conditions = {
         "before": before.to_json(),
-        "after": after.to_json(),
-        "clock_set_by": "eecompile" if plan.measured else before.governor,
+        "after": clock_conditions(device.files).to_json(),
+        "clock_set_by": set_by,
+        "clock_hz": found[0].state.frequency_hz if not plan.measured else None,
         "others_cores": float(np.median(watch.others)) if watch.others else None,
-        "overheads": {"timer_s": timer_s(), "meter_s": None},
+        "timer_s": timer_s(),
+        "meter": {
+            "covers": meter.covers or None,
+            "overhead_share": _meter_share(found),
+            "problems": list(_problems(found) or meter.problems),
+        },
     }
-    chosen_by = "eecompile" if plan.measured else before.governor
-    return Measurement(found, conditions, chosen_by, (*notes, *_remarks(before, plan)))
+    warned = [] if plan.measured else before.warnings
+    return Measurement(found, conditions, set_by, meter.covers, (*notes, *warned))
 
 
 def _placing(device: Device, board: Board) -> tuple[Callable[[DvfsState], None], list[str]]:
@@ -100,7 +113,20 @@ def timer_s() -> float:
     return float(np.median(np.diff([perf_counter() for _ in range(2001)])))
 
 
-def clock_there_was(board: Board, clocks_hz: list[float], notes: list[str]) -> DvfsState:
+def _meter_share(found: Sequence[AtClock]) -> float | None:
+    """Share of the time in which power was measured that measuring it took; None without meter."""
+    drawn = [one for at in found for block in at.blocks for one in block.drawn]
+    seconds = sum(one.seconds for one in drawn)
+    return sum(one.overhead_s for one in drawn) / seconds if seconds else None
+
+
+def _problems(found: Sequence[AtClock]) -> list[str]:
+    """What the meter said, each once."""
+    told = (text for at in found for b in at.blocks for one in b.drawn for text in one.problems)
+    return list(dict.fromkeys(told))
+
+
+def _clock_there_was(board: Board, clocks_hz: list[float], notes: list[str]) -> DvfsState:
     """The state blocks ran at while nobody set clocks; one without a clock where that is unsure."""
     cluster = board.clusters[0]
     if len(cluster.states) == 1:
@@ -114,13 +140,3 @@ def clock_there_was(board: Board, clocks_hz: list[float], notes: list[str]) -> D
         moved = f"moved between {low} and {high}" if low != high else f"was {low}"
         notes.append(f"the clock {moved}: its row is of no single clock of the table")
     return DvfsState(cluster.name, None)
-
-
-def _remarks(before: Conditions, plan: Plan) -> list[str]:
-    """What makes figures less than they seem."""
-    found = []
-    if not plan.measured and before.governor not in (None, "performance", "userspace"):
-        found.append(f"governor `{before.governor}` changes clocks meanwhile")
-    if not plan.measured and before.turbo:
-        found.append("turbo is on: clocks depend on heat and on what other cores do")
-    return found

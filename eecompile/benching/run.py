@@ -142,7 +142,14 @@ def _report(
     found: CostTable | None = None
     if device is not None:
         found = measured_table(
-            target.name, plan.board, device.name, threads, network, taken.found, taken.governor
+            target.name,
+            plan.board,
+            device.name,
+            threads,
+            network,
+            taken.found,
+            taken.governor,
+            taken.energy_covers,
         )
     whole, error = with_model(network, plan.board, threads, target.name, found)
     whole = replace(whole, notes=tuple(dict.fromkeys((*notes, *whole.notes))))

@@ -10,8 +10,8 @@ from eecompile.figures import hertz, joules, percent, threads_in_words
 
 __all__ = ["duration", "print_bench"]
 
-_COLUMNS = 6  # clocks in one table
-_MODELLED, _FRONT = "~", "*"
+_COLUMNS = 8  # clocks in one table
+_MODELLED = "~"
 
 
 def duration(seconds: float) -> str:
@@ -30,16 +30,15 @@ def print_bench(found: Mapping[str, Any]) -> None:
     """A report for people: `eecompile.benching.report.Report.to_json`'s value."""
     print("\n".join(_head(found)))
     states = found["states"]
-    for start in range(0, len(states), _COLUMNS):
-        chunk = states[start : start + _COLUMNS]
+    chunks = [states[start : start + _COLUMNS] for start in range(0, len(states), _COLUMNS)]
+    for key, title, words in (("latency_s", "latency", duration), ("energy_j", "energy", joules)):
+        for chunk in chunks:
+            if _known(found, chunk, key):
+                print()
+                _pieces(found, chunk, key, title, words)
+    if found["pareto"]:
         print()
-        _pieces(found, chunk, "latency_s", "latency", duration)
-        if _known(found, chunk, "energy_j"):
-            print()
-            _pieces(found, chunk, "energy_j", "energy", joules)
-        if found["pareto"]:
-            print()
-            _exits(found, chunk)
+        _exits(found)
     print()
     print("\n".join(_legend(found)))
 
@@ -55,15 +54,17 @@ def _head(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _conditions(told: Mapping[str, Any]) -> Iterator[str]:
     """Who set the clock, what else went on, and what measuring itself takes."""
-    before, after = told["before"], told["after"]
+    before, after, policies = told["before"], told["after"], told["before"]["policies"]
     if told["clock_set_by"] == "eecompile":
         parts = ["clocks set for each block, and put back"]
-    elif before["governor"] is None:
-        parts = [f"no cpufreq: the clock cannot be set; now {hertz(after['clock_hz'])}"]
+    elif not policies:
+        parts = [f"no cpufreq: the clock cannot be set; {hertz(told['clock_hz'])}"]
     else:
-        parts = [f"clock left to governor {before['governor']}, now {hertz(after['clock_hz'])}"]
-    if before["highest_hz"] is not None and before["lowest_hz"] is not None:
-        parts.append(f"limits {hertz(before['lowest_hz'])} to {hertz(before['highest_hz'])}")
+        parts = [f"clock left to governor {told['clock_set_by']}"]
+    for policy in policies:
+        if None not in (policy["low_hz"], policy["high_hz"]):
+            limits = f"limits {hertz(policy['low_hz'])} to {hertz(policy['high_hz'])}"
+            parts += [limits] if limits not in parts else []
     if before["turbo"] is not None:
         parts.append(f"turbo {'on' if before['turbo'] else 'off'}")
     yield "; ".join(parts)
@@ -72,15 +73,16 @@ def _conditions(told: Mapping[str, Any]) -> Iterator[str]:
         parts.append(f"load {before['load']:.2f} before")
     if told["others_cores"] is not None:
         parts.append(f"other programs kept {told['others_cores']:.2f} cores busy meanwhile")
-    if after["temperature_c"] is not None:
-        degrees = (before["temperature_c"] or after["temperature_c"], after["temperature_c"])
-        parts.append(f"{degrees[0]:.0f} to {degrees[1]:.0f} degrees")
-    parts.append(
-        f"reading the timer takes {told['overheads']['timer_s'] * 1e9:.0f} ns of each time"
-    )
-    if told["overheads"]["meter_s"] is not None:
-        parts.append(f"reading the meter {duration(told['overheads']['meter_s'])}")
+    if None not in (before["temperature_c"], after["temperature_c"]):
+        parts.append(f"{before['temperature_c']:.0f} to {after['temperature_c']:.0f} degrees")
+    parts.append(f"reading the timer takes {told['timer_s'] * 1e9:.0f} ns of each time")
     yield "; ".join(parts)
+    meter = told["meter"]
+    if meter["overhead_share"] is not None:
+        yield f"meter: {meter['covers']}; reading it takes {percent(meter['overhead_share'], 2)}"
+    if problems := meter["problems"]:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        yield f"{'meter' if meter['covers'] else 'no meter'}: {'; '.join(problems[:3])}{more}"
 
 
 def _clock(state: Mapping[str, Any], clusters: int) -> str:
@@ -141,36 +143,38 @@ def _tails(full: Mapping[str, Any], states: Sequence[Mapping[str, Any]]) -> list
     ]
 
 
-def _exits(found: Mapping[str, Any], states: Sequence[Mapping[str, Any]]) -> None:
-    """Leaving at each exit, and the policy's mean."""
+def _exits(found: Mapping[str, Any]) -> None:
+    """Leaving at each exit at the clocks that are best for it, and the policy's mean."""
     clusters = len({state["cluster"] for state in found["states"]})
-    policy = found["policy"]
-    names = list(dict.fromkeys(way["exit"] for way in found["pareto"]))
+    energies = any(way["energy_j"] is not None for way in found["pareto"])
 
-    def cell(way: Mapping[str, Any] | None) -> str:
-        if way is None:
-            return "-"
+    def cells(way: Mapping[str, Any]) -> list[str]:
         mark = _MODELLED if way["provenance"] == "modelled" else ""
-        text = f"{mark}{duration(way['latency_s'])}"
-        if way["energy_j"] is not None:
+        told = [_clock(way, clusters), f"{mark}{duration(way['latency_s'])}"]
+        if energies:
             mark = _MODELLED if way["energy_provenance"] == "modelled" else ""
-            text += f" {mark}{joules(way['energy_j'])}"
-        return text + (_FRONT if way["optimal"] else " ")
+            told.append("-" if way["energy_j"] is None else f"{mark}{joules(way['energy_j'])}")
+        return told
 
-    def row(ways: Sequence[Mapping[str, Any]]) -> list[str]:
-        by_clock = {(way["cluster"], way["frequency_hz"]): way for way in ways}
-        return [cell(by_clock.get((s["cluster"], s["frequency_hz"]))) for s in states]
+    def best(ways: Sequence[Mapping[str, Any]]) -> list[str]:
+        shown = cells(min(ways, key=lambda way: way["latency_s"]))
+        known = [way for way in ways if way["energy_j"] is not None]
+        if energies:
+            shown += cells(min(known, key=lambda way: way["energy_j"])) if known else ["-"] * 3
+        front = sum(way["optimal"] for way in ways)
+        return [*shown, f"{front} of {len(ways)}"]
 
     rows = []
-    for name in names:
+    for name in dict.fromkeys(way["exit"] for way in found["pareto"]):
         ways = [way for way in found["pareto"] if way["exit"] == name]
-        share, accuracy = ways[0]["share"], ways[0]["accuracy"]
-        rows.append([name, _part(share), _part(accuracy), *row(ways)])
+        rows.append([name, _part(ways[0]["share"]), _part(ways[0]["accuracy"]), *best(ways)])
+    policy = found["policy"]
     if policy is not None and policy["points"]:
-        accuracy = _part(policy["accuracy"])
-        rows.append([f"mean, {policy['name']}", "", accuracy, *row(policy["points"])])
-    clocks = [_clock(state, clusters) for state in states]
-    table(["leaving at", "share", "accuracy", *clocks], rows)
+        title = f"mean, {policy['name']}"
+        rows.append([title, "", _part(policy["accuracy"]), *best(policy["points"])])
+    columns = ["leaving at", "share", "accuracy", "fastest", "latency"]
+    columns += ["energy", "thriftiest", "latency", "energy"] if energies else []
+    table([*columns, "on the front"], rows)
 
 
 def _part(fraction: float | None) -> str:
@@ -186,7 +190,7 @@ def _legend(found: Mapping[str, Any]) -> Iterator[str]:
         energies = any(way["energy_j"] is not None for way in found["pareto"])
         more = " without drawing more" if energies else ""
         heads = "every head asked on the way is included"
-        yield f"{_FRONT} on the front: nothing as deep is faster{more}; {heads}"
+        yield f"on the front are clocks at which nothing as deep is faster{more}; {heads}"
     if found["policy"] is not None:
         yield found["policy"]["words"]
     if found["comparison"] is not None:

@@ -160,6 +160,9 @@ class CounterMeter:
     """Sums the differences of energy counters that do not include one another.
 
     A thread reads them now and then, so that no wrap is missed however long it takes.
+
+    Attributes:
+        counters: that are summed.
     """
 
     def __init__(
@@ -171,7 +174,7 @@ class CounterMeter:
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         """`max_power_w` is the most one counter can rise by in a second."""
-        self._files, self._counters, self.covers = files, tuple(counters), covers
+        self._files, self.counters, self.covers = files, tuple(counters), covers
         self._max_power_w, self._clock = max_power_w, clock
         self.problems: tuple[str, ...] = ()
         self._spans: list[_Span] = []
@@ -187,7 +190,7 @@ class CounterMeter:
         self.problems, self._overhead_s = (), 0.0
         self._spans = [
             _Span(counter, self._files, self._max_power_w, self._clock)
-            for counter in self._counters
+            for counter in self.counters
         ]
         self._thread.start(min(self._period_s, _LONGEST_S))
         for span in self._spans:
@@ -359,7 +362,12 @@ class PowerIntegral:
 
 
 class PowerMeter:
-    """Samples a power sensor from a thread of its own."""
+    """Samples a power sensor from a thread of its own.
+
+    Attributes:
+        channel: the sensor.
+        period_s: between two samples.
+    """
 
     def __init__(
         self,
@@ -369,8 +377,8 @@ class PowerMeter:
         max_power_w: float = MAX_POWER_W,
         period_s: float = PERIOD_S,
     ) -> None:
-        self._files, self._channel, self.covers = files, channel, covers
-        self._max_power_w, self._period_s = max_power_w, period_s
+        self._files, self.channel, self.covers = files, channel, covers
+        self._max_power_w, self.period_s = max_power_w, period_s
         self.problems: tuple[str, ...] = ()
         self._began_s = self._overhead_s = 0.0
         self._thread = _Repeated(self._sample)
@@ -382,7 +390,7 @@ class PowerMeter:
         self._integral = PowerIntegral(self._max_power_w)
         self._began_s = perf_counter()
         self._sample()
-        self._thread.start(self._period_s)
+        self._thread.start(self.period_s)
 
     def stop(self) -> Energy | None:
         """As `Meter.stop`; the last sample is taken before it returns."""
@@ -391,9 +399,9 @@ class PowerMeter:
             return None
         self._thread.end()
         self._sample()
-        found = judged(self._integral, perf_counter() - self._began_s, self._period_s)
+        found = judged(self._integral, perf_counter() - self._began_s, self.period_s)
         told = [found] if isinstance(found, str) else found
-        self.problems = tuple(f"{self._channel.name}: {text}" for text in told)
+        self.problems = tuple(f"{self.channel.name}: {text}" for text in told)
         if isinstance(found, str):
             return None
         integral = self._integral
@@ -409,7 +417,7 @@ class PowerMeter:
     def _sample(self) -> None:
         start = thread_time()
         before = perf_counter()
-        watts = self._channel.watts(self._files)
+        watts = self.channel.watts(self._files)
         self._integral.add((before + perf_counter()) / 2, watts)
         self._overhead_s += thread_time() - start
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from eecompile.benching.blocks import AtClock, Block, Settings, measure_clocks
+from eecompile.benching.power import Drawn
 from eecompile.board import DvfsState
 from eecompile.runtime.governor import NoGovernor, RecordingGovernor
+from eecompile.runtime.meter import Energy
 from tests.bench.parts import FAST, MIDDLE, SLOW, CountingDevice, ToldWatch
 
 STATES = (SLOW, MIDDLE, FAST)
@@ -102,40 +104,44 @@ def test_a_clock_that_is_not_reached_has_no_rounds_and_a_reason() -> None:
 
 
 class Meter:
-    """Counts 5 J with every reading."""
+    """Tells 5 J over 2 s, every time; its third reading is lost."""
+
+    covers = "everything"
+    problems: tuple[str, ...] = ()
 
     def __init__(self) -> None:
-        self.total_j = 0.0
+        self.log: list[str] = []
 
-    def read_j(self) -> float | None:
-        self.total_j += 5.0
-        return self.total_j
+    def start(self) -> None:
+        self.log.append("start")
+
+    def stop(self) -> Energy | None:
+        self.log.append("stop")
+        if self.log.count("stop") == 3:
+            self.problems = ("lost",)
+            return None
+        return Energy(5.0, 2.0, self.covers, overhead_s=0.5)
 
 
 def test_power_is_that_of_each_function_alone() -> None:
-    governor = RecordingGovernor(STATES)
+    governor, meter = RecordingGovernor(STATES), Meter()
     device = CountingDevice(governor)
-    settings = Settings(seconds=6.0, rounds=12, sweeps=3, window=2)
-    (at,) = measure_clocks(device, governor, (FAST,), ToldWatch(), Meter(), settings, quiet)
-    # A block may take 2 s, 1 s a function; the device takes twice what it is asked for.
-    assert at.powers_w is not None
-    assert at.powers_w.tolist() == [2.5, 2.5]
+    (at,) = measure_clocks(device, governor, (FAST,), ToldWatch(), meter, SETTINGS, quiet)
     assert [line for line in device.log if line.startswith("repeat")] == [
         "repeat 0",
         "repeat 1",
     ] * 3
+    assert meter.log == ["start", "stop"] * 6
+    assert at.blocks[0].drawn == (Drawn(2.5, 2.0, 0.5), Drawn(2.5, 2.0, 0.5))
+    assert at.blocks[1].drawn[0].problems == ("lost",)
 
 
-def test_a_meter_that_tells_nothing_gives_no_power() -> None:
-    class Silent:
-        def read_j(self) -> float | None:
-            return None
-
+def test_where_power_was_lost_once_the_other_blocks_tell_it() -> None:
     governor = RecordingGovernor(STATES)
     device = CountingDevice(governor)
-    (at,) = measure_clocks(device, governor, (FAST,), ToldWatch(), Silent(), SETTINGS, quiet)
+    (at,) = measure_clocks(device, governor, (FAST,), ToldWatch(), Meter(), SETTINGS, quiet)
     assert at.powers_w is not None
-    assert np.isnan(at.powers_w).all()
+    assert at.powers_w.tolist() == [2.5, 2.5]
 
 
 def test_warming_up_goes_on_until_the_median_settles() -> None:
