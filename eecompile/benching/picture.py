@@ -15,7 +15,7 @@ from eecompile.svg_parts import document, line, short, text
 __all__ = ["draw_costs"]
 
 # Lengths in pixels.
-_WIDTH, _TOP = 1080, 128
+_WIDTH, _TOP = 1080, 148
 _LEFT = (84, 470)
 _RIGHT = (620, 1040)
 _CHART, _GAP = 180, 96  # of each of two charts, one above the other
@@ -72,7 +72,7 @@ def _beside(
 
 
 def draw_costs(
-    title: str, subtitle: str, states: Sequence[DvfsState], ways: Sequence[Leaving]
+    title: str, subtitles: Sequence[str], states: Sequence[DvfsState], ways: Sequence[Leaving]
 ) -> str:
     """The picture as an SVG document.
 
@@ -82,11 +82,11 @@ def draw_costs(
 
     Args:
         title: the network's name.
-        subtitle: of what machine the costs are.
+        subtitles: of what machine the costs are, and what they include; a line each, two at most.
         states: the clocks; `Leaving.state` is an index into them.
         ways: exits x clocks; at least one. More exits than can be told apart are drawn in part.
     """
-    page = _Page(title, subtitle, tuple(states), tuple(ways))
+    page = _Page(title, tuple(subtitles), tuple(states), tuple(ways))
     body = list(page.body())
     label = f"{title}: latency and energy of {len(ways)} pairs of exit and clock"
     return document(_WIDTH, page.height, title, label, _STYLE, body)
@@ -96,17 +96,16 @@ class _Page:
     def __init__(
         self,
         title: str,
-        subtitle: str,
+        subtitles: tuple[str, ...],
         states: tuple[DvfsState, ...],
         ways: tuple[Leaving, ...],
     ) -> None:
-        self.title, self.subtitle, self.states, self.ways = title, subtitle, states, ways
+        self.title, self.subtitles, self.states, self.ways = title, subtitles, states, ways
         self.by_energy = all(way.cost.energy_j is not None for way in ways)
         self.clusters = list(dict.fromkeys(states[way.state].cluster for way in ways))
         self.series = self._series()
         self.bottom = _TOP + 2 * _CHART + _GAP
-        rows = -(-len(self._legend()) // 4)
-        self.height = self.bottom + 88 + _LEGEND * rows
+        self.height = self.bottom + 88 + _LEGEND * (1 + self._places()[-1][1])
 
     def _series(self) -> list[_Series]:
         names = list(dict.fromkeys(way.exit for way in self.ways))
@@ -132,7 +131,8 @@ class _Page:
 
     def body(self) -> Iterator[str]:
         yield text(32, 44, short(self.title, 60), "title", title=self.title)
-        yield text(32, 68, short(self.subtitle, 130), "quiet", title=self.subtitle)
+        for line_number, told in enumerate(self.subtitles):
+            yield text(32, 68 + 19 * line_number, short(told, 140), "quiet", title=told)
         yield from self.left()
         yield from self.right() if self.by_energy else self.times_only()
         yield from self.legend()
@@ -255,10 +255,16 @@ class _Page:
         found.append(("ring", "", f"on the front: nothing as deep is faster{more}"))
         return found
 
+    def _places(self) -> list[tuple[int, int]]:
+        """Column and row of each; the last, which is long, does not stand at the right."""
+        found = [(index % 4, index // 4) for index in range(len(self._legend()))]
+        column, row = found[-1]
+        return [*found[:-1], (column, row) if column < 2 else (0, row + 1)]
+
     def legend(self) -> Iterator[str]:
         top = self.bottom + 92
-        for index, (kind, value, words) in enumerate(self._legend()):
-            x, y = 40 + (index % 4) * 258, top + _LEGEND * (index // 4)
+        for (column, row), (kind, value, words) in zip(self._places(), self._legend(), strict=True):
+            x, y = 40 + column * 258, top + _LEGEND * row
             if kind in ("line", "dash"):
                 colour = value if kind == "line" else "#475569"
                 dash = f' stroke-dasharray="{value}"' if kind == "dash" and value else ""

@@ -73,9 +73,10 @@ class Report:
         where = self.table.device or f"board {self.table.board}, nothing measured"
         clocks = [len(self.table.states), sum(bool(at.blocks) for at in self.measured)]
         told = f"{clocks[1]} of {clocks[0]} clocks measured"
-        energy = f"; energy: {self.table.energy_covers}" if self.table.energy_covers else ""
-        words = f"{where}, {threads_in_words(self.table.threads)}; {told}{energy}"
-        return draw_costs(self.artifact.manifest.network.name, words, self.table.states, self.ways)
+        lines = [f"{where}, {threads_in_words(self.table.threads)}; {told}"]
+        lines += [f"energy: {self.table.energy_covers}"] if self.table.energy_covers else []
+        name = self.artifact.manifest.network.name
+        return draw_costs(name, lines, self.table.states, self.ways)
 
 
 def _blocks_json(at: AtClock) -> dict[str, Any]:

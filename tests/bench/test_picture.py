@@ -28,7 +28,7 @@ def drawn(
     heads = [[1e5 / hz for hz in hertz]] * exits
     costs = table(segments, heads, powers_w=powers, states=states, measured=measured)
     names = [f"layer{i}.conv" for i in range(exits)] + ["final"]
-    text = draw_costs("net", "a board", states, leavings(costs, names))
+    text = draw_costs("net", ["a board", "the cores"], states, leavings(costs, names))
     return ElementTree.fromstring(text), text
 
 
