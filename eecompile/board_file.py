@@ -15,6 +15,7 @@ from typing import Any
 
 from eecompile.board import Board, Cluster, DvfsState, Sensor
 from eecompile.board_entries import Quantity, Reader
+from eecompile.board_text import board_text
 from eecompile.diagnostics import (
     CompileErrors,
     Diagnostic,
@@ -24,9 +25,19 @@ from eecompile.diagnostics import (
     did_you_mean_help,
 )
 from eecompile.hardware import BOARDS, Machine, detected, is_board_path, machine_names
+from eecompile.host_board import host_board
+from eecompile.runtime.sysfs import LocalFiles
 from eecompile.toml_places import TomlPlaces
 
-__all__ = ["CLUSTER_NUMBERS", "MACHINE_NUMBERS", "board_names", "parse_board", "read_board"]
+__all__ = [
+    "CLUSTER_NUMBERS",
+    "MACHINE_NUMBERS",
+    "board_names",
+    "board_text",
+    "host_board",
+    "parse_board",
+    "read_board",
+]
 
 _BYTES = Quantity("bytes", 1024, 2**30, whole=True)
 #: What `[machine]` may say besides texts. One vector is 16 (SVE, AVX) to 2048 bits wide.
@@ -80,9 +91,6 @@ def read_board(name: str, folder: Path | None = None) -> Board:
         CompileErrors: there is no such board, or its file is wrong: everything that is.
     """
     if name == "host":
-        from eecompile.host_board import host_board
-        from eecompile.runtime.sysfs import LocalFiles
-
         return host_board(LocalFiles())
     path = _path_of(name, folder)
     try:

@@ -140,6 +140,10 @@ def _policy(files: SysFiles, path: str, notes: list[str]) -> Cluster | None:
         return None
     if "cpuinfo" in source:
         notes.append(f"{path}: the driver lists no clocks; only lowest and highest are known")
+    boosts = _hertz((read_text(files, f"{path}/scaling_boost_frequencies") or "").split())
+    if boosts := [clock for clock in boosts if clock not in clocks]:
+        told = ", ".join(f"{clock / 1e6:g}" for clock in boosts)
+        notes.append(f"{path}: {told} MHz left out, for short boosts only")
     alone = " of one CPU each" if len(cpus) == 1 else ""
     sources = {
         "cpus": f"{CPUFREQ}/policy*/related_cpus{alone}" if alone else f"{path}/related_cpus",

@@ -314,6 +314,18 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     read_or_refused(text)
 
 
+@settings(deadline=None)
+@given(
+    st.integers(0, len(WHOLE) - 1),
+    st.integers(0, 12),
+    st.text("0123456789.,[]{}=\"#-_eE \nabcxyz\\'", max_size=6),
+)
+def test_a_board_file_with_a_slip_is_read_or_refused(at: int, gone: int, more: str) -> None:
+    board = read_or_refused(WHOLE[:at] + more + WHOLE[at + gone :])
+    if board is not None:  # what is read is written so that it reads the same
+        assert parse_board(board_text(board), "b", "again.toml") == board
+
+
 LEAVES = st.one_of(
     st.integers(-2, 12),
     st.floats(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eecompile.board_file import parse_board, read_board
 from eecompile.board_import import Imported, import_device_tree, import_system, read_dtb
@@ -100,6 +102,22 @@ def test_a_board_of_another_architecture_is_refused(core: str) -> None:
     cpu = cpu_node(0, core, 1) if core else ""
     with pytest.raises(CompileErrors, match="No 64-bit ARM processor in the device tree"):
         imported(f"/dts-v1/;\n/ {{\ncpus {{\n{cpu}\n}};\n}};\n")
+
+
+RK3399_BLOB = blob(rk3399_dts())
+
+
+@settings(deadline=None)
+@given(st.integers(0, len(RK3399_BLOB) - 1), st.binary(min_size=1, max_size=8))
+def test_a_damaged_device_tree_becomes_a_board_file_or_is_refused(at: int, bytes_: bytes) -> None:
+    damaged = RK3399_BLOB[:at] + bytes_ + RK3399_BLOB[at + len(bytes_) :]
+    try:
+        found = import_device_tree(damaged, "board.dtb", "mine")
+    except CompileErrors as errors:
+        (only,) = errors.diagnostics
+        assert "device tree" in only.message
+    else:
+        assert parse_board(found.text, "mine", "mine.toml") == found.board
 
 
 def test_a_running_system_becomes_a_board_file(tmp_path: Path) -> None:

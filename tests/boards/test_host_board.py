@@ -91,6 +91,14 @@ def test_a_driver_that_does_not_know_its_latency_gives_none(tmp_path: Path, late
     assert "transition_latency_s" not in cluster.sources
 
 
+def test_boosts_are_left_out_and_said(tmp_path: Path) -> None:
+    notes: list[str] = []
+    files = policy(0, "0", "600000 1500000", scaling_boost_frequencies="1800000 ")
+    (cluster,) = board(tmp_path, files, notes).clusters
+    assert cluster.states[-1].frequency_hz == 1.5e9
+    assert f"{CPU}/cpufreq/policy0: 1800 MHz left out, for short boosts only" in notes
+
+
 def energy_model(root: str, watts: Mapping[int, int], **files: str) -> dict[str, str]:
     folder = f"/sys/kernel/debug/energy_model/{root}"
     rows = {
