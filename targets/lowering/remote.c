@@ -200,13 +200,14 @@ static void *watch(void *given) {
 }
 
 static void watch_client(void) {
-    int handle = client_socket(), on = 1, idle = 15, each = 5, probes = 3;
+    int handle = client_socket(), on = 1, idle = 15, each = 5, probes = 3, silent_ms = 30000;
     if (handle < 0) return;
     /* A client whose machine lost power says nothing any more. */
     setsockopt(handle, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     setsockopt(handle, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
     setsockopt(handle, IPPROTO_TCP, TCP_KEEPINTVL, &each, sizeof each);
     setsockopt(handle, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+    setsockopt(handle, IPPROTO_TCP, TCP_USER_TIMEOUT, &silent_ms, sizeof silent_ms);
     sigset_t all, before;
     pthread_t thread;
     sigfillset(&all);

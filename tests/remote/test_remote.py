@@ -201,6 +201,14 @@ def test_settings_are_put_back_when_the_session_is_killed_on_the_board(
         assert caught.value.errno == errno.ECONNRESET
 
 
+def test_a_board_looks_whether_its_host_is_still_there(port: int, tmp_path: Path) -> None:
+    with open_device(port, artifact(tmp_path)) as device:
+        lines = [line.split() for line in device.files.read("/proc/self/net/tcp").splitlines()]
+    # Source: Linux Documentation/networking/proc_net_tcp.rst: 01 is established, timer 2 keepalive.
+    timers = [line[5] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "01"]
+    assert len(timers) == 1 and timers[0].startswith("02:")
+
+
 def test_a_board_that_says_nothing_more_is_given_up(port: int, tmp_path: Path) -> None:
     with open_device(port, artifact(tmp_path), answer_s=0.5) as device:
         session = int(device.files.read("/proc/self/stat").split()[0])
