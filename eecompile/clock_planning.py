@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from eecompile.board import Board, DvfsState
 from eecompile.clock_rule import ClockRule, Objective
-from eecompile.cost_table import CostTable
+from eecompile.cost_table import CostTable, Provenance
 from eecompile.diagnostics import Diagnostics, did_you_mean_help
 from eecompile.figures import hertz
 from eecompile.outcomes import ExitCosts
 from eecompile.spec import FrequencyRange, Name, Policy, Target
 
-__all__ = ["allowed_states", "clock_rule", "costs_at", "nearest_clocks"]
+__all__ = ["allowed_states", "budget_costs", "clock_rule", "nearest_clocks"]
 
 _OBJECTIVES: dict[str, Objective] = {
     "lowest_energy": "lowest_energy",
@@ -101,16 +100,34 @@ def nearest_clocks(states: Sequence[DvfsState], low_hz: float, high_hz: float) -
     return " and ".join(map(hertz, (*below, *above))) or "none is known"
 
 
-def costs_at(
-    table: CostTable, state: int, quantity: Literal["latency", "energy"]
-) -> ExitCosts | None:
-    """What pieces cost at one state, to solve budgets with; None where one is not known."""
-    values: list[list[float]] = []
-    for rows in (table.segments, table.exits):
-        costs = [row.costs[state] for row in rows]
-        own = [c and (c.latency_s if quantity == "latency" else c.energy_j) for c in costs]
-        if any(value is None for value in own):
-            return None
-        values.append([float(value or 0.0) for value in own])
-    segments, heads = values
-    return ExitCosts(tuple(segments), tuple(heads), sum(segments))
+def budget_costs(table: CostTable) -> dict[str, ExitCosts]:
+    """What budgets of latency and energy are solved with: costs at the fastest clock.
+
+    Whichever is known of every piece there. A policy that chooses clocks takes longer than this,
+    and less energy.
+    """
+    states = range(len(table.states))
+    full_s = {state: cost.latency_s for state in states if (cost := table.full_depth(state))}
+    if not full_s:
+        return {}
+    fastest = min(full_s, key=lambda state: full_s[state])
+    rows = (*table.segments, *table.exits)
+    costs = [cost for row in rows if (cost := row.costs[fastest]) is not None]
+    if len(costs) < len(rows):
+        return {}
+    count = len(table.segments)
+    latencies = [cost.latency_s for cost in costs]
+    energies = [cost.energy_j for cost in costs if cost.energy_j is not None]
+    found = {"latency": _exit_costs(latencies, count, [cost.provenance for cost in costs])}
+    if len(energies) == len(costs):
+        of_energies = [cost.energy_provenance or "modelled" for cost in costs]
+        found["energy"] = _exit_costs(energies, count, of_energies)
+    return found
+
+
+def _exit_costs(
+    values: Sequence[float], segments: int, provenances: Sequence[Provenance]
+) -> ExitCosts:
+    ways, heads = tuple(values[:segments]), tuple(values[segments:])
+    measured = set(provenances) == {"measured"}
+    return ExitCosts(ways, heads, sum(ways), "measured" if measured else "modelled")

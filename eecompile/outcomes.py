@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import sqrt
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,11 +29,13 @@ class ExitCosts:
         segments: cost of each segment, in order; one more than exits.
         heads: cost of evaluating each exit: head and comparator; the decision itself is free here.
         full_depth: cost of the untouched backbone, which budgets in per cent refer to.
+        provenance: where they come from.
     """
 
     segments: tuple[float, ...]
     heads: tuple[float, ...]
     full_depth: float
+    provenance: Literal["counted", "measured", "modelled"] = "counted"
 
     @classmethod
     def macs(cls, graph: SegmentGraph) -> ExitCosts:
@@ -101,6 +103,7 @@ class Report:
         full_depth_accuracy: of the network's own answers.
         accuracy_drop: the loss against them, paired by sample.
         costs: quantity -> mean cost of a sample ("macs" as a fraction of the backbone's).
+        provenance: quantity -> where its costs come from.
         exits: per exit, the final one last: (name, share of the samples, their accuracy or None).
     """
 
@@ -109,6 +112,7 @@ class Report:
     full_depth_accuracy: Interval
     accuracy_drop: Interval
     costs: Mapping[str, Interval]
+    provenance: Mapping[str, str]
     exits: tuple[tuple[str, float, float | None], ...]
 
     def measured(self, budget: Budget) -> Interval | None:
@@ -141,6 +145,7 @@ def evaluate(
         full_depth_accuracy=wilson(int(full.sum()), len(record)),
         accuracy_drop=Interval.of_mean(full.astype(float) - right),
         costs={name: Interval.of_mean(cost.of(replayed)) for name, cost in costs.items()},
+        provenance={name: cost.provenance for name, cost in costs.items()},
         exits=tuple(exits),
     )
 

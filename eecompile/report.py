@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from eecompile.figures import threads_in_words
+from eecompile.figures import joules, milliseconds, percent, threads_in_words
 from eecompile.forecast_report import forecast_line
 from eecompile.outcomes import Interval, Report
 from eecompile.policy_fitting import DEFAULT_BUDGET
@@ -38,7 +38,7 @@ def policy_report(
     return found
 
 
-def _interval(interval: Interval) -> dict[str, float]:
+def _interval(interval: Interval) -> dict[str, Any]:
     return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
@@ -48,7 +48,10 @@ def _report(report: Report) -> dict[str, Any]:
         "accuracy": _interval(report.accuracy),
         "full_depth_accuracy": _interval(report.full_depth_accuracy),
         "accuracy_drop": _interval(report.accuracy_drop),
-        "costs": {name: _interval(interval) for name, interval in report.costs.items()},
+        "costs": {
+            name: _interval(interval) | {"provenance": report.provenance[name]}
+            for name, interval in report.costs.items()
+        },
         "exits": [
             {"name": name, "fraction": fraction, "accuracy": accuracy}
             for name, fraction, accuracy in report.exits
@@ -67,7 +70,7 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
     if test is None:
         return [title, "  no test data: nothing is known of data it was not fitted on"]
 
-    def spread(interval: Mapping[str, float], scale: float = 100.0) -> str:
+    def spread(interval: Mapping[str, Any], scale: float = 100.0) -> str:
         value, low, high = (scale * interval[key] for key in ("value", "low", "high"))
         digits = 2 if scale == 100.0 or low >= 1 else 4  # Small networks take microseconds.
         return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -78,17 +81,48 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
         f"full depth {100 * test['full_depth_accuracy']['value']:.2f} %",
         f"  multiply-accumulates {spread(test['costs']['macs'])} % of full depth, heads included",
     ]
-    if "latency" in test["costs"]:
-        taken = spread(test["costs"]["latency"], 1e3)
+    if latency := test["costs"].get("latency"):
         lines.append(
-            f"  latency {taken} ms, measured, {threads_in_words(threads or 1)}, compiled code"
-            " alone; `eval` times calls"
+            f"  latency {spread(latency, 1e3)} ms, {latency['provenance']}, "
+            f"{threads_in_words(threads or 1)}, compiled code alone; `eval` times calls"
         )
+    if energy := test["costs"].get("energy"):
+        lines.append(
+            f"  energy {spread(energy, 1e3)} mJ, {energy['provenance']}, at the fastest clock"
+        )
+    lines += clock_lines(report["clock"]) if "clock" in report else []
     forecast = report.get("forecast", {}).get("test")
     if forecast is not None:
         lines.append(f"  {forecast_line(forecast)}")
     if report["budget"]:
         lines.append(f"  budget {_kept(test['budget_missed_by'], test['budget_quantity'])}")
+    return lines
+
+
+def clock_lines(clock: Mapping[str, Any]) -> list[str]:
+    """What a person reads about a policy's clocks after a build, on held-out data."""
+    lines = [f"  clocks of `{clock['board']}`: {clock['rule']}"]
+    if clock["test"] is None:
+        return lines
+    chosen = clock["test"]["chosen"]
+    if chosen["mean_energy_j"] is not None:
+        others = ("early_exit_top_clock", "full_depth_top_clock")
+        before = [clock["test"][name]["mean_energy_j"] for name in others]
+        less = [percent(1 - chosen["mean_energy_j"] / joule) for joule in before if joule]
+        lines.append(
+            f"  energy {joules(chosen['mean_energy_j'])}, {clock['energy_provenance']}: "
+            f"{' and '.join(less)} less than these exits, and full depth, at the fastest clock"
+        )
+    lines.append(
+        f"  latency {milliseconds(chosen['mean_latency_s'])}, {clock['latency_provenance']}, "
+        f"99 % within {milliseconds(chosen['p99_latency_s'])}; "
+        f"accuracy {percent(chosen['accuracy'], 2)}"
+    )
+    if clock["deadline_s"] is not None:
+        lines.append(
+            f"  {chosen['deadline_misses']} of {chosen['n']} answers late, "
+            f"{chosen['forced_answers']} forced by the deadline"
+        )
     return lines
 
 
