@@ -118,7 +118,7 @@ policies = st.sampled_from(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_simulating_equals_going_sample_by_sample(data: st.DataObject) -> None:
     policy = data.draw(policies)
