@@ -72,7 +72,7 @@ def measured(
         place,
     )
     if not plan.measured:
-        found[0].state = _clock_there_was(board, watch.clocks_hz, notes)
+        found[0].state = _clock_there_was(plan, watch.clocks_hz, notes)
     set_by = "eecompile" if plan.measured else governor_of(before, first.cpus)
     conditions = {
         "before": before.to_json(),
@@ -80,7 +80,7 @@ def measured(
         "clock_set_by": set_by,
         "clock_hz": found[0].state.frequency_hz if not plan.measured else None,
         "others_cores": float(np.median(watch.others)) if watch.others else None,
-        "timer_s": timer_s(),
+        "timer_s": timer_s() if isinstance(device, LocalDevice) else None,
         "meter": {
             "covers": meter.covers or None,
             "overhead_share": _meter_share(found),
@@ -126,12 +126,13 @@ def _problems(found: Sequence[AtClock]) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def _clock_there_was(board: Board, clocks_hz: list[float], notes: list[str]) -> DvfsState:
+def _clock_there_was(plan: Plan, clocks_hz: list[float], notes: list[str]) -> DvfsState:
     """The state blocks ran at while nobody set clocks; one without a clock where that is unsure."""
-    cluster = board.clusters[0]
-    if len(cluster.states) == 1:
-        return cluster.states[0]
-    for state in cluster.states:
+    name = plan.board.clusters[0].name
+    states = [state for state in plan.kept if state.cluster == name]
+    if len(states) == 1:
+        return states[0]
+    for state in states:
         hz = state.frequency_hz
         if hz and clocks_hz and all(abs(clock / hz - 1) < _SAME for clock in clocks_hz):
             return state
@@ -139,4 +140,4 @@ def _clock_there_was(board: Board, clocks_hz: list[float], notes: list[str]) -> 
         low, high = hertz(min(clocks_hz)), hertz(max(clocks_hz))
         moved = f"moved between {low} and {high}" if low != high else f"was {low}"
         notes.append(f"the clock {moved}: its row is of no single clock of the table")
-    return DvfsState(cluster.name, None)
+    return DvfsState(name, None)

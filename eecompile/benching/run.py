@@ -96,7 +96,7 @@ def bench_artifact(options: BenchOptions, steps: Steps, files: SysFiles | None =
                 governor = stack.enter_context(open_governor(board.clusters, device.files))
             plan = plan_clocks(artifact, board, governor, wanted, measures=device is not None)
             if device is None:
-                notes.append(f"this machine is no `{board.name}`: every cost is modelled")
+                notes += _elsewhere(artifact, board)
             if wanted != "current":
                 notes += getattr(governor, "notes", [])
         taken = Measurement()
@@ -169,6 +169,18 @@ def _report(
         error,
         None if found is None else compared(found, artifact.costs),
     )
+
+
+def _elsewhere(artifact: Artifact, board: Board) -> list[str]:
+    """What is to be said where the board is not at hand."""
+    found = [f"this machine is no `{board.name}`: every cost is modelled"]
+    target = artifact.manifest.target
+    if board.machine.arch != target.architecture:
+        found.append(
+            f"the artifact was built for {target.architecture}: kernels built for `{board.name}` "
+            "are scheduled otherwise"
+        )
+    return found
 
 
 @contextmanager

@@ -75,8 +75,10 @@ def _conditions(told: Mapping[str, Any]) -> Iterator[str]:
         parts.append(f"other programs kept {told['others_cores']:.2f} cores busy meanwhile")
     if None not in (before["temperature_c"], after["temperature_c"]):
         parts.append(f"{before['temperature_c']:.0f} to {after['temperature_c']:.0f} degrees")
-    parts.append(f"reading the timer takes {told['timer_s'] * 1e9:.0f} ns of each time")
-    yield "; ".join(parts)
+    if told["timer_s"] is not None:
+        parts.append(f"reading the timer takes {told['timer_s'] * 1e9:.0f} ns of each time")
+    if parts:
+        yield "; ".join(parts)
     meter = told["meter"]
     if meter["overhead_share"] is not None:
         yield f"meter: {meter['covers']}; reading it takes {percent(meter['overhead_share'], 2)}"
