@@ -24,7 +24,7 @@ from eecompile.targets.loaded import LoadedLibrary
 if TYPE_CHECKING:
     from eecompile.targets.lowering import KernelUse
 
-__all__ = ["Layer", "Profile", "profile", "reason"]
+__all__ = ["Layer", "Profile", "call_s", "profile", "reason"]
 
 _ROUNDS = 30
 
@@ -132,7 +132,7 @@ def profile(subject: Subject, limits: Limits) -> Profile:
     for _ in range(_ROUNDS):
         wholes.append(_timed(whole))
         rows.append([_timed(call) for _, call in kernels])
-    net = np.median(rows, axis=0) - [_call_s(use) for use, _ in kernels]
+    net = np.median(rows, axis=0) - [call_s(use) for use, _ in kernels]
     layers = _layers([use for use, _ in kernels], np.maximum(net, 1e-9))
     lanes = machine("host").lanes
     far = limits.bandwidth(compiled.weights.nbytes + compiled.functions[0].workspace_bytes)
@@ -185,7 +185,8 @@ def _nothing(phases: int, arguments: int) -> float:
     return float(np.median([_timed(call) for _ in range(1000)]))
 
 
-def _call_s(use: KernelUse) -> float:
+def call_s(use: KernelUse) -> float:
+    """Seconds that calling a kernel from Python takes, beside what the kernel does."""
     return _nothing(len(use.call.phases), len(use.call.arguments))
 
 

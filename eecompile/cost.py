@@ -1,9 +1,10 @@
-"""What a piece of a network has to do: counted from the graph, whatever machine it runs on."""
+"""What a piece of a network has to do: counted in its graph and in the kernels made for it."""
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from math import prod
+from operator import add
 from typing import Any
 
 from eecompile.checked_json import ObjectReader
@@ -26,11 +27,6 @@ _PRODUCTS = frozenset(("Conv", "ConvTranspose", "MatMul"))
 _READING = frozenset(
     "ArgMax ArgMin CumSum ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum".split()
 )
-#: Operators with a polynomial or a division for every element, and pow.
-_CURVED = frozenset(
-    "Celu Cos Div Elu Erf Exp Gelu Log LogSoftmax Mish Mod Pow Reciprocal Selu Sigmoid Sin "
-    "Softmax Softplus Softsign Sqrt Tanh".split()
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,10 @@ class Work:
         depthwise_macs: those of them that read each weight for one channel only.
         elements: elements that all other operators compute: those they write, of a pooling window
             those it holds, of a reduction those it reads.
-        curved_elements: those of them that take a division, an exponential or the like.
+        operations: vector instructions of arithmetic that its kernels take, a multiplication with
+            the addition of its product as one.
+        divisions: those of them that divide or take a root.
+        accesses: vector instructions that load or store.
         kernels: kernels it is compiled to.
         value_bytes: values read and written by its kernels, weights apart.
         weight_bytes: weights read.
@@ -53,7 +52,9 @@ class Work:
     macs: int = 0
     depthwise_macs: int = 0
     elements: int = 0
-    curved_elements: int = 0
+    operations: int = 0
+    divisions: int = 0
+    accesses: int = 0
     kernels: int = 0
     value_bytes: int = 0
     weight_bytes: int = 0
@@ -65,10 +66,18 @@ class Work:
         >>> Work(macs=1, kernels=1) + Work(macs=2, kernels=1) == Work(macs=3, kernels=2)
         True
         """
-        *ours, wide = astuple(self)
-        *theirs, more = astuple(other)
-        sums = (a + b for a, b in zip(ours, theirs, strict=True))
-        return Work(*sums, tuple(a + b for a, b in zip(wide, more, strict=True)))
+        return Work(
+            self.macs + other.macs,
+            self.depthwise_macs + other.depthwise_macs,
+            self.elements + other.elements,
+            self.operations + other.operations,
+            self.divisions + other.divisions,
+            self.accesses + other.accesses,
+            self.kernels + other.kernels,
+            self.value_bytes + other.value_bytes,
+            self.weight_bytes + other.weight_bytes,
+            tuple(map(add, self.wide_bytes, other.wide_bytes)),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """JSON value that `from_json` reads."""
@@ -76,7 +85,9 @@ class Work:
             "macs": self.macs,
             "depthwise_macs": self.depthwise_macs,
             "elements": self.elements,
-            "curved_elements": self.curved_elements,
+            "operations": self.operations,
+            "divisions": self.divisions,
+            "accesses": self.accesses,
             "kernels": self.kernels,
             "value_bytes": self.value_bytes,
             "weight_bytes": self.weight_bytes,
@@ -93,7 +104,9 @@ class Work:
         macs = entry.whole("macs", _MOST)
         depthwise = entry.whole("depthwise_macs", macs)
         elements = entry.whole("elements", _MOST)
-        curved = entry.whole("curved_elements", elements)
+        operations = entry.whole("operations", _MOST)
+        divisions = entry.whole("divisions", operations)
+        accesses = entry.whole("accesses", _MOST)
         kernels = entry.whole("kernels", _MOST)
         values, weights = entry.whole("value_bytes", _MOST), entry.whole("weight_bytes", _MOST)
         wide = entry.items("wide_bytes", len(WIDE_BYTES))
@@ -102,7 +115,18 @@ class Work:
             count = len(WIDE_BYTES)
             entry.fail("wide_bytes", f"{count} whole numbers from `value_bytes` falling to 0")
         entry.done()
-        return cls(macs, depthwise, elements, curved, kernels, values, weights, tuple(wide))
+        return cls(
+            macs,
+            depthwise,
+            elements,
+            operations,
+            divisions,
+            accesses,
+            kernels,
+            values,
+            weights,
+            tuple(wide),
+        )
 
 
 def op_macs(op: Op, graph: Graph) -> int:
@@ -124,17 +148,18 @@ def op_macs(op: Op, graph: Graph) -> int:
 
 
 def op_work(op: Op, graph: Graph) -> Work:
-    """What one operator computes; kernels and bytes depend on what it is compiled with."""
+    """What one operator computes; instructions, kernels and bytes are those of its kernel."""
     macs = op_macs(op, graph)
     if op.kind in _PRODUCTS:
-        slides = op.kind != "MatMul" and op.attributes["group"] > 1
-        each = slides and graph.types[op.inputs[1]].shape[1] == 1
-        return Work(macs=macs, depthwise_macs=macs if each else 0)
+        groups: Any = op.attributes.get("group", 1)
+        slides = groups > 1 and graph.types[op.inputs[1]].shape[1] == 1
+        return Work(macs=macs, depthwise_macs=macs if slides else 0)
     if op.kind in _MOVING:
         return Work()
     visited = op.inputs[0] if op.kind in _READING else op.outputs[0]
-    elements = graph.types[visited].size * prod(op.attributes.get("kernel_shape", ()))
-    return Work(elements=elements, curved_elements=elements if op.kind in _CURVED else 0)
+    window: Any = op.attributes.get("kernel_shape", ())
+    elements = graph.types[visited].size * prod(window)
+    return Work(elements=elements)
 
 
 def graph_macs(graph: Graph) -> int:

@@ -17,6 +17,7 @@ from eecompile.hardware import Machine
 from eecompile.ir import Graph
 from eecompile.targets.lowering.aot import Address, Call, Shared, entry_functions
 from eecompile.targets.lowering.build import Phase, emit_objects, plain_phases, target_of
+from eecompile.targets.lowering.counting import Instructions, count
 from eecompile.targets.lowering.errors import UnsupportedOperator
 from eecompile.targets.lowering.expansions import with_expansions
 from eecompile.targets.lowering.fuse_gelu import fuse_gelu
@@ -67,11 +68,12 @@ class KernelCount:
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A kernel's name, what it is called with, and its code."""
+    """A kernel's name, what it is called with, its code, and what that executes."""
 
     symbol: str
     arguments: tuple[Argument, ...]
     phases: tuple[Phase, ...]
+    instructions: Instructions
 
 
 @dataclass
@@ -105,7 +107,8 @@ class _Kernels:
             phases: tuple[Phase, ...] = ()
             if self.lowers:
                 phases = plain_phases(scheduled.function, symbol, self.target)
-            self.found[spec] = _Kernel(symbol, scheduled.arguments, phases)
+            counted = count(phases, self.machine.lanes)
+            self.found[spec] = _Kernel(symbol, scheduled.arguments, phases, counted)
         return self.found[spec]
 
     def _choice(self, spec: KernelSpec) -> Choice | None:
@@ -203,7 +206,7 @@ def kernel_counts(
         for called in calls:
             spec = called.spec
             uses[spec] = uses.get(spec, 0) + 1
-            work[spec] = _cycles(_work(called.group, placed.graph), machine)
+            work[spec] = _cycles(_work(called, placed.graph), machine)
     return [KernelCount(spec, count, work[spec]) for spec, count in uses.items()]
 
 
@@ -288,7 +291,7 @@ def _lowered(
                 case Output():
                     arguments.append(where(called.group.output))
         private_bytes = max(private_bytes, private)
-        uses.append(_use(called.group, graph, called.kernel, tuple(arguments), kernels.machine))
+        uses.append(_use(called, graph, tuple(arguments), kernels.machine))
     entry = entry_functions(
         symbol,
         [use.call for use in uses],
@@ -358,12 +361,16 @@ def _called(graph: Graph, kernels: _Kernels) -> tuple[Placed, list[_Called]]:
 _WORTH_A_THREAD = 3000
 
 
-def _work(group: Group, graph: Graph) -> Work:
+def _work(called: _Called, graph: Graph) -> Work:
     """What one kernel does; each tensor it touches is counted once."""
+    group, executed = called.group, called.kernel.instructions
     constants = [name for name in group.inputs if name in graph.constants]
     values = [name for name in (*group.inputs, group.output) if name not in graph.constants]
     nbytes = sum(graph.types[name].nbytes for name in values)
     touched = Work(
+        operations=round(executed.operations),
+        divisions=round(executed.divisions),
+        accesses=round(executed.accesses),
         kernels=1,
         value_bytes=nbytes,
         weight_bytes=sum(graph.types[name].nbytes for name in constants),
@@ -379,9 +386,9 @@ def _cycles(work: Work, machine: Machine) -> float:
 
 
 def _use(
-    group: Group, graph: Graph, kernel: _Kernel, arguments: tuple[Address, ...], machine: Machine
+    called: _Called, graph: Graph, arguments: tuple[Address, ...], machine: Machine
 ) -> KernelUse:
-    work = _work(group, graph)
+    group, kernel, work = called.group, called.kernel, _work(called, graph)
     sharing = max(1, int(_cycles(work, machine) // _WORTH_A_THREAD))
     phases = tuple(Shared(p.symbol, p.units, min(p.units, sharing)) for p in kernel.phases)
     return KernelUse(
