@@ -105,6 +105,12 @@ class Reader:
         value = self.entry(key)
         return None if value is None else self.checked(value, quantity, f"`{key}`", key, "value")
 
+    def lanes(self, value: float | None) -> None:
+        """Complain of a vector that is no power of two wide."""
+        if value is not None and int(value) & (int(value) - 1):
+            span = self.inside("lanes")
+            self.error("`lanes` is no power of two", span, "expected 1, 2, 4, 8, ...")
+
     def numbers(self, key: str, quantity: Quantity) -> tuple[float, ...] | None:
         """A list of numbers with their source; None where it is absent or one is wrong."""
         rows = self.rows(key)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eecompile.board import Board, Cluster
+from eecompile.board_clusters import CLUSTER_NUMBERS
 from eecompile.board_entries import Quantity
-from eecompile.board_file import CLUSTER_NUMBERS, MACHINE_NUMBERS, parse_board
+from eecompile.board_file import MACHINE_NUMBERS, parse_board
 from eecompile.board_text import board_text
 from eecompile.core_kinds import kind_named
 from eecompile.device_tree import DeviceTree, read_device_tree

@@ -218,6 +218,7 @@ def test_a_wrong_cluster_is_told(old: str, new: str, message: str) -> None:
         ('transition_latency_s = { value = 40_000, source = "ns" }', "`transition_latency_s` is"),
         ('dynamic_power_coefficient = { value = 1e-10, source = "F" }', "`dynamic_power_coeff"),
         ('frequency = { value = 1e9, source = "s" }', "Unknown key `frequency`"),
+        ('lanes = { value = 6, source = "s" }', "`lanes` is no power of two"),
     ],
 )
 def test_a_wrong_number_of_a_cluster_is_told(more: str, message: str) -> None:
