@@ -131,8 +131,8 @@ class Connection:
             raise self._lose(
                 ToolError(
                     f"No answer from {address} within {connect_s:g} s",
-                    "see that the board is on and that nobody else measures on it"
-                    " (a server has one session at a time)",
+                    "see that the board is on and that nobody else measures on it (a server has"
+                    " one session at a time), and start its server again if a session crashed",
                 )
             ) from None
         except Exception as error:
