@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -90,6 +91,7 @@ static void put_back(void) {
 static void keep(int pipe_end) {
     static const int ignored[] = {SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGQUIT};
     for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) signal(ignored[i], SIG_IGN);
+    prctl(PR_SET_NAME, "eecompile-keep", 0, 0, 0);
     /* It must hold no socket of the server's: the other side would not see it closed. */
     dup2(pipe_end, 0);
     long most = sysconf(_SC_OPEN_MAX);

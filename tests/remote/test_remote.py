@@ -121,12 +121,14 @@ def test_wrong_results_are_not_timed(port: int, tmp_path: Path) -> None:
 def test_files_are_read_where_the_kernel_has_them(port: int, tmp_path: Path, tree: Path) -> None:
     (tree / "sys" / "bytes").write_bytes(bytes(range(256)) * 999)
     (tree / "sys" / "empty").touch()
+    (tree / "sys" / "nothing").mkdir()
     with open_device(port, artifact(tmp_path), tree) as device:
         files = device.files
         assert files.read(f"/{POLICY}/scaling_governor") == "schedutil\n"
         assert files.read_bytes("/sys/bytes") == bytes(range(256)) * 999
         assert files.read("/sys/empty") == ""
-        assert files.names("/sys") == ["bytes", "devices", "empty"]
+        assert files.names("/sys") == ["bytes", "devices", "empty", "nothing"]
+        assert files.names("/sys/nothing") == []
         assert files.names(f"/{POLICY}") == sorted(Path(name).name for name in FOUND)
         for path, number in {
             "/sys/none": errno.ENOENT,
