@@ -21,7 +21,7 @@ from eecompile.runtime.meter import NoMeter
 from eecompile.runtime.sensors import find_meter
 from eecompile.runtime.throttling import clock_conditions
 
-__all__ = ["Measurement", "measured"]
+__all__ = ["Measurement", "clock_there_was", "measured"]
 
 #: Clocks that differ by less are one.
 _SAME = 5e-3
@@ -72,7 +72,7 @@ def measured(
         place,
     )
     if not plan.measured:
-        found[0].state = _clock_there_was(plan, watch.clocks_hz, notes)
+        found[0].state = clock_there_was(board, watch.clocks_hz, notes, plan.kept)
     set_by = "eecompile" if plan.measured else governor_of(before, first.cpus)
     conditions = {
         "before": before.to_json(),
@@ -126,10 +126,22 @@ def _problems(found: Sequence[AtClock]) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def _clock_there_was(plan: Plan, clocks_hz: list[float], notes: list[str]) -> DvfsState:
-    """The state blocks ran at while nobody set clocks; one without a clock where that is unsure."""
-    name = plan.board.clusters[0].name
-    states = [state for state in plan.kept if state.cluster == name]
+def clock_there_was(
+    board: Board,
+    clocks_hz: Sequence[float],
+    notes: list[str],
+    states: Sequence[DvfsState] | None = None,
+) -> DvfsState:
+    """The state a board ran at while nobody set clocks; one without a clock where that is unsure.
+
+    Args:
+        board: its first cluster is meant.
+        clocks_hz: what the clock was, some times.
+        notes: what is to be said of it is added.
+        states: those there really are; None: the board's.
+    """
+    name = board.clusters[0].name
+    states = [state for state in states or board.states if state.cluster == name]
     if len(states) == 1:
         return states[0]
     for state in states:

@@ -11,7 +11,7 @@ from eecompile.figures import hertz
 from eecompile.runtime.sysfs import SysFiles, read_text
 from eecompile.runtime.throttling import Conditions, changes, clock_conditions
 
-__all__ = ["Watcher", "clock_of", "governor_of"]
+__all__ = ["Watcher", "clock_now", "clock_of", "governor_of"]
 
 #: By how much a clock may be off what was set: what is set is rounded, what is read is averaged.
 _OFF = 0.01
@@ -25,6 +25,12 @@ def clock_of(told: Conditions, cpus: Sequence[int]) -> float | None:
     """What some CPUs run at; None where it is not told."""
     own = [policy.current_hz for policy in told.policies if set(policy.cpus) & set(cpus)]
     return own[0] if own else None
+
+
+def clock_now(files: SysFiles, cpus: Sequence[int] = ()) -> float | None:
+    """What some CPUs of a system run at now, or its first ones; None where it does not tell."""
+    told = clock_conditions(files)
+    return clock_of(told, cpus or (told.policies[0].cpus if told.policies else ()))
 
 
 def governor_of(told: Conditions, cpus: Sequence[int]) -> str | None:
