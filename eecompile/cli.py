@@ -375,6 +375,15 @@ def _eval(verbs: Any) -> None:
     )
     parser.add_argument("--samples", type=_at_least(1), help="only the first N samples")
     _threads(parser)
+    elsewhere = parser.add_argument_group(
+        "for a board that is not at hand",
+        "answers are computed here; latencies and energies are modelled by the board's file",
+    )
+    elsewhere.add_argument("--board", metavar="NAME", help="a board, see `eecompile targets`")
+    elsewhere.add_argument("--deadline", help='e.g. "40 ms safe" (default: the policy\'s own)')
+    elsewhere.add_argument(
+        "--frequency", help='e.g. lowest_energy, or "600 MHz" (default: the policy\'s own)'
+    )
 
 
 def _bench(verbs: Any) -> None:

@@ -195,10 +195,17 @@ def _print_build(summary: Mapping[str, Any]) -> None:
 
 
 def eval(options: argparse.Namespace) -> int:
-    """Measure an artifact on data."""
+    """Measure an artifact on data, or replay it for a board."""
     from eecompile.evaluation import evaluate_artifact
 
     steps = Steps(1, options.quiet or options.json)
+    if options.board is not None:
+        return _eval_board(options, steps)
+    for name in ("deadline", "frequency"):
+        if getattr(options, name) is not None:
+            message = f"`--{name}` is for replaying: here the policy and this machine decide"
+            help_ = "name the board that is meant: `--board NAME`"
+            raise CompileErrors([Diagnostic("bad-argument", message, help=help_)])
     with steps.step("evaluate") as progress:
         found = evaluate_artifact(
             options.artifact,
@@ -213,6 +220,22 @@ def eval(options: argparse.Namespace) -> int:
         _print_json(options, found)
     else:
         print_evaluation(found)
+    return 0
+
+
+def _eval_board(options: argparse.Namespace, steps: Steps) -> int:
+    """Answers of this machine, times and energies of a board."""
+    from eecompile.board_evaluation import BoardOptions, evaluate_on_board
+    from eecompile.board_evaluation_words import print_board_evaluation
+
+    names = ("artifact", "data", "board", "policy", "deadline", "frequency")
+    chosen = {name: getattr(options, name) for name in (*names, "budget", "samples", "threads")}
+    with steps.step("evaluate") as progress:
+        found = evaluate_on_board(BoardOptions(**chosen), progress)
+    if options.json:
+        _print_json(options, found)
+    else:
+        print_board_evaluation(found)
     return 0
 
 
