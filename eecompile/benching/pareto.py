@@ -74,13 +74,22 @@ def leavings(
 def _beats(one: tuple[int, int, Cost], other: tuple[int, int, Cost], by_energy: bool) -> bool:
     """Whether `one` is nowhere worse and somewhere better; of equals the first is kept."""
     (depth, state, cost), (its_depth, its_state, its_cost) = one, other
-    better = [depth - its_depth, its_cost.latency_s - cost.latency_s]
+    better = [float(depth - its_depth), _less(cost.latency_s, its_cost.latency_s)]
     if by_energy:
         assert cost.energy_j is not None and its_cost.energy_j is not None, "all are known"
-        better.append(its_cost.energy_j - cost.energy_j)
+        better.append(_less(cost.energy_j, its_cost.energy_j))
     if min(better) < 0:
         return False
     return max(better) > 0 or state < its_state
+
+
+def _less(one: float, other: float) -> float:
+    """By how much `one` is less, 0 where only arithmetic tells them apart.
+
+    >>> _less(1.0, 3.0), _less(1.0, 1.0 + 1e-12)
+    (2.0, 0.0)
+    """
+    return 0.0 if abs(other - one) <= 1e-9 * abs(other) else other - one
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ def _exits(found: Mapping[str, Any]) -> None:
         shown = cells(min(ways, key=lambda way: way["latency_s"]))
         known = [way for way in ways if way["energy_j"] is not None]
         if energies:
-            shown += cells(min(known, key=lambda way: way["energy_j"])) if known else ["-"] * 3
+            shown += cells(min(known, key=_thrift)) if known else ["-"] * 3
         front = sum(way["optimal"] for way in ways)
         return [*shown, f"{front} of {len(ways)}"]
 
@@ -177,6 +177,11 @@ def _exits(found: Mapping[str, Any]) -> None:
     columns = ["leaving at", "share", "accuracy", "fastest", "latency"]
     columns += ["energy", "thriftiest", "latency", "energy"] if energies else []
     table([*columns, "on the front"], rows)
+
+
+def _thrift(way: Mapping[str, Any]) -> tuple[float, float]:
+    """Energies that are shown alike are alike: then the faster clock is better."""
+    return float(f"{way['energy_j']:.3g}"), way["latency_s"]
 
 
 def _part(fraction: float | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eecompile.artifact import read_artifact, write_artifact
-from eecompile.benching import keeping
+from eecompile.atomic import write_file
 from eecompile.benching.keeping import keep_costs
 from eecompile.diagnostics import CompileErrors
 from eecompile.manifest import Manifest
@@ -46,15 +46,15 @@ def test_a_full_disk_leaves_the_earlier_one(
     failing: int, artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, mine = content(artifact), read_artifact(artifact)
-    write, count = keeping.write_file, [0]
+    count = [0]
 
     def full(path: Path, data: bytes | memoryview) -> None:
         count[0] += 1
         if count[0] == failing:
             raise OSError(28, "No space left on device")
-        write(path, data)
+        write_file(path, data)
 
-    monkeypatch.setattr(keeping, "write_file", full)
+    monkeypatch.setattr("eecompile.benching.keeping.write_file", full)
     with pytest.raises(CompileErrors, match="no space left"):
         keep_costs(mine, tiny.costs(mine.manifest.network, 2.5))
     assert content(artifact) == before

@@ -36,6 +36,11 @@ def test_a_clock_that_is_slower_and_draws_more_is_not() -> None:
     assert [way.optimal for way in leavings(costs, ("final",))] == [False, True]
 
 
+def test_of_clocks_that_draw_alike_the_fastest_is() -> None:
+    costs = table([[2.0, 1.0]], powers_w=[1.0, 2.0 + 1e-12])
+    assert [way.optimal for way in leavings(costs, ("final",))] == [False, True]
+
+
 def test_without_energies_only_the_fastest_is() -> None:
     assert [way.optimal for way in leavings(table([[2.0, 1.0]]), ("final",))] == [False, True]
 

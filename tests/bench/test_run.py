@@ -17,7 +17,9 @@ from eecompile.console import Steps
 from eecompile.diagnostics import CompileErrors
 from tests.governor.sysfs_tree import KernelKept, Policy, rk3399, rpi4, settings
 
-QUICK = Settings(seconds=float("inf"), rounds=4, sweeps=2, window=2, warm_seconds=0.0)
+QUICK = Settings(
+    seconds=float("inf"), rounds=4, sweeps=2, window=2, warm_seconds=0.0, meter_seconds=0.0
+)
 CLOCKS = [600e6, 750e6, 1e9, 1.2e9, 1.5e9]
 
 
@@ -131,6 +133,44 @@ def test_without_cpufreq_the_rest_is_modelled_and_said_so(artifact: Path, tmp_pa
     assert any("modelled" in note for note in found["notes"])
     assert found["model_error"]["pieces"] == 5
     assert [p["quantiles"] is None for p in found["full_depth"]["points"]] == [True, False, True]
+
+
+def test_energy_is_power_times_time_and_its_meter_is_named(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = board(tmp_path)
+    zone = kernel.root_path / "sys/class/powercap/intel-rapl:0"
+    zone.mkdir(parents=True)
+    for name, text in (("name", "package-0"), ("max_energy_range_uj", str(1 << 40))):
+        (zone / name).write_text(f"{text}\n")
+    total = [0]
+
+    def drawing(device: LocalDevice, function: int, seconds: float) -> float:
+        total[0] += 1000 * (1 + function)
+        (zone / "energy_uj").write_text(f"{total[0]}\n")
+        return seconds
+
+    (zone / "energy_uj").write_text("0\n")
+    monkeypatch.setattr(LocalDevice, "repeat", drawing)
+    found = bench(artifact, kernel, frequencies="600 MHz")
+    points = [row["points"][0] for row in (*found["segments"], *found["exits"])]
+    assert {point["energy_provenance"] for point in points} == {"measured"}
+    assert all(point["energy_j"] > 0 for point in points)
+    assert found["energy_covers"] == "all cores and caches of a processor"
+    assert found["conditions"]["meter"]["problems"] == []
+    assert found["conditions"]["meter"]["overhead_share"] > 0
+
+
+def test_a_sensor_that_gives_garbage_gives_no_energy(artifact: Path, tmp_path: Path) -> None:
+    kernel = board(tmp_path)
+    zone = kernel.root_path / "sys/class/powercap/intel-rapl:0"
+    zone.mkdir(parents=True)
+    for name, text in (("name", "package-0"), ("max_energy_range_uj", "10"), ("energy_uj", "9999")):
+        (zone / name).write_text(f"{text}\n")
+    found = bench(artifact, kernel, frequencies="600 MHz")
+    assert {row["points"][0]["energy_j"] for row in found["segments"]} == {None}
+    (told,) = found["conditions"]["meter"]["problems"]
+    assert told == "RAPL package-0: it reads 9999 of at most 10 microjoules"
 
 
 def test_without_permission_it_measures_what_there_is(artifact: Path, tmp_path: Path) -> None:
