@@ -19,7 +19,7 @@ from eecompile.board_file import read_board
 from eecompile.clock_checks import check_rule
 from eecompile.clock_fitting import fit_start
 from eecompile.clock_outcomes import outcome
-from eecompile.clock_planning import clock_rule
+from eecompile.clock_planning import allowed_states, clock_rule
 from eecompile.clock_rule import ClockRule
 from eecompile.compiled import CompiledGraph
 from eecompile.console import Reporter
@@ -39,7 +39,7 @@ from eecompile.runtime.scheduler import Scheduler
 from eecompile.runtime.session import Session
 from eecompile.runtime.vectors import shown_values
 from eecompile.simulation import Simulation, at_top_clock, simulate
-from eecompile.spec import Name, Policy
+from eecompile.spec import Name, Policy, Target
 
 __all__ = ["BoardOptions", "evaluate_on_board", "read_rule"]
 
@@ -63,6 +63,7 @@ class BoardOptions:
         budget: chooses another operating point of the policy.
         samples: at most so many.
         threads: cores that work on an answer there; None: as many as the artifact was built for.
+        cluster: of the board, that answers; None: the scheduler chooses.
     """
 
     artifact: Path
@@ -74,6 +75,7 @@ class BoardOptions:
     budget: str | None = None
     samples: int | None = None
     threads: int | None = None
+    cluster: str | None = None
 
 
 def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
     stored = None if entry is None else entry.clock
     rule, written = read_rule(options.deadline, options.frequency, stored)
     threads = options.threads or artifact.manifest.target.cores
-    table = model_table(network, board, threads, artifact.manifest.target.name)
+    table = _table(artifact, board, threads, options.cluster)
     found = Diagnostics()
     deadline = written.at("deadline") if options.deadline is not None else None
     frequency = written.at("frequency") if options.frequency is not None else None
@@ -115,12 +117,21 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
         "policy": name,
         "budget": options.budget,
         "board": board.name,
+        "cluster": options.cluster,
         "deadline_s": rule.deadline_s,
         "clock": str(rule),
         "start_fitted_on": fitted_on,
         "model": _model(board, table),
         "notes": _notes(found, Scheduler(table, rule), table),
     }
+
+
+def _table(artifact: Artifact, board: Board, threads: int, cluster: str | None) -> CostTable:
+    """Costs of an artifact's pieces at the clocks of the board, or of one cluster of it."""
+    manifest = artifact.manifest
+    allowed = allowed_states(board, Target(board.name, cluster=cluster))
+    table = model_table(manifest.network, board, threads, manifest.target.name)
+    return table.restricted([k for k, state in enumerate(table.states) if state in allowed])
 
 
 def _read_artifact(options: BoardOptions) -> Artifact:
@@ -307,6 +318,7 @@ def _model(board: Board, table: CostTable) -> dict[str, Any]:
             "transition_latency_s": cluster.transition_latency_s,
         }
         for cluster in board.clusters
+        if any(state.cluster == cluster.name for state in table.states)
     ]
     return {
         "clusters": clusters,

@@ -47,7 +47,8 @@ def _rule_in_words(found: Mapping[str, Any]) -> str:
     why = "chosen for the whole way"
     if count := found["start_fitted_on"]:
         why = f"fitted on {count} calibration samples"
-    return f"{rule}; samples begin at {hertz(begins['frequency_hz'])} ({why})"
+    clock = f"{begins['cluster']} at {hertz(begins['frequency_hz'])}"
+    return f"{rule}; samples begin on {clock} ({why})"
 
 
 def _print_figures(found: Mapping[str, Any]) -> None:

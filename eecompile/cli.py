@@ -380,6 +380,7 @@ def _eval(verbs: Any) -> None:
         "answers are computed here; latencies and energies are modelled by the board's file",
     )
     elsewhere.add_argument("--board", metavar="NAME", help="a board, see `eecompile targets`")
+    elsewhere.add_argument("--cluster", metavar="NAME", help="of the board (default: any)")
     elsewhere.add_argument("--deadline", help='e.g. "40 ms safe" (default: the policy\'s own)')
     elsewhere.add_argument(
         "--frequency", help='e.g. lowest_energy, or "600 MHz" (default: the policy\'s own)'

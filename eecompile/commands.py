@@ -201,7 +201,7 @@ def eval(options: argparse.Namespace) -> int:
     steps = Steps(1, options.quiet or options.json)
     if options.board is not None:
         return _eval_board(options, steps)
-    for name in ("deadline", "frequency"):
+    for name in ("cluster", "deadline", "frequency"):
         if getattr(options, name) is not None:
             message = f"`--{name}` is for replaying: here the policy and this machine decide"
             help_ = "name the board that is meant: `--board NAME`"
@@ -228,7 +228,7 @@ def _eval_board(options: argparse.Namespace, steps: Steps) -> int:
     from eecompile.board_evaluation import BoardOptions, evaluate_on_board
     from eecompile.board_evaluation_words import print_board_evaluation
 
-    names = ("artifact", "data", "board", "policy", "deadline", "frequency")
+    names = ("artifact", "data", "board", "cluster", "policy", "deadline", "frequency")
     chosen = {name: getattr(options, name) for name in (*names, "budget", "samples", "threads")}
     with steps.step("evaluate") as progress:
         found = evaluate_on_board(BoardOptions(**chosen), progress)

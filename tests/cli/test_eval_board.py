@@ -57,6 +57,12 @@ def test_the_models_inputs_are_told(evaluated: Any) -> None:
     assert any("work is that of code compiled for `host`" in note for note in found["notes"])
 
 
+def test_one_cluster_can_be_meant(evaluated: Any) -> None:
+    found = evaluated(*BOARD, *CHEAP, "--cluster", "big", "--samples", 20)
+    assert {row["cluster"] for row in found["clocks"]} == {"big"} == {found["cluster"]}
+    assert [cluster["name"] for cluster in found["model"]["clusters"]] == ["big"]
+
+
 def test_without_a_rule_everything_is_at_the_fastest_clock(evaluated: Any) -> None:
     found = evaluated(*BOARD)
     assert found["clock"] == "" and found["deadline_s"] is None
@@ -95,7 +101,7 @@ def test_people_read_what_was_modelled_and_from_what(call: Call, built: Path) ->
     assert done.status == 0
     for said in (
         "latencies and energies are modelled, not measured",
-        "frequency lowest_energy, deadline 20.0 ms safe; samples begin at ",
+        "frequency lowest_energy, deadline 20.0 ms safe; samples begin on little at ",
         "full network, fastest",
         "deadline misses",
         "uW/MHz/V^2 a core, 40 us to change the clock",
@@ -115,6 +121,8 @@ def test_people_read_what_was_modelled_and_from_what(call: Call, built: Path) ->
         (("--board", "arm-cpu"), "unknown-costs", "gives no clocks"),
         (("--deadline", "4 ms"), "bad-argument", "`--board NAME`"),
         (CHEAP, "bad-argument", "`--board NAME`"),
+        ((*BOARD, "--cluster", "huge"), "unknown-target", "Unknown cluster `huge`"),
+        (("--cluster", "big"), "bad-argument", "`--board NAME`"),
         ((*BOARD, "--policy", "quack"), "bad-argument", "`quick`"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
