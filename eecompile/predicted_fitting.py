@@ -244,7 +244,8 @@ class _Fitting:
         """
         betas = [self.beta] if self.beta is not None else self._grid()
         trials = [trial for beta in betas for trial in self._trials(beta)]
-        chain = hull(trials)
+        full_depth = self.judge.costs[self.judge.quantity].leaving[-1]
+        chain = [trial for trial in hull(trials) if trial.cost < full_depth]
         points = [self._point(trial) for trial in chain]
         points.append(self.judge.point(NeverPolicy(len(self.setting.scales))))
         best = self.judge.best(points)
