@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eecompile.board import DvfsState
 from eecompile.checked_json import JsonError, ObjectReader, canonical_json, parse_json
 from eecompile.cost import WIDE_BYTES, Work
-from eecompile.cost_table import Cost, CostRow, CostTable
+from eecompile.cost_table import Cost, CostRow, CostTable, Provenance
 
 numbers = st.floats(0, 1e12, allow_nan=False)
 maybe = st.none() | numbers
@@ -30,7 +30,8 @@ def works(draw: st.DrawFn) -> Work:
         elements,
         operations,
         draw(st.integers(0, operations)),
-        *(draw(counts) for _ in range(2)),
+        draw(counts),
+        draw(counts),
         values,
         draw(counts),
         tuple(wide),
@@ -39,7 +40,7 @@ def works(draw: st.DrawFn) -> Work:
 
 @st.composite
 def costs(draw: st.DrawFn) -> Cost | None:
-    provenance = st.sampled_from(["measured", "modelled"])
+    provenance = st.sampled_from(get_args(Provenance))
     energy = draw(maybe)
     of_energy = None if energy is None else draw(provenance)
     found = Cost(draw(numbers), energy, draw(provenance), of_energy)
