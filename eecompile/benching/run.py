@@ -107,7 +107,7 @@ def bench_artifact(options: BenchOptions, steps: Steps, files: SysFiles | None =
                 taken = measured(device, governor, plan, options.settings, progress)
     notes += [*taken.notes, *told_blocks(taken.found)]
     with steps.step("model what was not measured"):
-        report = _report(artifact, device, plan, taken, policy, notes)
+        report = _report(artifact, device, plan, taken, policy, notes, options.threads)
     if options.update:
         with steps.step(f"write {artifact.path}"):
             keep_costs(artifact, report.whole)
@@ -119,6 +119,9 @@ def _device(
 ) -> tuple[Device | None, Board]:
     """What is measured, and whose clocks are meant; no device where that board is not here."""
     if options.rpc is not None:
+        if options.data is not None:
+            message = "A board over a wire runs the artifact's test vectors, `--data` is not sent"
+            raise CompileErrors([Diagnostic("bad-argument", message, help="leave it out")])
         device = remote_device(artifact, options.rpc, options.threads, stack)
         return device, board_for(options.board, artifact, device.files)
     board = board_for(options.board, artifact, files)
@@ -135,10 +138,11 @@ def _report(
     taken: Measurement,
     policy: PolicyShares | None,
     notes: list[str],
+    threads: int | None,
 ) -> Report:
     """Measured rows, modelled ones beside them, and what the artifact had before."""
     target, network = artifact.manifest.target, artifact.manifest.network
-    threads = target.cores if device is None else device.threads
+    threads = (threads or target.cores) if device is None else device.threads
     found: CostTable | None = None
     if device is not None:
         found = measured_table(

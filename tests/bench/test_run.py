@@ -367,6 +367,12 @@ def test_wrong_words_are_told_before_anything_is_measured(artifact: Path, tmp_pa
     assert kernel.writes == []
 
 
+def test_a_board_that_is_not_here_has_as_many_threads_as_asked(
+    artifact: Path, tmp_path: Path
+) -> None:
+    assert bench(artifact, board(tmp_path), board="rk3399", threads=2)["threads"] == 2
+
+
 def test_the_picture_is_of_what_was_found(artifact: Path, tmp_path: Path) -> None:
     options = BenchOptions(artifact, "all", settings=QUICK)
     report = bench_artifact(options, Steps(4, quiet=True), board(tmp_path))
