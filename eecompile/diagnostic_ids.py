@@ -228,11 +228,6 @@ _LANGUAGE = {
         "`eecompile targets` lists them.",
         "target arm-cpus { }",
     ),
-    "unknown-frequency": DiagnosticInfo(
-        "The board has no such clock.",
-        "A clock that cannot be set has no cost; the nearest ones are named.",
-        "target raspberry-pi-4 { frequencies [2 GHz] }",
-    ),
     "more-cores": DiagnosticInfo(
         "A target that is this machine names more cores than there are.",
         "Kernels are chosen for those there are, and figures are of them.",
@@ -295,6 +290,11 @@ _BUILD = {
         "No setting of the policy meets the budget.",
         "Even the cheapest setting costs more, or even the best is less accurate.",
         "budget mean macs <= 1 %",
+    ),
+    "unknown-frequency": DiagnosticInfo(
+        "The board has no such clock.",
+        "A clock that cannot be set has no cost; the nearest ones are named.",
+        "target raspberry-pi-4 { frequencies [2 GHz] }",
     ),
     "impossible-deadline": DiagnosticInfo(
         "No clock of the board is fast enough for the deadline.",
