@@ -16,7 +16,7 @@ import numpy as np
 
 from eecompile.console import Steps, table
 from eecompile.diagnostics import CompileErrors, Diagnostic
-from eecompile.figures import milliseconds, percent, readable, threads_in_words
+from eecompile.figures import hertz, milliseconds, percent, readable, threads_in_words
 
 if TYPE_CHECKING:
     from eecompile.board import Board
@@ -165,12 +165,13 @@ def _print_build(summary: Mapping[str, Any]) -> None:
     from eecompile.memory import Peak
     from eecompile.report import held_out_lines
 
-    full, threads = summary["full_depth"]["points"], summary["threads"]
-    measured = [point for point in full if point["provenance"] == "measured"]
+    threads = summary["threads"]
+    fastest = min(summary["full_depth"]["points"], key=lambda p: p["latency_s"], default=None)
     taken = ""
-    if measured:
-        latency = milliseconds(measured[0]["latency_s"])
-        taken = f", {latency} measured on {threads_in_words(threads)}"
+    if fastest is not None:
+        latency = milliseconds(fastest["latency_s"])
+        taken = f", {latency} {fastest['provenance']} on {threads_in_words(threads)}"
+        taken += f" at {hertz(fastest['frequency_hz'])}" if fastest["frequency_hz"] else ""
     print(f"\n{summary['model']} for {summary['target']} ({summary['triple']})")
     rounded = summary["roundings"]
     print(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eecompile.board import Board, Cluster, DvfsState
-from eecompile.compiled import CompiledGraph, Function
+from eecompile.compiled import CompiledGraph, Function, FunctionLike
 from eecompile.cost import WIDE_BYTES, Work
 from eecompile.cost_merging import ModelError, merged
 from eecompile.cost_table import Cost, CostRow, CostTable, total
@@ -26,6 +26,7 @@ __all__ = [
     "CostModel",
     "ModelError",
     "features",
+    "function_costs",
     "merged",
     "model_table",
 ]
@@ -130,15 +131,13 @@ def model_table(network: CompiledGraph, board: Board, threads: int, target: str)
         target: what the code was compiled for.
     """
     whole = sum((part.work for part in network.segments), Work())
-    clusters = {cluster.name: cluster for cluster in board.clusters}
 
     def row(name: str, work: Work, functions: Sequence[Function]) -> CostRow:
-        return CostRow(name, work, tuple(cost(functions, state) for state in board.states))
+        return CostRow(name, work, costs(functions))
 
-    def cost(functions: Sequence[Function], state: DvfsState) -> Cost | None:
-        cluster = clusters[state.cluster]
-        model = CostModel.of(board, cluster)
-        return total([_cost(model, function, whole, state, threads) for function in functions])
+    def costs(functions: Sequence[Function]) -> tuple[Cost | None, ...]:
+        each = [function_costs(function, whole, board, threads) for function in functions]
+        return tuple(total(of_state) for of_state in zip(*each, strict=True))
 
     transitions = {
         cluster.name: cluster.transition_latency_s
@@ -158,6 +157,17 @@ def model_table(network: CompiledGraph, board: Board, threads: int, target: str)
         board.idle_power_w,
         _COVERS if any(_power(board, state) is not None for state in board.states) else "",
         tuple(_notes(network, board, threads, whole)),
+        cpus={cluster.name: cluster.cpus for cluster in board.clusters if cluster.cpus},
+    )
+
+
+def function_costs(
+    function: FunctionLike, network: Work, board: Board, threads: int
+) -> tuple[Cost | None, ...]:
+    """One function at every clock of a board, as part of a network with that work in all."""
+    return tuple(
+        _cost(CostModel.of(board, board.cluster(state.cluster)), function, network, state, threads)
+        for state in board.states
     )
 
 
@@ -165,7 +175,7 @@ _COVERS = "the cores that work, without caches, memory and what else the board d
 
 
 def _cost(
-    model: CostModel, function: Function, network: Work, state: DvfsState, threads: int
+    model: CostModel, function: FunctionLike, network: Work, state: DvfsState, threads: int
 ) -> Cost | None:
     if state.frequency_hz is None:
         return None

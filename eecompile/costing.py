@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from eecompile.board import DvfsState
+from collections.abc import Sequence
+from dataclasses import replace
+
+from eecompile.benching.measuring import clock_there_was
+from eecompile.board import Board, DvfsState
 from eecompile.compiled import CompiledGraph
-from eecompile.cost_table import CostRow, CostTable
-from eecompile.hardware import Machine
+from eecompile.cost_model import merged, model_table
+from eecompile.cost_table import CostTable
 from eecompile.latency import Latencies, measured_table
 
 __all__ = ["cost_table"]
 
 
-def cost_table(machine: Machine, network: CompiledGraph, latencies: Latencies | None) -> CostTable:
-    """What each piece of a network costs on the machine it was compiled for."""
+def cost_table(
+    board: Board,
+    states: Sequence[DvfsState],
+    network: CompiledGraph,
+    threads: int,
+    latencies: Latencies | None,
+    clocks_hz: Sequence[float] = (),
+) -> CostTable:
+    """What each piece of a network costs on a board.
+
+    Args:
+        board: that it was compiled for.
+        states: its clocks that may be used.
+        network: compiled.
+        threads: that share an answer.
+        latencies: measured here; None where the code does not run here.
+        clocks_hz: what the clock was before and after that.
+    """
+    table = model_table(network, board, threads, board.machine.name)
     if latencies is not None:
-        return measured_table(machine.name, "host", DvfsState("cpu", None), latencies)
-    segments = tuple(CostRow(name, part.work, ()) for name, part in network.named_segments())
-    exits = tuple(CostRow(exit_.name, exit_.work, ()) for exit_ in network.exits)
-    return CostTable(machine.name, machine.name, None, machine.cores, (), segments, exits)
+        notes: list[str] = []
+        at = DvfsState("cpu", None)
+        if board.clusters:
+            at = clock_there_was(board, list(clocks_hz), notes)
+        measured = measured_table(board.machine.name, board.name, at, latencies)
+        table, _ = merged(replace(measured, notes=tuple(notes)), table)
+    # What was measured at no single clock is of use only where no clock is known.
+    allowed = [k for k, state in enumerate(table.states) if state in states]
+    return table.restricted(allowed) if allowed else table

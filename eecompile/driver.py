@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 
 from eecompile import __version__
-from eecompile.artifact import Contents, write_artifact
+from eecompile.artifact import Contents, PolicyEntry, write_artifact
 from eecompile.atomic import write_errors
+from eecompile.benching.observing import clock_now
 from eecompile.build_options import BuildOptions
 from eecompile.cache import Cache
+from eecompile.clock_building import build_clocks
+from eecompile.clock_planning import budget_costs
 from eecompile.compiled import CompiledGraph
 from eecompile.compiling import Compiled, TunedKernels, compile_graphs, tune_graphs
 from eecompile.console import Reporter, Steps
@@ -38,10 +41,11 @@ from eecompile.passes.host import HostGraph
 from eecompile.passes.instruments import Timing
 from eecompile.passes.pipelines import backbone_pipeline, segments_pipeline
 from eecompile.planning import cut, plan_heads, prepare
-from eecompile.policy_building import BuiltPolicy, build_policies
+from eecompile.policy_building import build_policies
 from eecompile.record import CalibrateRecord, FitRecord, Record
 from eecompile.recording import Recorder, Recording
 from eecompile.runtime.runner import Runner
+from eecompile.runtime.sysfs import LocalFiles
 from eecompile.runtime.vectors import make_vectors, shown_values
 from eecompile.segments import SegmentGraph
 from eecompile.text import print_segments
@@ -141,19 +145,14 @@ class _Build:
             values = runner.run_all(inputs, shown_values(network), 1)
             equivalence = compare_with_source(extended, segments, inputs, values, self.spec)
         with self.steps.step("measure, fit the policies to their budgets"):
-            native_code = self.here is self.machine
-            latencies = measure(runner, network, inputs, self.cores) if native_code else None
-            exit_costs = {"macs": ExitCosts.macs(segments)}
-            exit_costs |= {"latency": latencies.exit_costs} if latencies else {}
-            policies = build_policies(
-                self.spec.policies if self.spec.model.exits else (),
-                network,
-                exit_costs,
-                records,
-                seed=self.options.seed,
-            )
+            costs = self._costs(runner, network, inputs)
+            written = self.spec.policies if self.spec.model.exits else ()
+            exit_costs = {"macs": ExitCosts.macs(segments), **budget_costs(costs)}
+            policies = build_policies(written, network, exit_costs, records, seed=self.options.seed)
+            clocks = build_clocks(written, policies, costs, records)
+        for warning in clocks.warnings:
+            self.steps.warn(warning.full())
         with self.steps.step(f"write {self.output}"):
-            costs = cost_table(self.machine, network, latencies)
             rules = {name: built.policy for name, built in policies.items()}
             contents = Contents(
                 version=__version__,
@@ -164,10 +163,10 @@ class _Build:
                 vectors=make_vectors(network, inputs, values, equivalence.source, rules),
                 segments_text=print_segments(segments, "full"),
                 source_text=self.path.read_text(encoding="utf-8"),
-                policies={name: built.entry for name, built in policies.items()},
+                policies=clocks.entries,
                 default_policy=next(iter(policies), None),
                 costs=costs,
-                measured=latencies is not None,
+                measured=costs.device is not None,
                 normalizations=self._normalizations(segments),
                 fitted={
                     "heads": self._heads_in_words(),
@@ -178,7 +177,7 @@ class _Build:
             )
             write_artifact(self.output, contents)
         peak = Peak.of(network, len(compiled.weights), min(self.machine.cores, MOST_THREADS))
-        summary = self._summary(segments, equivalence, policies, costs, peak)
+        summary = self._summary(segments, equivalence, clocks.entries, costs, peak)
         tuned = compiled.tuned
         kernels = tuned and {"tuned": tuned.chosen, "by_model": tuned.by_model}
         return summary | {"kernels": kernels, "times_s": self.steps.times_s}
@@ -241,6 +240,20 @@ class _Build:
         for warning in (self.tuning.foreign(here), stale, unused):
             if warning is not None:
                 self.steps.warn(warning.full())
+
+    def _costs(
+        self, runner: Runner, network: CompiledGraph, inputs: Mapping[str, np.ndarray]
+    ) -> CostTable:
+        """Measured where the code runs here, modelled elsewhere."""
+        board, states = self.prepared.board, self.prepared.states
+        if self.here is not self.machine:
+            return cost_table(board, states, network, self.machine.cores, None)
+        files = LocalFiles()
+        clocks = [clock_now(files)]
+        latencies = measure(runner, network, inputs, self.cores)
+        clocks.append(clock_now(files))
+        known = [clock for clock in clocks if clock is not None]
+        return cost_table(board, states, network, self.cores, latencies, known)
 
     # -- the data ------------------------------------------------------------------------------
 
@@ -315,7 +328,7 @@ class _Build:
         self,
         segments: SegmentGraph,
         equivalence: Equivalence,
-        policies: Mapping[str, BuiltPolicy],
+        policies: Mapping[str, PolicyEntry],
         costs: CostTable,
         peak: Peak,
     ) -> dict[str, Any]:
@@ -334,7 +347,7 @@ class _Build:
             "full_depth": costs.to_json()["full_depth"],
             "threads": costs.threads,
             "memory": peak.to_json(),
-            "policies": {name: built.report for name, built in policies.items()},
+            "policies": {name: entry.report for name, entry in policies.items()},
             "passes_s": self.timing.seconds,
         }
 

@@ -14,7 +14,6 @@ from eecompile.board import DvfsState
 from eecompile.compiled import CompiledGraph, Function
 from eecompile.cost import Work
 from eecompile.cost_table import Cost, CostRow, CostTable
-from eecompile.outcomes import ExitCosts
 from eecompile.runtime.lane import Lane
 from eecompile.runtime.runner import Runner
 
@@ -37,21 +36,6 @@ class Latencies:
     network: CompiledGraph
     seconds: Mapping[str, float]
     threads: int
-
-    @property
-    def full_depth_s(self) -> float:
-        """All segments, no exit heads."""
-        return sum(self.seconds[segment.symbol] for segment in self.network.segments)
-
-    @property
-    def exit_costs(self) -> ExitCosts:
-        """As costs that budgets are solved with."""
-        heads = (
-            sum(self.seconds[function.symbol] for function in exit_.functions)
-            for exit_ in self.network.exits
-        )
-        segments = (self.seconds[segment.symbol] for segment in self.network.segments)
-        return ExitCosts(tuple(segments), tuple(heads), self.full_depth_s)
 
 
 def measure(
