@@ -75,16 +75,19 @@ class Clock:
     def finish(self, index: int, elapsed_s: float) -> tuple[float | None, float | None]:
         """Clock of the answer and energy of all of it, each None where not known.
 
+        Going to the clock it waits at is in the energy; the answer does not wait for that.
+
         Args:
             index: the exit that answers; the number of exits: the network's own answer.
             elapsed_s: since the sample's start.
         """
         self._spend(index)
         assert self._state is not None, "a sample has begun"
-        frequency_hz, energy_j = self._states[self._state].frequency_hz, self._energy_j
+        frequency_hz = self._states[self._state].frequency_hz
         if self._deadline_s is not None and elapsed_s > self._deadline_s:
             self.late += 1
         self._change(self._scheduler.rest(elapsed_s, self._state))
+        energy_j = self._energy_j
         if not self._sets:
             return None, None
         return frequency_hz, None if energy_j != energy_j else energy_j
