@@ -321,10 +321,6 @@ def _hang_up(server: Address) -> None:
 def _refusal(address: Address, error: Exception) -> ToolError:
     """Why there is no session, from TVM's words."""
     said = str(error)
-    start = (
-        "`python -m tvm.exec.rpc_tracker --host 0.0.0.0" if address.tracker else
-        "`python -m tvm.exec.rpc_server --host 0.0.0.0"
-    )  # fmt: skip
     if isinstance(error, socket.gaierror):
         return ToolError(f"No host `{address.host}`: {error.strerror}", "check the board's name")
     if "matches key" in said:
@@ -341,8 +337,8 @@ def _refusal(address: Address, error: Exception) -> ToolError:
     if isinstance(error, OSError) or ("Connect to" in said and "failed" in said):
         return ToolError(
             f"Nothing listens at {address}",
-            f"start {start} --port {address.port}` on the board, and see that no firewall is"
-            " between",
+            f"start `python -m tvm.exec.rpc_{'tracker' if address.tracker else 'server'} --host"
+            f" 0.0.0.0 --port {address.port}` there, and see that no firewall is between",
         )
     return ToolError(f"No session with {address} ({_last_line(error)})", _same_version())
 
