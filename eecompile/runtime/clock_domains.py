@@ -20,9 +20,15 @@ from eecompile.runtime.sysfs import (
 from eecompile.runtime.watchdog import cooling, set_in_order
 
 __all__ = [
-    *("CPUFREQ", "DEVFREQ"),
-    *("ByLimits", "BySpeed", "ClockDomain", "Devfreq", "Taken"),
-    *("cpu_list", "cpu_policies"),
+    "CPUFREQ",
+    "DEVFREQ",
+    "ByLimits",
+    "BySpeed",
+    "ClockDomain",
+    "Devfreq",
+    "Taken",
+    "cpu_list",
+    "cpu_policies",
 ]
 
 CPUFREQ = "/sys/devices/system/cpu/cpufreq"

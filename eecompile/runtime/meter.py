@@ -20,8 +20,19 @@ from typing import Literal, Protocol
 from eecompile.runtime.sysfs import SysFiles, number_in
 
 __all__ = [
-    *("Channel", "Counter", "CounterMeter", "Energy", "Meter", "NoMeter", "PowerMeter"),
-    *("MAX_POWER_W", "PERIOD_S", "PowerIntegral", "counted_uj", "judged", "reading"),
+    "MAX_POWER_W",
+    "PERIOD_S",
+    "Channel",
+    "Counter",
+    "CounterMeter",
+    "Energy",
+    "Meter",
+    "NoMeter",
+    "PowerIntegral",
+    "PowerMeter",
+    "counted_uj",
+    "judged",
+    "reading",
 ]
 
 #: More than any machine this is for can draw; a jump beyond it is no consumption.
@@ -189,8 +200,7 @@ class CounterMeter:
         self._thread.end()
         self.problems, self._overhead_s = (), 0.0
         self._spans = [
-            _Span(counter, self._files, self._max_power_w, self._clock)
-            for counter in self.counters
+            _Span(counter, self._files, self._max_power_w, self._clock) for counter in self.counters
         ]
         self._thread.start(min(self._period_s, _LONGEST_S))
         for span in self._spans:
