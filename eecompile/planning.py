@@ -14,6 +14,8 @@ from eecompile.board import Board, DvfsState
 from eecompile.board_file import board_names, read_board
 from eecompile.build_options import BuildOptions
 from eecompile.clock_planning import allowed_states
+from eecompile.compiled import CompiledGraph
+from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, did_you_mean_help
 from eecompile.exit_table import exit_rows
@@ -21,6 +23,7 @@ from eecompile.hardware import Machine, is_board_path, usable_cores
 from eecompile.head_fitting import ExitPlan, plan_exits
 from eecompile.loading import check_file as check_source
 from eecompile.loading import source_errors, with_classes
+from eecompile.passes.annotate_costs import AnnotateCosts
 from eecompile.passes.base import Instrument, Pass, PassManager, Program
 from eecompile.passes.host import HostError, HostGraph
 from eecompile.passes.instruments import DumpText
@@ -187,6 +190,27 @@ def cut(
         raise source_errors(error, model) from error
     assert result.graph.segments is not None, "the pipelines end with cutting"
     return result.graph.segments
+
+
+def annotate(
+    host: HostGraph,
+    model: Model,
+    segments: SegmentGraph,
+    compiled: CompiledGraph,
+    table: CostTable,
+    instruments: Sequence[Instrument] = (),
+    dump: Path | None = None,
+) -> None:
+    """Checks that every piece of a compiled network has its costs, and dumps it with them.
+
+    Raises:
+        CompileErrors: `dump` cannot be written.
+        InvariantError: the table is not that of the network: a bug.
+    """
+    dumps = [] if dump is None else [DumpText(dump)]
+    program = Program(host, model, segments=segments)
+    with nullcontext() if dump is None else write_errors(dump):
+        PassManager((AnnotateCosts(compiled, table),), [*instruments, *dumps]).run(program)
 
 
 def plan_heads(prepared: Prepared, backbone: SegmentGraph) -> tuple[ExitPlan, ...]:

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
+from eecompile.compiled import CompiledGraph
+from eecompile.cost_table import CostRow, CostTable
 from eecompile.diagnostics import CompileErrors
 from eecompile.ir import TensorType
 from eecompile.passes.host import HostError, HostGraph
@@ -58,12 +60,15 @@ class Program:
         model: what the `.ee` file says of it.
         exits: in the order they are reached; filled by `ResolvePoints`.
         segments: filled by `CutSegments`.
+        compiled, costs: their functions and what those cost; filled by `AnnotateCosts`.
     """
 
     host: HostGraph
     model: Model
     exits: tuple[ResolvedExit, ...] = ()
     segments: SegmentGraph | None = None
+    compiled: CompiledGraph | None = None
+    costs: CostTable | None = None
 
     def input_names(self) -> dict[str, str]:
         """Network input -> its name in the `.ee` file (its own where the file names none).
@@ -105,7 +110,35 @@ class Program:
             taps={exit_.name: exit_.value for exit_ in self.exits},
             classes=self.model.output.classes if self.model.output else None,
             segments=self.segments,
+            symbols=self._symbols(),
+            costs=self._latencies(),
         )
+
+    def _symbols(self) -> dict[str, str]:
+        """Graph -> its function's symbol."""
+        if self.segments is None or self.compiled is None:
+            return {}
+        pairs = zip(self.segments.graphs(), self.compiled.functions(), strict=False)
+        return {graph.name: function.symbol for graph, function in pairs}
+
+    def _latencies(self) -> dict[str, tuple[float, ...]]:
+        """Graph -> seconds of its row, at every clock at which all rows are known."""
+        if self.segments is None or self.costs is None:
+            return {}
+        segments, exits = self.costs.segments, self.costs.exits
+        by_state = zip(*(row.costs for row in (*segments, *exits)), strict=True)
+        known = [k for k, costs in enumerate(by_state) if None not in costs]
+
+        def latencies(row: CostRow) -> tuple[float, ...]:
+            return tuple(c.latency_s for k in known if (c := row.costs[k]) is not None)
+
+        found = {
+            part.graph.name: latencies(row)
+            for part, row in zip(self.segments.segments, segments, strict=False)
+        }
+        for exit_, row in zip(self.segments.exits, exits, strict=False):
+            found |= {graph.name: latencies(row) for graph in exit_.graphs}
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,12 @@ import numpy as np
 import tvm
 from tvm import tirx
 
+from eecompile.board import Board
 from eecompile.cost import WIDE_BYTES, Work, op_work
 from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine
 from eecompile.ir import Graph
+from eecompile.targets.lowering.annotating import annotated
 from eecompile.targets.lowering.aot import Address, Call, Shared, entry_functions
 from eecompile.targets.lowering.build import Phase, emit_objects, plain_phases, target_of
 from eecompile.targets.lowering.counting import Instructions, count
@@ -148,6 +150,8 @@ def compile_functions(
     progress: Progress | None = None,
     export_kernels: bool = False,
     choices: Mapping[str, str] = _NO_CHOICES,
+    board: Board | None = None,
+    tell_ir: Callable[[str], None] | None = None,
 ) -> CompiledLibrary:
     """Compiles graphs that share weights, kernels and border values into one library.
 
@@ -162,6 +166,9 @@ def compile_functions(
         export_kernels: lets every kernel be called by its name, for profiles.
         choices: kernel's key -> the schedule chosen for it, as `tuning` writes them. What is not
             there, or no choice of the kernel, is chosen by estimates.
+        board: adds what each function costs at the board's clocks to the functions' attributes;
+            the library is the same without.
+        tell_ir: called with the functions and kernels as TVM's script, before code is generated.
 
     Raises:
         UnsupportedOperator: an operator has no compiled form.
@@ -180,6 +187,9 @@ def compile_functions(
         functions.append(function)
         entries |= entry
     code = kernels.code()
+    entries |= annotated(entries, functions, board, machine.cores)
+    if tell_ir is not None:
+        tell_ir("\n".join(str(function) for function in (*entries.values(), *code.values())))
     tell("generate code", 0, 1)
     # Objects of their own, so that no kernel is inlined into an entry function: TVM gives every
     # buffer of a kernel an alias class of its own, and one kernel's output is the next one's input.
