@@ -192,6 +192,7 @@ class ClockDomain:
         return self.low_name, self.high_name
 
     def record(self) -> dict[str, Any]:
+        """What `find` found, as the watchdog and the journal take it."""
         return {
             "folder": self.folder,
             "before": self.before,

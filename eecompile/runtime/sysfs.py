@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
+from eecompile.runtime.watchdog import put
+
 __all__ = [
     "LocalFiles",
     "OpenFile",
@@ -94,9 +96,9 @@ class LocalFiles:
 
     def write(self, path: str, text: str) -> None:
         """Hand a text to the kernel in one `write`; the file must be there."""
-        handle = os.open(self.path(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        handle = os.open(self.path(path), os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(handle, text.encode())
+            put(handle, text, plain=bool(self._prefix))
         finally:
             os.close(handle)
 
@@ -114,27 +116,28 @@ class LocalFiles:
 
 
 class _Descriptor:
-    """An open file. The kernel takes each `pwrite` at 0 for a whole setting, and `pread` is one."""
+    """An open file, read and written at 0 each time."""
 
     __slots__ = ("_handle", "_plain")
 
     def __init__(self, path: str, plain: bool) -> None:
-        """`plain`: a file on disk, of which a shorter text would leave the end."""
-        self._handle, self._plain = os.open(path, os.O_RDWR | os.O_CLOEXEC), plain
+        """`plain`: a file on disk, not the kernel's."""
+        self._handle, self._plain = -1, plain
+        self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def read(self) -> str:
         return os.pread(self._handle, 4096, 0).decode(errors="replace")
 
     def write(self, text: str) -> None:
-        data = text.encode()
-        os.pwrite(self._handle, data, 0)
-        if self._plain and os.fstat(self._handle).st_size > len(data):
-            os.ftruncate(self._handle, len(data))
+        put(self._handle, text, self._plain)
 
     def close(self) -> None:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class _ByPath:

@@ -429,7 +429,9 @@ class SysfsGovernor(_Context):
             dog.stdin.write(watchdog.RESTORED)
         with contextlib.suppress(OSError):
             dog.stdin.close()
-        select.select([dog.stdout], [], [], _WAIT_S)
+        ended = select.poll()  # select takes no descriptor above 1023
+        ended.register(dog.stdout, select.POLLIN)
+        ended.poll(_WAIT_S * 1000)
         dog.stdout.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             dog.wait(_WAIT_S)

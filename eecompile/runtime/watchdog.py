@@ -38,6 +38,7 @@ __all__ = [
     "Restored",
     "cooling",
     "parse_record",
+    "put",
     "restore_domains",
     "set_in_order",
 ]
@@ -222,6 +223,22 @@ def cooling(read: Read) -> bool:
     return False
 
 
+def put(handle: int, text: str, plain: bool) -> None:
+    """Write a setting. The kernel takes each `pwrite` at 0 for a whole one.
+
+    Of a plain file (a tree that was copied) the end of a longer text is first overwritten with
+    newlines and then cut: at no moment, killed or not, does it hold another setting.
+    """
+    data = text.encode()
+    if not plain:
+        os.pwrite(handle, data, 0)
+        return
+    size = os.fstat(handle).st_size
+    os.pwrite(handle, data.ljust(size, b"\n"), 0)
+    if size > len(data):
+        os.ftruncate(handle, len(data))
+
+
 def _local(root: str) -> tuple[Read, Write]:
     prefix = "" if root == "/" else root
 
@@ -230,9 +247,9 @@ def _local(root: str) -> tuple[Read, Write]:
             return file.read(4096)
 
     def write(path: str, text: str) -> None:
-        handle = os.open(prefix + path, os.O_WRONLY | os.O_TRUNC)
+        handle = os.open(prefix + path, os.O_WRONLY)
         try:
-            os.write(handle, text.encode())
+            put(handle, text, plain=bool(prefix))
         finally:
             os.close(handle)
 

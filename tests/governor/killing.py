@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -117,12 +118,16 @@ def one(root: str, way: str, at: str, killer: Killer) -> bool:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        if at == "lines":
-            sys.settrace(killer.trace)
-        work(Counted(root, killer if at == "writes" else lambda: None), way)
-        sys.settrace(None)
-        os.write(writer, str(killer.steps).encode())
-        os._exit(0)
+        try:
+            if at == "lines":
+                sys.settrace(killer.trace)
+            work(Counted(root, killer if at == "writes" else lambda: None), way)
+            sys.settrace(None)
+            os.write(writer, str(killer.steps).encode())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
     os.close(writer)
     told = os.read(reader, 100)
     os.close(reader)
@@ -143,19 +148,22 @@ def kills(root: Path, way: str, at: str, watchdog: bool, count: int) -> dict[str
     assert one(str(root), way, at, whole) and settings(root) == before
     stride = max(1, whole.steps // count)
     wrong: list[int] = []
+    alive: list[int] = []  # the work came to its end before that step
     changed = 0
     for step in range(1, whole.steps + 1, stride):
-        ended = one(str(root), way, at, Killer(step, watchdog))
+        if one(str(root), way, at, Killer(step, watchdog)):
+            alive.append(step)
         if watchdog:
             changed += settings(root) != before
             # The next start is killed as well, while it restores; the one after it is not.
             one(str(root), way, "writes", Killer(1 + step % 4, False))
             SysfsGovernor(LocalFiles(root), boards(way))
-        if ended or settings(root) != before:
+        if settings(root) != before:
             wrong.append(step)
             shutil.rmtree(root / "sys")
             make_tree(root, *policies(way))
-    return {"steps": whole.steps, "stride": stride, "wrong": wrong, "changed": changed}
+    done = {"steps": whole.steps, "stride": stride, "changed": changed}
+    return done | {"wrong": wrong, "alive": alive}
 
 
 def ends(root: str, way: str, how: str) -> None:

@@ -151,17 +151,20 @@ def _put(root: Path, path: str, text: str) -> None:
 
 
 def settings(root: Path) -> dict[str, str]:
-    """Every file of a tree that a user can set; derived ones are the kernel's own business."""
+    """Every file of a tree that a user can set; derived ones are the kernel's own business.
+
+    Without newlines at the end: a process may be killed while it shortens a plain file.
+    """
     derived = ("scaling_cur_freq", "cur_freq", "affected_cpus")
     found = {
-        str(path.relative_to(root)): path.read_text()
+        str(path.relative_to(root)): path.read_text().strip()
         for path in sorted((root / "sys").rglob("*"))
         if path.is_file() and path.name not in derived
     }
     for name in list(found):
         if name.endswith("scaling_setspeed"):
             governor = found[name.replace("scaling_setspeed", "scaling_governor")]
-            if governor != "userspace\n":
+            if governor != "userspace":
                 del found[name]
     return found
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
+import resource
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -98,7 +100,7 @@ def test_a_change_of_clock_is_one_write_with_the_userspace_governor(tmp_path: Pa
 
 
 @pytest.mark.parametrize("modern", [True, False])
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=40, deadline=None)
 @given(
     asked=st.lists(st.integers(0, 4), max_size=6),
     found=st.tuples(st.integers(0, 4), st.integers(0, 4)),
@@ -232,13 +234,63 @@ def test_another_board_s_clocks_are_not_set_here(tmp_path: Path) -> None:
     assert governor.reason == "cluster wide: its CPUs share a clock with others"
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everything")
-def test_without_permission_on_real_files(tmp_path: Path) -> None:
-    make_tree(tmp_path, rpi4())
-    for path in tmp_path.rglob("scaling_*"):
+def as_nobody(work: Callable[[], object]) -> object:
+    """What `work` returns in a process that is not root's, as text."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            os.write(writer, str(work()).encode())
+        except BaseException as error:
+            os.write(writer, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader, encoding="utf-8") as file:
+        return file.read()
+
+
+@pytest.fixture
+def public(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that everybody may look into, with one for journals."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "tmp").mkdir()
+        (folder / "tmp").chmod(0o1777)
+        monkeypatch.setattr(tempfile, "tempdir", str(folder / "tmp"))
+        monkeypatch.delenv("XDG_STATE_HOME")
+        monkeypatch.setenv("HOME", "/nonexistent")
+        yield folder
+
+
+def test_without_permission_on_real_files(public: Path) -> None:
+    make_tree(public, rpi4())
+    before, board = settings(public), cluster(rpi4())
+    for path in public.rglob("scaling_*"):
         path.chmod(0o444)
-    governor, said = opened(LocalFiles(tmp_path), cluster(rpi4()))
-    assert governor.reason == "cluster cpu: permission denied" and len(said) == 1
+    found = as_nobody(lambda: opened(LocalFiles(public), board)[0].reason)
+    assert found == "cluster cpu: permission denied" and settings(public) == before
+
+
+def test_with_permission_no_root_is_needed(public: Path) -> None:
+    make_tree(public, rpi4())
+    before, board = settings(public), cluster(rpi4())
+    for limit in public.rglob("scaling_m*_freq"):
+        limit.chmod(0o666)
+
+    def work() -> object:
+        with SysfsGovernor(LocalFiles(public), (board,)) as governor:
+            governor.set(board.states[2])
+            assert settings(public) != before
+            return governor.current == board.states[2], governor.reason
+
+    assert as_nobody(work) == "(True, '')" and settings(public) == before
 
 
 @WAYS
@@ -439,7 +491,7 @@ ACTIONS = st.sampled_from(
 
 @pytest.mark.parametrize("modern", [True, False])
 @pytest.mark.parametrize("way", [lambda policy: policy, limited], ids=["speed", "limits"])
-@hypothesis_settings(max_examples=80, deadline=None)
+@hypothesis_settings(max_examples=40, deadline=None)
 @given(actions=st.lists(ACTIONS, max_size=12))
 def test_whatever_happens_nothing_raises_and_what_is_ours_goes_back(
     way: Way, modern: bool, actions: list[int | str]
@@ -656,3 +708,38 @@ def test_nothing_is_set_if_nobody_would_restore_it(
 def test_a_board_without_clocks_has_no_governor(tmp_path: Path) -> None:
     with pytest.raises(CannotSet, match="names no clocks"):
         SysfsGovernor(LocalFiles(tmp_path), ())
+
+
+def test_a_process_with_many_open_files_restores_too(tmp_path: Path) -> None:
+    make_tree(tmp_path, rpi4())
+    before, board = settings(tmp_path), cluster(rpi4())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip("this system allows few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    reader, writer = os.pipe()
+    held = [reader, writer, *(os.dup(reader) for _ in range(1100))]
+    try:
+        with SysfsGovernor(LocalFiles(tmp_path), (board,)) as governor:
+            governor.set(board.states[0])
+            assert governor.current == board.states[0]
+        assert settings(tmp_path) == before
+    finally:
+        for handle in held:
+            os.close(handle)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_governor_that_is_dropped_keeps_no_file_open(tmp_path: Path) -> None:
+    make_tree(tmp_path, rpi4())
+
+    def open_files() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    before = open_files()
+    for _ in range(3):
+        with SysfsGovernor(LocalFiles(tmp_path), (cluster(rpi4()),)) as governor:
+            governor.set(governor.states[0])
+    del governor
+    assert open_files() == before
