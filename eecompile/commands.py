@@ -16,7 +16,7 @@ import numpy as np
 
 from eecompile.console import Steps, table
 from eecompile.diagnostics import CompileErrors, Diagnostic
-from eecompile.figures import hertz, milliseconds, percent, readable, threads_in_words
+from eecompile.figures import hertz, joules, milliseconds, percent, readable, threads_in_words
 
 if TYPE_CHECKING:
     from eecompile.board import Board
@@ -268,8 +268,14 @@ def print_evaluation(found: Mapping[str, Any]) -> None:
                 milliseconds(found["p99_latency_s"]),
                 milliseconds(found["full_depth_p99_latency_s"]),
             ),
+            *_energy_rows(found),
         ],
     )
+    if found.get("deadline_s") is not None:
+        print(
+            f"{found['clock']}: {found['deadline_misses']} answers late, "
+            f"{found['forced_answers']} forced by the deadline"
+        )
     print()
     table(
         ("exit", "samples", "accuracy"),
@@ -282,6 +288,14 @@ def print_evaluation(found: Mapping[str, Any]) -> None:
             for row in found["exits"]
         ],
     )
+
+
+def _energy_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    if found["mean_energy_j"] is None:
+        return []
+    full = found["full_depth_energy_j"]
+    name = f"mean energy, {found['energy_provenance']}"
+    return [(name, joules(found["mean_energy_j"]), "-" if full is None else joules(full))]
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -323,25 +337,29 @@ def run(options: argparse.Namespace) -> int:
     from eecompile.compiled import sample_shape
     from eecompile.runtime.session import load
 
-    session = load(options.artifact, options.policy, options.threads)
     x = _read_input(options.input)
     for array in x.values() if isinstance(x, dict) else [x]:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             message = f"`{options.input}` holds values that are not finite"
             raise CompileErrors([Diagnostic("bad-data", message, path=str(options.input))])
-    (_, type_), *_ = session.manifest.network.inputs
-    batch = isinstance(x, np.ndarray) and x.ndim > len(sample_shape(type_)) and len(x) != 1
-    samples = [row[None] for row in x] if isinstance(x, np.ndarray) and batch else [x]
-    if not samples:
-        raise CompileErrors([Diagnostic("bad-data", f"`{options.input}` holds no samples")])
-    call = session.full_depth if options.full_depth else session.run
-    answers = [call(sample, normalize=options.normalize) for sample in samples]
+    with load(options.artifact, options.policy, options.threads) as session:
+        (_, type_), *_ = session.manifest.network.inputs
+        batch = isinstance(x, np.ndarray) and x.ndim > len(sample_shape(type_)) and len(x) != 1
+        samples = [row[None] for row in x] if isinstance(x, np.ndarray) and batch else [x]
+        if not samples:
+            raise CompileErrors([Diagnostic("bad-data", f"`{options.input}` holds no samples")])
+        call = session.full_depth if options.full_depth else session.run
+        answers = [call(sample, normalize=options.normalize) for sample in samples]
     if options.json:
         shown = [_answer_json(answer) for answer in answers]
         _print_json(options, {"answers": shown} if batch else shown[0])
         return 0
+    clocked = any(answer.frequency_hz for answer in answers)
     table(
-        ("exit", "label", "confidence", "segments run", "latency"),
+        (
+            *("exit", "label", "confidence", "segments run", "latency"),
+            *(("clock", "energy") if clocked else ()),
+        ),
         [
             (
                 answer.exit,
@@ -349,6 +367,14 @@ def run(options: argparse.Namespace) -> int:
                 "-" if answer.confidence is None else f"{answer.confidence:.3f}",
                 str(answer.segments_run),
                 milliseconds(answer.latency_s),
+                *(
+                    (
+                        "-" if answer.frequency_hz is None else hertz(answer.frequency_hz),
+                        "-" if answer.energy_j is None else joules(answer.energy_j),
+                    )
+                    if clocked
+                    else ()
+                ),
             )
             for answer in answers
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from eecompile.artifact import read_artifact
+from eecompile.clock_rule import ClockRule
 from eecompile.console import Reporter
+from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset, open_dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Source
 from eecompile.dsl.overrides import apply_overrides
@@ -23,6 +26,8 @@ from eecompile.spec import Budget, DataSet
 __all__ = ["Evaluation", "choose_budget", "evaluate_artifact", "open_test_data"]
 
 _SAMPLES = 64
+#: Samples that take turns where clocks are chosen.
+_TURN = 16
 
 
 @dataclass
@@ -30,6 +35,8 @@ class Evaluation:
     """Figures of one run over the data; `to_json` has the keys scripts rely on.
 
     `budget` is what an operating point of the policy was chosen for, None for the one built in.
+    `clock` is the rule its clocks are chosen by, None where they are left alone; energies are what
+    the artifact's cost table says, with `energy_provenance`.
     """
 
     policy: str | None
@@ -37,6 +44,10 @@ class Evaluation:
     backbone_macs: int
     threads: int
     budget: str | None = None
+    clock: ClockRule | None = None
+    energy_provenance: str | None = None
+    full_depth_energy_j: float | None = None
+    clock_counts: Mapping[str, int] = field(default_factory=dict)
     labels: list[int] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     full_answers: list[int] = field(default_factory=list)
@@ -44,6 +55,7 @@ class Evaluation:
     macs: list[int] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
     full_latencies_s: list[float] = field(default_factory=list)
+    energies_j: list[float | None] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """SI units; fractions are of the untouched backbone at full depth."""
@@ -57,6 +69,8 @@ class Evaluation:
             exits.append({"name": name, "fraction": float(here.mean()), "accuracy": accuracy})
         latencies = np.asarray(self.latencies_s)
         full = np.asarray(self.full_latencies_s)
+        energies = [energy for energy in self.energies_j if energy is not None]
+        known = len(energies) == len(labels)
         return {
             "n": len(labels),
             "accuracy": float(right.mean()),
@@ -68,13 +82,27 @@ class Evaluation:
             "full_depth_latency_s": float(full.mean()),
             "full_depth_p50_latency_s": float(np.quantile(full, 0.5)),
             "full_depth_p99_latency_s": float(np.quantile(full, 0.99)),
-            "mean_energy_j": None,
-            "energy_provenance": None,
+            "mean_energy_j": float(np.mean(energies)) if known else None,
+            "full_depth_energy_j": self.full_depth_energy_j if known else None,
+            "energy_provenance": self.energy_provenance if known else None,
             "latency_provenance": "measured",
             "threads": self.threads,
             "exits": exits,
             "policy": self.policy,
             "budget": self.budget,
+            **self._clock_json(len(labels)),
+        }
+
+    def _clock_json(self, count: int) -> dict[str, Any]:
+        """What became of the deadline and the clocks, as `eval --board` says it too."""
+        if self.clock is None:
+            return {}
+        return {
+            "clock": str(self.clock),
+            "deadline_s": self.clock.deadline_s,
+            "deadline_misses": self.clock_counts["late"],
+            "forced_answers": self.clock_counts["forced"],
+            "transitions_per_sample": self.clock_counts["transitions"] / max(count, 1),
         }
 
 
@@ -89,46 +117,73 @@ def evaluate_artifact(
 ) -> Evaluation:
     """Every sample through the exits and at full depth, in turn, so that noise hits both alike.
 
-    On the artifact's threads unless their number is given.
+    On the artifact's threads unless their number is given. Where the policy chooses clocks, a few
+    samples at a time take turns: full depth runs at the fastest clock, and going there and back
+    for each would be no use of the policy.
 
     Raises:
         CompileErrors: the artifact, the data, the policy or the budget are wrong.
     """
     artifact = read_artifact(path)
-    session = Session(artifact, policy, threads)
     name = policy or artifact.manifest.default_policy
-    if budget is not None:
-        session.set_policy(choose_budget(session, name, budget))
-    dataset = open_test_data(session, data)
-    network = artifact.manifest.network
-    found = Evaluation(name, network.exit_names, network.macs, session.threads, budget)
-    total = min(dataset.count or samples or 0, samples or dataset.count or 0)
-    _warm_up(session, dataset)
-    for images, labels in dataset.batches(_SAMPLES):
-        for image, label in zip(images, labels.tolist(), strict=True):
-            if samples is not None and len(found.labels) >= samples:
-                return found
-            _measure(session, image[None], label, found)
-        progress(len(found.labels), total)
-    return found
+    with Session(artifact, policy, threads) as session:
+        if budget is not None:
+            session.set_policy(choose_budget(session, name, budget), keep_clock=True)
+        dataset = open_test_data(session, data)
+        network = artifact.manifest.network
+        found = Evaluation(name, network.exit_names, network.macs, session.threads, budget)
+        found.clock = session.clock_rule
+        if artifact.costs is not None:
+            _with_energies(found, artifact.costs)
+        total = min(dataset.count or samples or 0, samples or dataset.count or 0)
+        _warm_up(session, dataset)
+        turn = _TURN if session.clock_rule else 1
+        for images, labels in dataset.batches(_SAMPLES):
+            left = None if samples is None else samples - len(found.labels)
+            for at in range(0, len(images[:left]), turn):
+                rows = slice(at, at + turn if left is None else min(at + turn, left))
+                _measure(session, images[rows], labels[rows].tolist(), found)
+            progress(len(found.labels), total)
+            if len(found.labels) == samples:
+                break
+        found.clock_counts = session.clock_counts
+        return found
+
+
+def _with_energies(found: Evaluation, table: CostTable) -> None:
+    """What the table says of energies: where they come from, and that of the full depth."""
+    full = [cost for k in range(len(table.states)) if (cost := table.full_depth(k))]
+    sources = {cost.energy_provenance for cost in full if cost.energy_provenance}
+    if sources:
+        found.energy_provenance = "measured" if sources == {"measured"} else "modelled"
+        found.full_depth_energy_j = min(full, key=lambda cost: cost.latency_s).energy_j
 
 
 def _warm_up(session: Session, dataset: Dataset) -> None:
     images, _ = next(iter(dataset.batches(_SAMPLES)))
     for image in images:
-        session.run(image[None])
         session.full_depth(image[None])
+    for image in images:
+        session.run(image[None])
+    session.reset_counts()
 
 
-def _measure(session: Session, image: np.ndarray, label: int, found: Evaluation) -> None:
-    answer, full = session.run(image), session.full_depth(image)
-    found.labels.append(label)
-    found.answers.append(int(answer.logits.argmax()))
-    found.full_answers.append(int(full.logits.argmax()))
-    found.exits.append(answer.exit)
-    found.macs.append(answer.macs)
-    found.latencies_s.append(answer.latency_s)
-    found.full_latencies_s.append(full.latency_s)
+def _measure(
+    session: Session, images: np.ndarray, labels: Sequence[int], found: Evaluation
+) -> None:
+    """Some samples with exits, then the same at full depth."""
+    for image, label in zip(images, labels, strict=True):
+        answer = session.run(image[None])
+        found.labels.append(label)
+        found.answers.append(int(answer.logits.argmax()))
+        found.exits.append(answer.exit)
+        found.macs.append(answer.macs)
+        found.latencies_s.append(answer.latency_s)
+        found.energies_j.append(answer.energy_j)
+    for image in images:
+        full = session.full_depth(image[None])
+        found.full_answers.append(int(full.logits.argmax()))
+        found.full_latencies_s.append(full.latency_s)
 
 
 def choose_budget(session: Session, name: str | None, text: str) -> ExitPolicy:

@@ -24,6 +24,7 @@ class Clock:
     looked after as if the machine ran there, and neither clock nor energy are told.
 
     Attributes:
+        rule: it is chosen by.
         transitions: changes of the clock so far.
         late: answers that came after their deadline.
         forced: answers given because of the deadline where the policy would have gone on.
@@ -35,6 +36,7 @@ class Clock:
         Raises:
             ValueError: the table and the rule do not fit each other, see `Scheduler`.
         """
+        self.rule = rule
         self._sets = bool(governor.states)
         if not self._sets:
             table = table.restricted([int(ClockCosts(table).way_s(-1).argmin())])

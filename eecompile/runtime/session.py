@@ -199,17 +199,28 @@ class Session:
         if self._clock is not None:
             self._clock.reset_counts()
 
-    def set_policy(self, policy: str | ExitPolicy | None) -> None:
+    @property
+    def clock_rule(self) -> ClockRule | None:
+        """How clocks are chosen and deadlines kept; None where neither is done."""
+        return None if self._clock is None else self._clock.rule
+
+    def set_policy(self, policy: str | ExitPolicy | None, *, keep_clock: bool = False) -> None:
         """Decide by another policy from now on: one of the artifact's, one of your own, or None.
 
         With None, as where an artifact has no policies, decisions are off.
+
+        Args:
+            policy: see above; a stored policy brings its own rule for clocks and deadlines.
+            keep_clock: whether one of your own goes on with the rule in use.
 
         Raises:
             CompileErrors: the artifact has no policy of this name, or one that cannot be used.
         """
         if policy is None or isinstance(policy, ExitPolicy):
-            self.close()
-            self._policy, self._policy_name, self._clock = policy, None, None
+            if not keep_clock or policy is None:
+                self.close()
+                self._clock = None
+            self._policy, self._policy_name = policy, None
             return
         entry = self.artifact.policies.get(policy)
         if entry is None:
