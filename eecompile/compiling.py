@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from pathlib import Path
 
 import numpy as np
 
+from eecompile.atomic import write_errors
+from eecompile.board import Board
 from eecompile.cache import Cache, digest, source_digest
 from eecompile.checked_json import ObjectReader
 from eecompile.compiled import Function
@@ -62,6 +65,8 @@ def compile_graphs(
     cache: Cache,
     place: Span | None = None,
     choices: Mapping[str, str] | None = None,
+    board: Board | None = None,
+    ir: Path | None = None,
 ) -> Compiled:
     """Machine code for `graphs`, from the cache where the same were compiled before.
 
@@ -72,19 +77,36 @@ def compile_graphs(
         cache: of results.
         place: what the user wrote that asked for it, for messages.
         choices: kernel's digest -> its schedule, of a tuning file.
+        board: whose modelled costs stand on the functions in what is written to `ir`.
+        ir: file for the functions as TVM's script; they are then compiled anew.
 
     Raises:
-        CompileErrors: an operator has no compiled form; node and operator are named.
+        CompileErrors: an operator has no compiled form; node and operator are named. Or `ir`
+            cannot be written.
         ToolError: no linker.
     """
     choices = choices or {}
+    # Neither the board nor the script is part of it: no byte of the code depends on them.
     key = digest("library", source_digest(), tuple(graphs), machine, sorted(plain), choices)
+
+    def write(text: str) -> None:
+        assert ir is not None, "not asked for otherwise"
+        with write_errors(ir):
+            ir.parent.mkdir(parents=True, exist_ok=True)
+            ir.write_text(text, encoding="utf-8")
 
     def compute() -> dict[str, np.ndarray]:
         from eecompile.targets.lowering import UnsupportedOperator, compile_functions
 
         try:
-            made = compile_functions(graphs, machine, plain=plain, choices=choices)
+            made = compile_functions(
+                graphs,
+                machine,
+                plain=plain,
+                choices=choices,
+                board=board,
+                tell_ir=None if ir is None else write,
+            )
         except UnsupportedOperator as error:
             raise CompileErrors([_refusal(error, place)]) from error
         tuned = made.tuned and astuple(made.tuned)
@@ -96,7 +118,7 @@ def compile_graphs(
             "tuned": np.frombuffer(json.dumps(tuned).encode(), np.uint8),
         }
 
-    stored = cache.arrays(key, compute)
+    stored = cache.arrays(key, compute) if ir is None else compute()
     functions = json.loads(stored["functions"].tobytes())
     tuned = json.loads(stored["tuned"].tobytes())
     return Compiled(

@@ -40,7 +40,7 @@ from eecompile.outcomes import ExitCosts
 from eecompile.passes.host import HostGraph
 from eecompile.passes.instruments import Timing
 from eecompile.passes.pipelines import backbone_pipeline, segments_pipeline
-from eecompile.planning import cut, plan_heads, prepare
+from eecompile.planning import annotate, cut, plan_heads, prepare
 from eecompile.policy_building import build_policies
 from eecompile.record import CalibrateRecord, FitRecord, Record
 from eecompile.recording import Recorder, Recording
@@ -146,6 +146,8 @@ class _Build:
             equivalence = compare_with_source(extended, segments, inputs, values, self.spec)
         with self.steps.step("measure, fit the policies to their budgets"):
             costs = self._costs(runner, network, inputs)
+            dump = self.options.dump_ir and self.options.dump_ir / "costs"
+            annotate(extended, self.spec.model, segments, network, costs, [self.timing], dump)
             written = self.spec.policies if self.spec.model.exits else ()
             exit_costs = {"macs": ExitCosts.macs(segments), **budget_costs(costs)}
             policies = build_policies(written, network, exit_costs, records, seed=self.options.seed)
@@ -228,8 +230,11 @@ class _Build:
     def _compile(self, segments: SegmentGraph, for_machine: Machine) -> Compiled:
         place, here = self.spec.model.at("path"), TunedMachine.of(for_machine, cpu_name())
         choices = self.tuning.choices(here)
+        board, ir = None, None
+        if for_machine is self.machine and self.options.dump_ir is not None:
+            board, ir = self.prepared.board, self.options.dump_ir / "functions.txt"
         return compile_graphs(
-            segments.graphs(), for_machine, segments.shown, self.cache, place, choices
+            segments.graphs(), for_machine, segments.shown, self.cache, place, choices, board, ir
         )
 
     def _warn_of_tuning(self, tuned: TunedKernels | None) -> None:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import eecompile
-from eecompile.artifact import read_artifact
+from eecompile.artifact import content_digest, read_artifact
 from eecompile.inspection import inspect_path
 from eecompile.policies import from_json
 from eecompile.text import print_segments
@@ -118,6 +118,17 @@ def test_the_network_with_its_exits_runs_in_onnx_runtime(
     dumped = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.txt"))
     assert next(name for name in dumped if name.startswith("exits/")) == "exits/00-before.txt"
     assert any("insert-exits" in name for name in dumped)
+    # Costs stand beside the segments and on the functions of TVM's IR, and change no code.
+    costed = (folder / "costs" / "01-annotate-costs.txt").read_text()
+    assert costed.count("\n# cost ") == 2 * len(exits) + 1
+    functions = (folder / "functions.txt").read_text()
+    count = len(read_artifact(out).manifest.network.functions())
+    assert functions.count("eecompile.work") == functions.count("eecompile.cost") == count
+    plain = demo.parent / "plain"
+    assert call("build", demo, "-o", plain).status == 0
+    assert content_digest(read_artifact(plain).manifest) == content_digest(
+        read_artifact(out).manifest
+    )
     taken = call("build", demo, "-o", out, "--emit", demo / "x.onnx", "--json")
     assert (taken.status, taken.ids) == (1, ["cannot-write"])
 
