@@ -61,10 +61,11 @@ def net():
     return Net()
 """
 POLICIES = {
-    "ours": "predicted(start: e1, window: 4)   budget mean macs <= 70 %",
+    "ours": "predicted(start: e1, window: 4, beta: 2.5)",
     "in_order": "predicted(start: e1, window: 1, beta: 2.5)",
-    "published": "predicted(start: e1, forecast: class_order)   budget mean macs <= 70 %",
+    "published": "predicted(start: e1, forecast: class_order, beta: 2.5)",
     "by_value": "predicted(start: e2, forecast: sorted, beta: 2.5)",
+    "tuned": "predicted   budget mean macs <= 70 %",
 }
 
 
@@ -77,11 +78,14 @@ def trained() -> tuple[Any, Mapping[str, np.ndarray]]:
         x = torch.from_numpy(data["images"].astype(np.float32) / 255)[:, None]
         y = torch.from_numpy(data["labels"].astype(np.int64))
     optimiser = torch.optim.Adam(network.parameters(), 5e-3)
-    for _ in range(6):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more only wait for each other on maps this small
+    for _ in range(3):
         for rows in torch.randperm(len(x)).split(32):
             optimiser.zero_grad()
             torch.nn.functional.cross_entropy(network(x[rows]), y[rows]).backward()
             optimiser.step()
+    torch.set_num_threads(threads)
     with np.load(DATA / "test.npz") as data:
         return network.eval(), dict(data)
 
@@ -177,7 +181,8 @@ def test_only_forecast_heads_run_and_the_replay_knows_which(
         np.testing.assert_array_equal(answer.logits, expected.logits[sample])
         if ran:
             skipped += ran[-1] - ran[0] + 1 - len(ran)
-    assert (skipped == 0) == (policy == "in_order")
+    if policy != "tuned":  # which may find that all had best leave at once
+        assert (skipped == 0) == (policy == "in_order")
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -210,17 +215,16 @@ def test_the_report_is_what_the_artifact_does(folder: Path, images: np.ndarray) 
         assert forecast["heads"] == batch.heads_run.mean()
         assert report["test"]["accuracy"]["value"] == (batch.labels == labels).mean()
         assert report["forecast"]["calibrate"]["start"] == forecast["start"]
-        assert 0 < forecast["starts"][0]["n"] <= len(images)
-        line = f"  forecast at {forecast['start']} right for "
-        assert any(text.startswith(line) for text in held_out_lines(name, report, 1))
+        line = f"{forecast['heads']:.2f} heads each, {forecast['heads_in_order']:.2f} in order"
+        assert any(text.endswith(line) for text in held_out_lines(name, report, 1))
     in_order = summary["in_order"]["forecast"]["test"]
     assert in_order["heads"] == in_order["heads_in_order"]
-    assert all(start["hits"] == 1 for start in in_order["starts"])
+    assert [start["hits"] for start in in_order["starts"]] == [1.0] * DEPTH
 
 
 def test_operating_points_are_usable(folder: Path, images: np.ndarray) -> None:
     artifact = read_artifact(folder / "onnx")
-    points = artifact.policies["ours"].report["points"]
+    points = artifact.policies["tuned"].report["points"]
     heads = []
     for point in points:
         session = Session(artifact, from_json(point["policy"]))
