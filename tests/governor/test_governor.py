@@ -466,7 +466,8 @@ def test_heat_is_no_other_process(tmp_path: Path, way: Way, modern: bool) -> Non
     assert governor.current is None
     kernel.heat(policy, 1 << 30)
     assert run(governor, board.states[4]) == [] and governor.current == board.states[4]
-    kernel.heat(policy, 750_000)
+    governor.set(board.states[3])
+    kernel.heat(policy, 900_000)
     governor.restore()
     kernel.heat(policy, 1 << 30)
     after = {name: text for name, text in settings(tmp_path).items() if "thermal" not in name}
