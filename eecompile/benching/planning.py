@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from eecompile.artifact import Artifact, read_artifact
-from eecompile.benching.clocks import Wanted, extended_states, wanted_by_file
+from eecompile.benching.clocks import Wanted, extended_states
 from eecompile.benching.device import Device, LocalDevice
 from eecompile.board import Board, DvfsState
 from eecompile.board_file import read_board
@@ -107,28 +107,23 @@ def is_board(board: Board, files: SysFiles) -> bool:
 
 
 def plan_clocks(
-    artifact: Artifact,
     board: Board,
     governor: Governor,
-    wanted: Wanted | None,
+    wanted: Wanted,
     *,
     measures: bool,
 ) -> Plan:
     """Which clocks are set and measured, and which are shown besides.
 
     Args:
-        artifact: whose `.ee` file may name clocks.
         board: whose clocks are meant.
         governor: sets clocks; those of its states that are asked for are measured.
-        wanted: None: what the file says, or else the clock there is; all of a board that is only
-            modelled.
+        wanted: those asked for.
         measures: whether there is anything to measure on.
 
     Raises:
         CompileErrors: a clock is none of the board's, or its clocks are not known.
     """
-    if wanted is None:
-        wanted = wanted_by_file(artifact) or ("current" if measures else "all")
     if wanted == "current":
         if not measures:
             message = "`--freq current` is the clock of what is measured, and nothing is"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eecompile.artifact import Artifact, check_destination, read_artifact
 from eecompile.benching.blocks import Settings
-from eecompile.benching.clocks import read_wanted
+from eecompile.benching.clocks import Wanted, read_wanted, wanted_by_file
 from eecompile.benching.comparing import compared
 from eecompile.benching.device import Device
 from eecompile.benching.exits import PolicyShares, policy_shares
@@ -91,10 +91,13 @@ def bench_artifact(options: BenchOptions, steps: Steps, files: SysFiles | None =
                 message = f"`--update` keeps measurements, and `{board.name}` is not measured"
                 help_ = "run it on that board, or reach it with `--rpc`"
                 raise CompileErrors([Diagnostic("bad-argument", message, help=help_)])
+            # Unless the file or the user names clocks, none is set.
+            usual: Wanted = "all" if device is None else "current"
+            wanted = wanted or wanted_by_file(artifact) or usual
             governor: Governor = NoGovernor()
             if device is not None and wanted != "current":
                 governor = stack.enter_context(open_governor(board.clusters, device.files))
-            plan = plan_clocks(artifact, board, governor, wanted, measures=device is not None)
+            plan = plan_clocks(board, governor, wanted, measures=device is not None)
             if device is None:
                 notes += _elsewhere(artifact, board)
             if wanted != "current":

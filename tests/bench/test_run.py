@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from eecompile.artifact import read_artifact
+from eecompile.artifact import read_artifact, write_artifact
 from eecompile.benching.blocks import Settings
 from eecompile.benching.device import LocalDevice
 from eecompile.benching.run import BenchOptions, bench_artifact
 from eecompile.console import Steps
 from eecompile.diagnostics import CompileErrors
 from tests.governor.sysfs_tree import KernelKept, Policy, rk3399, rpi4, settings
+from tests.runtime import tiny
 
 QUICK = Settings(
     seconds=float("inf"), rounds=4, sweeps=2, window=2, warm_seconds=0.0, meter_seconds=0.0
@@ -99,6 +100,21 @@ def test_current_sets_nothing_and_names_the_clock_there_was(artifact: Path, tmp_
     assert clocks(found) == [600e6]
     assert (found["governor"], found["conditions"]["clock_set_by"]) == ("schedutil",) * 2
     assert "the clock is free to change (governor schedutil)" in found["notes"]
+
+
+def test_without_being_asked_no_clock_is_set(artifact: Path, tmp_path: Path) -> None:
+    kernel = board(tmp_path)
+    found = bench(artifact, kernel)
+    assert kernel.writes == []
+    assert clocks(found) == [600e6]
+    assert not any("left alone" in note for note in found["notes"])
+
+
+def test_clocks_the_file_names_are_measured(tmp_path: Path) -> None:
+    source = "eecompile 1 target host { frequencies [700 MHz .. 1.1 GHz] }"
+    write_artifact(tmp_path / "named", tiny.contents(source_text=source))
+    found = bench(tmp_path / "named", board(tmp_path))
+    assert clocks(found) == [750e6, 1e9]
 
 
 def test_a_clock_that_moves_is_none_of_the_table(
