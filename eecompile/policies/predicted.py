@@ -109,10 +109,10 @@ class PredictedPolicy(ExitPolicy):
 
     def decide(self, index: int, outputs: ExitOutputs, state: Any) -> Array:
         """Compares the peak with the exit's threshold and forecasts where it is too small."""
-        peak = self._activation.peak(outputs.logits)
+        peak, seen = self._looked_at(outputs)
         if (peak >= self._limits[index]).all():
             return np.full(len(peak), EXIT)
-        return self.due(index, peak, self._features(outputs, peak))
+        return self.due(index, peak, self._forecast.features(seen))
 
     def due(self, index: int, peak: Array, features: Array) -> Array:
         """`decide`, from what it looks at: peaks (n,) and the forecast's features."""
@@ -123,8 +123,8 @@ class PredictedPolicy(ExitPolicy):
 
     def features(self, outputs: ExitOutputs) -> tuple[Array, Array]:
         """What decisions look at, whatever the thresholds: peaks (n,), the forecast's features."""
-        peak = self._activation.peak(outputs.logits)
-        return peak, self._features(outputs, peak)
+        peak, seen = self._looked_at(outputs)
+        return peak, self._forecast.features(seen)
 
     def forecast(self, index: int, outputs: ExitOutputs) -> Array:
         """In how many exits each sample leaves, as forecast at exit `index`: int64 (n,)."""
@@ -135,9 +135,13 @@ class PredictedPolicy(ExitPolicy):
         found: Array = self._activation.peak(outputs.logits) >= self._limits[index]
         return found
 
-    def _features(self, outputs: ExitOutputs, peak: Array) -> Array:
-        seen = self._activation.per_class(outputs.logits) if self._forecast.per_class else peak
-        return self._forecast.features(seen)
+    def _looked_at(self, outputs: ExitOutputs) -> tuple[Array, Array]:
+        """Peaks (n,), and what the forecast's features are made from."""
+        if self._forecast.per_class:
+            seen = self._activation.per_class(outputs.logits)
+            return np.maximum.reduce(np.abs(seen), 1), seen
+        peak = self._activation.peak(outputs.logits)
+        return peak, peak
 
     def parameters(self) -> dict[str, Any]:
         """Everything it was made of."""
