@@ -23,6 +23,7 @@ RULES = {
     "margin": "confidence(margin)",
     "means": "confidence(class_means)",
     "patience": "patience",
+    "forecast": "predicted",
     "either": "confidence(class_means) or confidence(max_softmax)",
 }
 
@@ -33,10 +34,11 @@ def with_policies(file: Path, fitted: bool) -> None:
     def one(rule: str) -> str:
         if fitted:
             return f"{rule} budget accuracy drop <= 1 %"
-        terms = rule.split(" or ")
-        return " or ".join(
-            "patience(count: 1)" if t == "patience" else f"{t} >= 0.9" for t in terms
-        )
+        given = {
+            "patience": "patience(count: 1)",
+            "predicted": "predicted(start: early, beta: 2, forecast: sorted)",
+        }
+        return " or ".join(given.get(term, f"{term} >= 0.9") for term in rule.split(" or "))
 
     before, _, _ = file.read_text().partition("policy ")
     policies = (f"policy {name} {{ exit when {one(rule)} }}\n" for name, rule in RULES.items())
