@@ -20,8 +20,9 @@ from scipy.optimize import nnls
 
 from benchmarks.kernel_times import Measured, measure, read, write
 from benchmarks.machine import describe_machine
+from eecompile.board import Cluster, DvfsState
 from eecompile.cost import Work
-from eecompile.cost_model import FEATURES, features
+from eecompile.cost_model import FEATURES, CostModel, features
 
 __all__ = ["Piece", "fitted", "pieces"]
 
@@ -32,23 +33,33 @@ __all__ = ["Piece", "fitted", "pieces"]
 _FMA_PER_CYCLE = {"x86-64": 1.0, "x86-64-v3": 2.0, "x86-64-v4": 1.0}
 _LOADS_PER_CYCLE = 2.0
 
-#: Pieces that a network is cut into: functions of a network with exits are about as large.
+#: What its private caches do not hold comes from a third, shared and with a clock of its own,
+#: which stands for the memory of boards that have none.
+_HERE = CostModel(Cluster("here", "", (0,), (DvfsState("here", None),), l2_bytes=1 << 20))
+_LINE_BYTES = 64
+
+#: Pieces that a network is cut into: functions of a network with exits are about as large. Shorter
+#: ones than this cannot be measured apart from what calls them.
 _PIECES = 20
+_SHORTEST_S = 20e-6
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some kernels of a network one after the other: what they do and the cycles they took."""
+    """Some kernels of a `whole` network one after the other, and the cycles they took."""
 
     network: str
     target: str
     work: Work
     cycles: float
+    whole: Work
 
     @property
     def features(self) -> tuple[float, ...]:
-        """What the cycles are modelled as a sum of."""
-        return features(self.work, _FMA_PER_CYCLE[self.target], _LOADS_PER_CYCLE)
+        """What the cycles are modelled as a sum of; the last is this machine's, not shipped."""
+        near = features(self.work, _FMA_PER_CYCLE[self.target], _LOADS_PER_CYCLE)
+        far_bytes = _HERE.memory_bytes(self.work, self.whole)
+        return (*near, far_bytes / _LINE_BYTES)
 
 
 def pieces(found: Measured) -> list[Piece]:
@@ -62,10 +73,13 @@ def pieces(found: Measured) -> list[Piece]:
     seconds = seconds - np.minimum(colder, seconds / 2)
     seconds *= found.whole_s / seconds.sum()
     made, work, taken = [], Work(), 0.0
+    whole = sum(found.works, Work())
+    length_s = max(found.whole_s / _PIECES, _SHORTEST_S)
     for index, (each, time_s) in enumerate(zip(found.works, seconds, strict=True)):
         work, taken = work + each, taken + time_s
-        if taken >= found.whole_s / _PIECES or index == len(seconds) - 1:
-            made.append(Piece(found.network, found.target, work, taken * found.clock_hz))
+        if taken >= length_s or index == len(seconds) - 1:
+            cycles = taken * found.clock_hz
+            made.append(Piece(found.network, found.target, work, cycles, whole))
             work, taken = Work(), 0.0
     return made
 
@@ -131,7 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = [piece for one in found for piece in pieces(one)]
     clock = np.median([one.clock_hz for one in found])
     print(f"{len(given)} pieces of {len(found)} networks, at {clock / 1e9:.2f} GHz")
-    for name, value in zip(FEATURES, fitted(given), strict=True):
+    names = (*FEATURES, "cache lines from this machine's L3")
+    for name, value in zip(names, fitted(given), strict=True):
         print(f"  {name:32} {value:10.3g}")
     _report(given, "network")
     _report(given, "target")

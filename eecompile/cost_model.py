@@ -42,12 +42,13 @@ FEATURES = (
 )
 
 #: Cycles of each of them.
-#: Source: benchmarks/cost_model.py on an AMD EPYC (family 25 model 17, 3.6 GHz, November 2026):
-#: 332 pieces of seven networks (ResNet-18 and -56, MobileNetV2 and V3, EfficientNet-B0,
-#: DenseNet-121, a text encoder), each with vectors of 4, 8 and 16. Fitted without one of these
-#: three machines, full depth there is foretold with a mean error of 8.8 % (27 % at most), pieces
-#: with 12 %; without a network, with 9.0 % (22 %) and 12 %. No ARM core was measured.
-COEFFICIENTS = (0.700, 8.52, 0.823, 4.70, 6.93, 3960.0)
+#: Source: benchmarks/cost_model.py on one core of an AMD EPYC (family 25 model 17, 3.68 GHz,
+#: November 2026): 460 pieces of twelve networks, each with vectors of 4, 8 and 16 float32, as if
+#: three machines; lines from its third cache, 4.85 cycles each, stand for memory and are left out.
+#: Full depth of the ten networks that take 0.2 ms and more is foretold with a mean error of 12 %
+#: (36 % at most) by a fit without the network, of 18 % (35 % at most) by one without the machine.
+#: Smaller networks take up to 2.4 times less than foretold. No ARM core was measured.
+COEFFICIENTS = (0.636, 4.01, 0.558, 1.82, 1.24, 865.0)
 
 _LINE_BYTES = 64
 
