@@ -44,11 +44,12 @@ FEATURES = (
 #: Cycles of each of them.
 #: Source: benchmarks/cost_model.py on one core of an AMD EPYC (family 25 model 17, 3.68 GHz,
 #: November 2026): 460 pieces of twelve networks, each with vectors of 4, 8 and 16 float32, as if
-#: three machines; lines from its third cache, 4.85 cycles each, stand for memory and are left out.
-#: Full depth of the ten networks that take 0.2 ms and more is foretold with a mean error of 12 %
-#: (36 % at most) by a fit without the network, of 18 % (35 % at most) by one without the machine.
-#: Smaller networks take up to 2.4 times less than foretold. No ARM core was measured.
-COEFFICIENTS = (0.636, 4.01, 0.558, 1.82, 1.24, 865.0)
+#: three machines; arithmetic is held at 1 or more, and cache lines from the third cache, 3.4 cycles
+#: each, stand for memory and are left out. Full depth of the ten networks of 500,000 cycles and
+#: more is foretold with a mean error of 9.3 % (31 % at most) by a fit without the network, of
+#: 10.6 % (35 % at most) by one without the machine; pieces of them with 14 and 15 %. Smaller
+#: networks take up to 2.5 times less than foretold. No ARM core was measured.
+COEFFICIENTS = (1.0, 1.40, 0.170, 0.0, 1.03, 999.0)
 
 _LINE_BYTES = 64
 
