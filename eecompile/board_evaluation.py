@@ -41,7 +41,7 @@ from eecompile.runtime.vectors import shown_values
 from eecompile.simulation import Simulation, at_top_clock, simulate
 from eecompile.spec import Name, Policy, Target
 
-__all__ = ["BoardOptions", "evaluate_on_board", "read_rule"]
+__all__ = ["BoardOptions", "evaluate_on_board", "read_rule", "recorded"]
 
 R = TypeVar("R", bound=Record)
 
@@ -106,9 +106,9 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
     dataset, calibration = open_test_data(session, options.data), _calibration(session, options)
     fitted_on = 0
     if calibration is not None and rule.objective == "lowest_energy":
-        known = _recorded(CalibrateRecord, session, calibration, None, progress)
+        known = recorded(CalibrateRecord, session, calibration, None, progress)
         rule, fitted_on = fit_start(policy, known, table, rule), len(known)
-    tested = _recorded(TestRecord, session, dataset, options.samples, progress)
+    tested = recorded(TestRecord, session, dataset, options.samples, progress)
     return {
         **_figures(policy, tested, table, rule, network),
         "energy_provenance": "modelled" if table.energy_covers else None,
@@ -204,7 +204,7 @@ def _calibration(session: Session, options: BoardOptions) -> Dataset | None:
     return opened
 
 
-def _recorded(
+def recorded(
     kind: type[R], session: Session, dataset: Dataset, samples: int | None, progress: Reporter
 ) -> R:
     """What every exit computes for every sample."""
