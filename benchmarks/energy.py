@@ -27,10 +27,11 @@ from benchmarks.machine import describe_machine, shared_data
 from benchmarks.resnet56 import command
 from benchmarks.transfer import transferred
 from eecompile.board import Board
-from eecompile.board_evaluation import recorded
-from eecompile.board_file import read_board
-from eecompile.clock_fitting import fit_start
+from eecompile.boards.file import read_board
 from eecompile.clock_rule import ClockRule
+from eecompile.clocks.evaluation import recorded
+from eecompile.clocks.fitting import fit_start
+from eecompile.clocks.simulation import Simulation, at_top_clock, simulate
 from eecompile.compiled import CompiledGraph
 from eecompile.cost_model import model_table
 from eecompile.cost_table import CostTable
@@ -42,7 +43,6 @@ from eecompile.record import CalibrateRecord, TestRecord
 from eecompile.runtime.clock_costs import ClockCosts
 from eecompile.runtime.scheduler import Scheduler
 from eecompile.runtime.session import Session, load
-from eecompile.simulation import Simulation, at_top_clock, simulate
 
 __all__ = ["main"]
 

@@ -43,7 +43,8 @@ class Enlarged(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """f32[N, 3, 32, 32] -> logits f32[N, 10]."""
         size = (self.side, self.side)
-        return self.network(nn.functional.interpolate(x, size, mode="bilinear"))
+        logits: Tensor = self.network(nn.functional.interpolate(x, size, mode="bilinear"))
+        return logits
 
 
 class _Exits(nn.Module):
@@ -78,13 +79,13 @@ def trained(folder: Path, data: Path, side: int = SIDE, epochs: int = 3) -> Path
     torch.manual_seed(0)
     network = resnet56()
     load_weights(network, data / _WEIGHTS)
-    model = Enlarged(network, side).to(memory_format=torch.channels_last)
+    model = Enlarged(network, side)
     exits = _Exits(network)
     with np.load(data / "cifar10_train_20k.npz") as archive:
         images, labels = archive["images"], archive["labels"].astype(np.int64)
     _train(model, exits, images, labels, epochs)
     model.eval()
-    export_onnx(model, torch.zeros(1, 3, 32, 32), path)
+    export_onnx(model, (1, 3, 32, 32), path)
     return path
 
 
@@ -109,7 +110,7 @@ def _train(
             losses = [nn.functional.cross_entropy(one.float(), wanted) for one in logits]
             loss = torch.stack(losses).mean()
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             right.append([(one.argmax(1) == wanted).float().mean().item() for one in logits])

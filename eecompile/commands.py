@@ -226,8 +226,8 @@ def eval(options: argparse.Namespace) -> int:
 
 def _eval_board(options: argparse.Namespace, steps: Steps) -> int:
     """Answers of this machine, times and energies of a board."""
-    from eecompile.board_evaluation import BoardOptions, evaluate_on_board
-    from eecompile.board_evaluation_words import print_board_evaluation
+    from eecompile.clocks.evaluation import BoardOptions, evaluate_on_board
+    from eecompile.clocks.words import print_board_evaluation
 
     names = ("artifact", "data", "board", "cluster", "policy", "deadline", "frequency")
     chosen = {name: getattr(options, name) for name in (*names, "budget", "samples", "threads")}
@@ -446,8 +446,8 @@ def inspect(options: argparse.Namespace) -> int:
 
 def targets(options: argparse.Namespace) -> int:
     """List boards, show one with the source of every number, or make the file of one."""
-    from eecompile.board_file import board_names, read_board
-    from eecompile.board_report import board_json, board_row
+    from eecompile.boards.file import board_names, read_board
+    from eecompile.boards.report import board_json, board_row
 
     if options.action == "import":
         return _import_board(options)
@@ -474,7 +474,7 @@ def targets(options: argparse.Namespace) -> int:
 
 
 def _print_board(board: Board) -> None:
-    from eecompile.board_report import cluster_in_words, cluster_rows, facts
+    from eecompile.boards.report import cluster_in_words, cluster_rows, facts
 
     print(f"{board.name}: {board.description}\n")
     table(("", "value", "source"), facts(board), left=3)
@@ -489,8 +489,8 @@ def _print_board(board: Board) -> None:
 def _import_board(options: argparse.Namespace) -> int:
     """Make a board file; what it misses is said on standard error."""
     from eecompile.atomic import replaced_file
-    from eecompile.board_import import import_device_tree, import_system, read_dtb
-    from eecompile.board_report import board_json
+    from eecompile.boards.importing import import_device_tree, import_system, read_dtb
+    from eecompile.boards.report import board_json
     from eecompile.runtime.sysfs import LocalFiles
 
     output: Path | None = options.output

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 
 from eecompile.board import Board
-from eecompile.board_report import cluster_in_words
-from eecompile.device_tree import live_device_tree
+from eecompile.boards.device_tree import live_device_tree
+from eecompile.boards.host import board_of
+from eecompile.boards.report import cluster_in_words
 from eecompile.figures import hertz
 from eecompile.finding import Finding
 from eecompile.hardware import Machine
-from eecompile.host_board import board_of
 from eecompile.runtime.clock_domains import CPUFREQ
 from eecompile.runtime.sysfs import LocalFiles, matching, read_number, read_text
 

@@ -18,10 +18,11 @@ from eecompile import __version__
 from eecompile.artifact import Contents, PolicyEntry, write_artifact
 from eecompile.atomic import write_errors
 from eecompile.benching.observing import clock_now
+from eecompile.benching.planning import is_board
 from eecompile.build_options import BuildOptions
 from eecompile.cache import Cache
-from eecompile.clock_building import build_clocks
-from eecompile.clock_planning import budget_costs
+from eecompile.clocks.building import build_clocks
+from eecompile.clocks.planning import budget_costs
 from eecompile.compiled import CompiledGraph
 from eecompile.compiling import Compiled, TunedKernels, compile_graphs, tune_graphs
 from eecompile.console import Reporter, Steps
@@ -251,9 +252,11 @@ class _Build:
     ) -> CostTable:
         """Measured where the code runs here, modelled elsewhere."""
         board, states = self.prepared.board, self.prepared.states
-        if self.here is not self.machine:
-            return cost_table(board, states, network, self.machine.cores, None)
         files = LocalFiles()
+        # Another board's code may well run here; its times would still be this machine's.
+        elsewhere = bool(board.clusters) and board.name != "host" and not is_board(board, files)
+        if self.here is not self.machine or elsewhere:
+            return cost_table(board, states, network, self.machine.cores, None)
         clocks = [clock_now(files)]
         latencies = measure(runner, network, inputs, self.cores)
         clocks.append(clock_now(files))

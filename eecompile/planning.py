@@ -11,9 +11,9 @@ from typing import Any
 from eecompile.artifact import check_destination
 from eecompile.atomic import check_file, write_errors
 from eecompile.board import Board, DvfsState
-from eecompile.board_file import board_names, read_board
+from eecompile.boards.file import board_names, read_board
 from eecompile.build_options import BuildOptions
-from eecompile.clock_planning import allowed_states
+from eecompile.clocks.planning import allowed_states
 from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset

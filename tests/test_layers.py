@@ -64,7 +64,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("passes.onnx_",),
     "tvm": ("targets.lowering",),
     "lark": ("dsl.parser",),
-    "fdt": ("device_tree",),
+    "fdt": ("boards.device_tree",),
     "networkx": ("passes.structure",),
     "scipy": ("heads.", "fitted_policy"),
     "sklearn": ("heads.",),

@@ -9,10 +9,10 @@ from eecompile.artifact import Artifact, read_artifact
 from eecompile.benching.clocks import Wanted, extended_states
 from eecompile.benching.device import Device, LocalDevice
 from eecompile.board import Board, DvfsState
-from eecompile.board_file import read_board
-from eecompile.clock_planning import allowed_states
+from eecompile.boards.file import read_board
+from eecompile.boards.host import host_board
+from eecompile.clocks.planning import allowed_states
 from eecompile.diagnostics import CompileErrors, Diagnostic
-from eecompile.host_board import host_board
 from eecompile.runtime.governor import Governor, NoGovernor
 from eecompile.runtime.session import Session
 from eecompile.runtime.sysfs import SysFiles

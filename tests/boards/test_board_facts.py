@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from eecompile.board import Board, Cluster
-from eecompile.board_file import board_names, read_board
+from eecompile.boards.file import board_names, read_board
 from eecompile.cli import main
 from eecompile.hardware import BOARDS
 

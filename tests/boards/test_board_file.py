@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eecompile.board import Board
-from eecompile.board_file import board_names, parse_board, read_board
-from eecompile.board_text import board_text
+from eecompile.boards.file import board_names, parse_board, read_board
+from eecompile.boards.text import board_text
+from eecompile.boards.toml_places import TomlPlaces
 from eecompile.diagnostics import CompileErrors, Source
 from eecompile.hardware import machine
-from eecompile.toml_places import TomlPlaces
 
 MACHINE = '[machine]\ntriple = "aarch64-linux-gnu"\nlanes = { value = 4, source = "NEON" }\n'
 CLUSTER = """

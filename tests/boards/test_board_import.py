@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eecompile.board_file import parse_board, read_board
-from eecompile.board_import import Imported, import_device_tree, import_system, read_dtb
+from eecompile.boards.file import parse_board, read_board
+from eecompile.boards.importing import Imported, import_device_tree, import_system, read_dtb
 from eecompile.diagnostics import CompileErrors
 from eecompile.hardware import machine
 from eecompile.runtime.sysfs import LocalFiles

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eecompile.device_tree import DeviceTree, live_device_tree, read_device_tree
+from eecompile.boards.device_tree import DeviceTree, live_device_tree, read_device_tree
 from eecompile.diagnostics import CompileErrors
 from eecompile.runtime.sysfs import LocalFiles
 from tests.boards.trees import BIG_KHZ, BIG_UV, blob, cpu_node, grow, live, opp_table, rk3399_dts

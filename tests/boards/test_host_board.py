@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eecompile.board import Board
-from eecompile.board_file import read_board
-from eecompile.board_import import import_system
-from eecompile.device_tree import live_device_tree
+from eecompile.boards.device_tree import live_device_tree
+from eecompile.boards.file import read_board
+from eecompile.boards.host import board_of, host_board
+from eecompile.boards.host_processor import machine_of
+from eecompile.boards.importing import import_system
 from eecompile.hardware import Machine, machine
-from eecompile.host_board import board_of, host_board
-from eecompile.host_processor import machine_of
 from eecompile.runtime.sysfs import LocalFiles
 from tests.boards.trees import CPU, DESKTOP, RK3399, arm_cpuinfo, grow, live, policy, rk3399_dts
 

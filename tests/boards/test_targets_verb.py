@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eecompile.board_file import board_names, read_board
+from eecompile.boards.file import board_names, read_board
 from eecompile.cli import main
 from tests.boards.trees import RK3399, blob, grow, live, rk3399_dts
 

@@ -12,6 +12,7 @@ import eecompile as ee
 from eecompile.artifact import PolicyEntry, read_artifact, write_artifact
 from eecompile.board import DvfsState
 from eecompile.clock_rule import ClockRule
+from eecompile.clocks.simulation import Simulation, simulate
 from eecompile.compiled import Function
 from eecompile.cost_table import Cost, CostRow, CostTable
 from eecompile.diagnostics import CompileErrors
@@ -21,7 +22,6 @@ from eecompile.runtime.library import Code, Library
 from eecompile.runtime.runner import Runner
 from eecompile.runtime.scheduler import Scheduler
 from eecompile.runtime.session import Session
-from eecompile.simulation import Simulation, simulate
 from tests.runtime import tiny
 
 SLOW, MIDDLE, FAST = (DvfsState("cpu", hz, v) for hz, v in ((1e9, 0.8), (2e9, 1.0), (4e9, 1.2)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from eecompile.board import DvfsState
-from eecompile.clock_checks import check_rule
 from eecompile.clock_rule import ClockRule
+from eecompile.clocks.checks import check_rule
 from eecompile.cost import Work
 from eecompile.cost_table import CostRow, CostTable
 from eecompile.diagnostics import Source, Span

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eecompile.clock_fitting import fit_start
 from eecompile.clock_rule import ClockRule
+from eecompile.clocks.fitting import fit_start
 from eecompile.cost_table import CostTable
 from eecompile.diagnostics import InternalError
 from eecompile.policies import ThresholdPolicy

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eecompile.clock_rule import ClockRule, Objective
+from eecompile.clocks.simulation import Simulation, at_top_clock, simulate
 from eecompile.cost_table import CostTable
 from eecompile.policies import (
     EXIT,
@@ -21,7 +22,6 @@ from eecompile.policies import (
     ThresholdPolicy,
 )
 from eecompile.runtime.scheduler import Scheduler
-from eecompile.simulation import Simulation, at_top_clock, simulate
 from tests.scheduling.tables import Clock, table_of
 
 MS = 1e-3

@@ -1,0 +1,1 @@
+"""Clocks of a build: rules planned, checked, fitted, and replayed on recorded data."""

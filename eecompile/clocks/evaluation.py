@@ -1,0 +1,337 @@
+"""`eecompile eval --board`: answers of this machine, times and energies of a board not at hand.
+
+The data go through the network here once, every exit's head included; policy and scheduler are
+then replayed over what was recorded, with the board's costs. All of those are modelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from eecompile.artifact import Artifact, read_artifact
+from eecompile.board import Board
+from eecompile.boards.file import read_board
+from eecompile.clock_rule import ClockRule
+from eecompile.clocks.checks import check_rule
+from eecompile.clocks.fitting import fit_start
+from eecompile.clocks.outcomes import outcome
+from eecompile.clocks.planning import allowed_states, clock_rule
+from eecompile.clocks.simulation import Simulation, at_top_clock, simulate
+from eecompile.compiled import CompiledGraph
+from eecompile.console import Reporter
+from eecompile.cost_model import model_table
+from eecompile.cost_table import CostTable
+from eecompile.datasets import Dataset, open_dataset
+from eecompile.diagnostics import CompileErrors, Diagnostics, Source
+from eecompile.dsl.check_options import listed_names
+from eecompile.dsl.options import FREQUENCIES
+from eecompile.dsl.parser import parse, parse_file
+from eecompile.evaluation import choose_budget, open_test_data
+from eecompile.policies import ExitPolicy, NeverPolicy, from_json
+from eecompile.record import CalibrateRecord, Record, TestRecord
+from eecompile.runtime.governor import NoGovernor
+from eecompile.runtime.runner import Runner
+from eecompile.runtime.scheduler import Scheduler
+from eecompile.runtime.session import Session
+from eecompile.runtime.vectors import shown_values
+from eecompile.spec import Name, Policy, Target
+
+__all__ = ["BoardOptions", "evaluate_on_board", "read_rule", "recorded"]
+
+R = TypeVar("R", bound=Record)
+
+#: Samples run together, for each thread.
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class BoardOptions:
+    """What is to be evaluated.
+
+    Attributes:
+        artifact: folder; its code has to run on this machine.
+        data: as for `eval`; of a `.ee` file that has calibration data the start clock is fitted.
+        board: name, or the path of a board file.
+        policy: of the artifact; None: its default one.
+        deadline: as the language writes it ("40 ms safe"); None: the policy's own.
+        frequency: likewise ("lowest_energy").
+        budget: chooses another operating point of the policy.
+        samples: at most so many.
+        threads: cores that work on an answer there; None: as many as the artifact was built for.
+        cluster: of the board, that answers; None: the scheduler chooses.
+    """
+
+    artifact: Path
+    data: str
+    board: str
+    policy: str | None = None
+    deadline: str | None = None
+    frequency: str | None = None
+    budget: str | None = None
+    samples: int | None = None
+    threads: int | None = None
+    cluster: str | None = None
+
+
+def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, Any]:
+    """The figures as a JSON value; keys scripts rely on, SI units.
+
+    Raises:
+        CompileErrors: the artifact, the data, the policy, the board or the rule are wrong, or the
+            artifact's code cannot run here.
+    """
+    artifact, board = _read_artifact(options), read_board(options.board)
+    session = Session(artifact, options.policy, governor=NoGovernor())
+    name = options.policy or artifact.manifest.default_policy
+    network, entry = artifact.manifest.network, artifact.policies.get(name or "")
+    stored = None if entry is None else entry.clock
+    rule, written = read_rule(options.deadline, options.frequency, stored)
+    threads = options.threads or artifact.manifest.target.cores
+    table = _table(artifact, board, threads, options.cluster)
+    found = Diagnostics()
+    deadline = written.at("deadline") if options.deadline is not None else None
+    frequency = written.at("frequency") if options.frequency is not None else None
+    found.add(*check_rule(rule, table, deadline, frequency))
+    found.raise_errors()
+    policy: ExitPolicy = NeverPolicy(len(network.exits))
+    if options.budget is not None:
+        policy = choose_budget(session, name, options.budget)
+    elif entry is not None:
+        policy = from_json(entry.rule)
+    dataset, calibration = open_test_data(session, options.data), _calibration(session, options)
+    fitted_on = 0
+    if calibration is not None and rule.objective == "lowest_energy":
+        known = recorded(CalibrateRecord, session, calibration, None, progress)
+        rule, fitted_on = fit_start(policy, known, table, rule), len(known)
+    tested = recorded(TestRecord, session, dataset, options.samples, progress)
+    return {
+        **_figures(policy, tested, table, rule, network),
+        "energy_provenance": "modelled" if table.energy_covers else None,
+        "latency_provenance": "modelled",
+        "threads": threads,
+        "policy": name,
+        "budget": options.budget,
+        "board": board.name,
+        "cluster": options.cluster,
+        "deadline_s": rule.deadline_s,
+        "clock": str(rule),
+        "start_fitted_on": fitted_on,
+        "model": _model(board, table),
+        "notes": _notes(found, Scheduler(table, rule), table),
+    }
+
+
+def _table(artifact: Artifact, board: Board, threads: int, cluster: str | None) -> CostTable:
+    """Costs of an artifact's pieces at the clocks of the board, or of one cluster of it."""
+    manifest = artifact.manifest
+    allowed = allowed_states(board, Target(board.name, cluster=cluster))
+    table = model_table(manifest.network, board, threads, manifest.target.name)
+    return table.restricted([k for k, state in enumerate(table.states) if state in allowed])
+
+
+def _read_artifact(options: BoardOptions) -> Artifact:
+    try:
+        return read_artifact(options.artifact)
+    except CompileErrors as errors:
+        if any(found.id != "wrong-machine" for found in errors.diagnostics):
+            raise
+        help_ = (
+            "its answers are computed on this machine and its costs modelled for the board: build "
+            f"it with `--target host`, and give `--board {options.board}` here"
+        )
+        raise CompileErrors([replace(d, help=help_) for d in errors.diagnostics]) from None
+
+
+def read_rule(
+    deadline: str | None, frequency: str | None, stored: Mapping[str, Any] | None
+) -> tuple[ClockRule, Policy]:
+    """The stored rule with what is given on the command line in its place, and that as written.
+
+    A stored start belongs to the costs it was fitted with and is left out.
+
+    Raises:
+        CompileErrors: what is given cannot be read.
+
+    >>> rule, _ = read_rule("40 ms safe", None, ClockRule("race_to_idle").to_json())
+    >>> print(rule)
+    frequency race_to_idle, deadline 40.0 ms safe
+    """
+    known = ClockRule("unchanged") if stored is None else ClockRule.from_json(stored)
+    known = replace(known, start=None)
+    words = [f"deadline {deadline}"] if deadline is not None else []
+    words += [f"frequency {frequency}"] if frequency is not None else []
+    spec, found = parse(Source("--board", f"eecompile 1 policy given {{ {' '.join(words)} }}"))
+    found.raise_errors()
+    (policy,) = spec.policies
+    if isinstance(policy.frequency, Name) and policy.frequency not in FREQUENCIES:
+        found.error(
+            "unknown-rule",
+            f"Unknown frequency rule `{policy.frequency}`",
+            policy.at("frequency"),
+            f"expected {listed_names(FREQUENCIES)}, or a frequency such as `600 MHz`",
+        )
+    found.raise_errors()
+    given = clock_rule(policy)
+    if given is None:
+        return known, policy
+    clock, limit = (given if frequency is not None else known), known
+    if deadline is not None:
+        limit = given
+    return (
+        ClockRule(clock.objective, limit.deadline_s, limit.safe, limit.hard, clock.frequency_hz),
+        policy,
+    )
+
+
+def _calibration(session: Session, options: BoardOptions) -> Dataset | None:
+    """The calibration data of the `.ee` file that was given, if one was."""
+    if not options.data.endswith(".ee"):
+        return None
+    spec, found = parse_file(options.data)
+    found.raise_errors()
+    network, data = session.manifest.network, spec.data_for(spec.model)
+    if data is None or network.classes is None:
+        return None
+    (_, type_) = network.inputs[0]
+    opened = open_dataset(spec, data, "calibrate", type_, network.classes)
+    if opened is not None:
+        opened.check()
+    return opened
+
+
+def recorded(
+    kind: type[R], session: Session, dataset: Dataset, samples: int | None, progress: Reporter
+) -> R:
+    """What every exit computes for every sample."""
+    network = session.manifest.network
+    runner, names = Runner.of(session.library, network), shown_values(network)
+    ((input_, _),) = network.inputs
+    labels: list[np.ndarray] = []
+    values: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    done = 0
+    for images, classes in dataset.batches(_BATCH * session.threads):
+        images = images[: None if samples is None else samples - done]
+        classes = classes[: len(images)]
+        for name, rows in runner.run_all({input_: images}, names, session.threads).items():
+            values[name].append(rows.reshape(len(rows), -1))
+        labels.append(classes)
+        done += len(images)
+        progress(done, min(dataset.count or done, samples or dataset.count or done))
+        if done == samples:
+            break
+    joined = {name: np.concatenate(rows) for name, rows in values.items()}
+    return kind(
+        network.exit_names[:-1],
+        np.concatenate(labels),
+        joined[network.output],
+        logits={e.name: joined[e.head.outputs[0][0]] for e in network.exits if e.head},
+        class_means={
+            e.name: joined[e.comparator.outputs[0][0]] for e in network.exits if e.comparator
+        },
+    )
+
+
+def _figures(
+    policy: ExitPolicy,
+    tested: TestRecord,
+    table: CostTable,
+    rule: ClockRule,
+    network: CompiledGraph,
+) -> dict[str, Any]:
+    """Of the policy with its clocks, and of what that is compared with."""
+    exits, final, labels = tested.outputs(), tested.final, tested.labels
+    scheduler = Scheduler(table, rule)
+    chosen = simulate(policy, exits, final, scheduler)
+    early = at_top_clock(policy, exits, final, table, rule.deadline_s)
+    never = NeverPolicy(len(exits))
+    full = at_top_clock(never, exits, final, table, rule.deadline_s)
+
+    def figures(found: Simulation) -> dict[str, Any]:
+        return outcome(found, labels) | {"mean_macs_fraction": _macs_fraction(found, network)}
+
+    whole = outcome(full, labels)
+    return {
+        **figures(chosen),
+        "full_depth_accuracy": whole["accuracy"],
+        "full_depth_latency_s": whole["mean_latency_s"],
+        "full_depth_energy_j": whole["mean_energy_j"],
+        "full_depth_p50_latency_s": whole["p50_latency_s"],
+        "full_depth_p99_latency_s": whole["p99_latency_s"],
+        "exits": _exits(network.exit_names, chosen, labels),
+        "clocks": _clocks(table, chosen, scheduler.home),
+        "baselines": {
+            "full_depth_top_clock": figures(full),
+            "early_exit_top_clock": figures(early),
+        },
+    }
+
+
+def _macs_fraction(found: Simulation, network: CompiledGraph) -> float:
+    segments = np.cumsum([segment.macs for segment in network.segments])
+    heads = found.evaluated @ np.array([exit_.macs for exit_ in network.exits], np.int64)
+    return float((segments[found.exit] + heads).mean()) / max(network.macs, 1)
+
+
+def _exits(names: Sequence[str], found: Simulation, labels: np.ndarray) -> list[dict[str, Any]]:
+    right, rows = found.correct(labels), []
+    for index, name in enumerate(names):
+        here = found.exit == index
+        accuracy = float(right[here].mean()) if here.any() else None
+        rows.append({"name": name, "fraction": float(here.mean()), "accuracy": accuracy})
+    return rows
+
+
+def _clocks(table: CostTable, found: Simulation, home: int) -> list[dict[str, Any]]:
+    """Of each: what the full depth costs there, and the share of the time spent at it."""
+    shares = found.seconds_at.sum(axis=0) / max(float(found.seconds_at.sum()), 1e-300)
+    rows = []
+    for index, state in enumerate(table.states):
+        cost = table.full_depth(index)
+        rows.append(
+            {
+                "cluster": state.cluster,
+                "frequency_hz": state.frequency_hz,
+                "voltage_v": state.voltage_v,
+                "full_depth_latency_s": cost and cost.latency_s,
+                "full_depth_energy_j": cost and cost.energy_j,
+                "time_fraction": float(shares[index]),
+                "begins": index == home,
+            }
+        )
+    return rows
+
+
+def _model(board: Board, table: CostTable) -> dict[str, Any]:
+    """The board's numbers that costs were modelled with; None where no source gives one."""
+    clusters = [
+        {
+            "name": cluster.name,
+            "core": cluster.core,
+            "cpus": len(cluster.cpus),
+            # As device trees have it: uW / MHz / V^2.
+            "dynamic_power_coefficient": cluster.capacitance_f and cluster.capacitance_f * 1e12,
+            "static_power_w": cluster.static_power_w,
+            "transition_latency_s": cluster.transition_latency_s,
+        }
+        for cluster in board.clusters
+        if any(state.cluster == cluster.name for state in table.states)
+    ]
+    return {
+        "clusters": clusters,
+        "memory_bandwidth": board.memory_bandwidth,
+        "idle_power_w": board.idle_power_w,
+        "migration_latency_s": board.migration_latency_s,
+        "energy_covers": table.energy_covers,
+    }
+
+
+def _notes(found: Diagnostics, scheduler: Scheduler, table: CostTable) -> list[str]:
+    """What the figures rest on, what is missing, and what to beware of."""
+    work = f"work is that of code compiled for `{table.target}`"
+    told = [f"{d.message} ({d.help})" if d.help else d.message for d in found.in_order()]
+    return [*told, *scheduler.notes, work, *table.notes]

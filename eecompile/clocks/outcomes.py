@@ -1,0 +1,59 @@
+"""What choosing clocks gives on recorded samples, beside the same without: as JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from eecompile.clock_rule import ClockRule
+from eecompile.clocks.simulation import Simulation, at_top_clock, simulate
+from eecompile.cost_table import CostTable
+from eecompile.policies import ExitPolicy, NeverPolicy
+from eecompile.policies.base import ExitOutputs
+from eecompile.runtime.scheduler import Scheduler
+
+__all__ = ["clock_outcomes", "outcome"]
+
+
+def outcome(found: Simulation, labels: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Figures of one run; SI units, energies None where not known."""
+    count = len(labels)
+    return {
+        "n": count,
+        "accuracy": float(found.correct(labels).mean()),
+        "mean_latency_s": float(found.latency_s.mean()),
+        "p50_latency_s": float(np.quantile(found.latency_s, 0.5)),
+        "p99_latency_s": float(np.quantile(found.latency_s, 0.99)),
+        "mean_energy_j": found.mean_energy_j,
+        "deadline_misses": int(found.missed.sum()),
+        "forced_answers": int(found.forced.sum()),
+        "transitions_per_sample": float(found.transitions.mean()),
+        "heads_per_sample": float(found.evaluated.sum(axis=1).mean()),
+    }
+
+
+def clock_outcomes(
+    policy: ExitPolicy,
+    exits: Sequence[ExitOutputs],
+    final: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    table: CostTable,
+    rule: ClockRule,
+) -> Mapping[str, dict[str, Any]]:
+    """The policy with its clock rule, and what it is compared with, on the same samples.
+
+    ``early_exit_top_clock``: the same policy with every sample at the fastest clock.
+    ``full_depth_top_clock``: no exits either.
+    """
+    never = NeverPolicy(len(exits))
+    return {
+        "chosen": outcome(simulate(policy, exits, final, Scheduler(table, rule)), labels),
+        "early_exit_top_clock": outcome(
+            at_top_clock(policy, exits, final, table, rule.deadline_s), labels
+        ),
+        "full_depth_top_clock": outcome(
+            at_top_clock(never, exits, final, table, rule.deadline_s), labels
+        ),
+    }

@@ -1,0 +1,266 @@
+"""What clocks and deadlines do to recorded samples: latency, energy and misses by a cost table.
+
+The policy decides on recorded outputs and the very scheduler of the runtime chooses clocks; only
+elapsed times are sums of costs instead of measured. Samples come one after the other: each begins
+at the clock the one before has left, and changing that is in its own time and energy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import nan
+from typing import Any
+
+import numpy as np
+
+from eecompile.clock_rule import ClockRule
+from eecompile.cost_table import CostTable
+from eecompile.policies import ExitPolicy, replay
+from eecompile.policies.base import EXIT, ExitOutputs
+from eecompile.runtime.clock_fronts import TOLERANCE
+from eecompile.runtime.scheduler import Scheduler
+
+__all__ = ["Simulation", "at_top_clock", "simulate"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What n samples got and cost.
+
+    Attributes:
+        exit: int64 (n,), index of the exit that answered; the number of exits for the final one.
+        logits: float32 (n, classes), the answers' logits.
+        evaluated: bool (n, exits), whose heads ran.
+        latency_s: (n,), from a sample's start to its answer, changes of clock included.
+        energy_j: (n,), of the same, of going to the clock it waits at, and of `waiting_j`; NaN
+            where not known.
+        waiting_j: (n,), for waiting until the deadline at idle power; 0 where either is not known.
+        missed: bool (n,), whether the answer came after the deadline.
+        forced: bool (n,), whether an exit answered because of the deadline where the policy would
+            have gone on.
+        transitions: int64 (n,), changes of clock.
+        seconds_at: (n, states), time spent at each state, changes to it included.
+    """
+
+    exit: Array
+    logits: Array
+    evaluated: Array
+    latency_s: Array
+    energy_j: Array
+    waiting_j: Array
+    missed: Array
+    forced: Array
+    transitions: Array
+    seconds_at: Array
+
+    def correct(self, labels: Array) -> Array:
+        """Whether each answer is right, bool (n,)."""
+        return np.asarray(self.logits.argmax(axis=1) == labels)
+
+    @property
+    def mean_energy_j(self) -> float | None:
+        """Energy of a sample on the average; None where not known."""
+        mean = float(self.energy_j.mean())
+        return None if np.isnan(mean) else mean
+
+
+def simulate(
+    policy: ExitPolicy,
+    outputs: Sequence[ExitOutputs],
+    final: Array,
+    scheduler: Scheduler,
+    state: int | None = None,
+) -> Simulation:
+    """What `policy` and `scheduler` do to samples of which every exit's outputs are known.
+
+    Args:
+        policy: asked as at run time.
+        outputs: of all n samples, per exit, in the samples' order.
+        final: logits of the final exit, float32 (n, classes).
+        scheduler: made from the costs that are to be counted.
+        state: the clock at hand before the first sample; the scheduler's `home` if not given.
+    """
+    asked = replay(policy, outputs, final)
+    walker = _Walker(scheduler, policy.forecasts)
+    # Samples of one path that begin at one clock share what they cost.
+    paths = list(zip(map(bytes, np.packbits(asked.evaluated, axis=1)), asked.exit, strict=True))
+    at = scheduler.home if state is None else state
+    known: dict[tuple[Any, int], int] = {}
+    found: list[_Course] = []
+    picked = []
+    for sample, path in enumerate(paths):
+        number = known.get((path, at))
+        if number is None:
+            number = known[path, at] = len(found)
+            wanted = tuple(np.flatnonzero(asked.evaluated[sample]).tolist())
+            found.append(walker.course(wanted, int(path[1]), at))
+        picked.append(number)
+        at = found[number].state
+    return _gathered(policy, outputs, final, found, np.array(picked), scheduler)
+
+
+def at_top_clock(
+    policy: ExitPolicy,
+    outputs: Sequence[ExitOutputs],
+    final: Array,
+    table: CostTable,
+    deadline_s: float | None = None,
+) -> Simulation:
+    """The policy with every sample at the fastest clock: what choosing clocks is compared with.
+
+    With a `NeverPolicy`, the full network.
+    """
+    scheduler = Scheduler(table, ClockRule("lowest_latency", deadline_s))
+    return simulate(policy, outputs, final, scheduler)
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """What becomes of samples that take one path through the exits, from one clock at hand.
+
+    Attributes:
+        evaluated: exits whose heads run, in order.
+        exit: which answers.
+        answered: whether the deadline and not the policy said that it answers.
+        state: the clock after it.
+    """
+
+    evaluated: tuple[int, ...]
+    exit: int
+    answered: bool
+    latency_s: float
+    energy_j: float
+    waiting_j: float
+    transitions: int
+    seconds_at: tuple[float, ...]
+    state: int
+
+
+class _Walker:
+    """Goes along paths as a session does."""
+
+    def __init__(self, scheduler: Scheduler, forecast: bool) -> None:
+        self.scheduler, self.forecast = scheduler, forecast
+        costs = scheduler.costs
+        self.time_s = cache(lambda index, due: costs.stretch_s(index, due).tolist())
+        self.energy_j = cache(lambda index, due: costs.stretch_j(index, due).tolist())
+        self.change = cache(scheduler.change)
+
+    def course(self, path: tuple[int, ...], exit_: int, state: int) -> _Course:
+        """Of samples whose policy wants the exits of `path` and leaves at `exit_`."""
+        scheduler, last = self.scheduler, self.scheduler.costs.last
+        following = dict(zip((-1, *path), (*path, last), strict=True))
+        seconds = [0.0] * len(scheduler.costs.states)
+        elapsed_s = energy_j = 0.0
+        transitions, answered, evaluated, index = 0, False, [], -1
+        step = scheduler.begin(following[-1], state)
+        while step.due != EXIT:
+            change_s, change_j = self.change(state, step.state)
+            transitions += state != step.state
+            state = step.state
+            time_s = change_s + self.time_s(index, step.due)[state]
+            energy_j += change_j + self.energy_j(index, step.due)[state]
+            elapsed_s += time_s
+            seconds[state] += time_s
+            index = step.due
+            if index == last:
+                break
+            evaluated.append(index)
+            if step.answer or index == exit_:
+                answered = step.answer
+                break
+            step = scheduler.after(index, following[index], elapsed_s, state, self.forecast)
+            answered = step.due == EXIT
+        rest = scheduler.rest(elapsed_s, state)
+        change_s, change_j = self.change(state, rest)
+        waiting_j = self._waiting_j(elapsed_s + change_s)
+        return _Course(
+            tuple(evaluated),
+            index,
+            answered,
+            elapsed_s,
+            energy_j + change_j + waiting_j,
+            waiting_j,
+            transitions + (state != rest),
+            tuple(seconds),
+            rest,
+        )
+
+    def _waiting_j(self, elapsed_s: float) -> float:
+        deadline_s, idle_w = self.scheduler.rule.deadline_s, self.scheduler.costs.idle_power_w
+        if deadline_s is None or idle_w is None:
+            return 0.0
+        return max(0.0, deadline_s - elapsed_s) * idle_w
+
+
+def _gathered(
+    policy: ExitPolicy,
+    outputs: Sequence[ExitOutputs],
+    final: Array,
+    courses: Sequence[_Course],
+    picked: Array,
+    scheduler: Scheduler,
+) -> Simulation:
+    """Courses written out for every sample."""
+
+    def each(name: str) -> Array:
+        return np.array([getattr(course, name) for course in courses])[picked]
+
+    evaluated = np.zeros((len(courses), len(outputs)), bool)
+    for row, course in zip(evaluated, courses, strict=True):
+        row[list(course.evaluated)] = True
+    exits, latency_s = each("exit"), each("latency_s")
+    logits, forced = np.array(final, np.float32), np.zeros(len(final), bool)
+    for index, seen in enumerate(outputs):
+        here = np.flatnonzero(exits == index)
+        logits[here] = policy.answer(index, _rows(seen, here))
+    for path, alike in _answered(courses, policy.start(1) is not None).items():
+        here = np.flatnonzero(np.isin(picked, alike))
+        forced[here] = _would_go_on(policy, outputs, here, path)
+    deadline_s = scheduler.rule.deadline_s
+    limit_s = nan if deadline_s is None else deadline_s * (1 + TOLERANCE)
+    return Simulation(
+        exits,
+        logits,
+        evaluated[picked],
+        latency_s,
+        each("energy_j"),
+        each("waiting_j"),
+        latency_s > limit_s,
+        forced,
+        each("transitions"),
+        each("seconds_at"),
+    )
+
+
+def _answered(courses: Sequence[_Course], remembers: bool) -> dict[tuple[int, ...], list[int]]:
+    """Exits at whose end the deadline had the answer given, and the courses that took them.
+
+    All of a course's exits if the policy remembers them, else the last alone.
+    """
+    found: dict[tuple[int, ...], list[int]] = {}
+    for number, course in enumerate(courses):
+        if course.answered:
+            path = course.evaluated if remembers else course.evaluated[-1:]
+            found.setdefault(path, []).append(number)
+    return found
+
+
+def _would_go_on(
+    policy: ExitPolicy, outputs: Sequence[ExitOutputs], samples: Array, evaluated: Sequence[int]
+) -> Array:
+    """Whether the policy does not leave at the last of these exits, bool (len(samples),)."""
+    state = policy.start(len(samples))
+    decision = np.full(len(samples), EXIT)
+    for index in evaluated:
+        decision = policy.decide(index, _rows(outputs[index], samples), state)
+    return np.asarray(decision != EXIT)
+
+
+def _rows(outputs: ExitOutputs, samples: Array) -> ExitOutputs:
+    means = outputs.class_means
+    return ExitOutputs(outputs.logits[samples], None if means is None else means[samples])
