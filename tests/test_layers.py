@@ -45,6 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runtime",),
     ("DRIVER",),
     ("commands", "demo"),
+    ("arguments",),
     ("cli", "__main__"),
 )
 #: What runs where an artifact runs sees nothing else.

@@ -1,0 +1,14 @@
+"""What each verb of the command line does: call the library, then print for people or scripts."""
+
+from eecompile.commands.benching import bench
+from eecompile.commands.boards import targets
+from eecompile.commands.building import build
+from eecompile.commands.evaluating import demo, eval
+from eecompile.commands.files import check, format, init
+from eecompile.commands.looking import doctor, inspect
+from eecompile.commands.running import run, verify
+
+__all__ = [
+    "bench", "build", "check", "demo", "doctor", "eval", "format", "init", "inspect", "run",
+    "targets", "verify",
+]  # fmt: skip

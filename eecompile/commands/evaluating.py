@@ -1,0 +1,130 @@
+"""`eval` and `demo`: accuracy, cost and exits taken on data, here or replayed for a board."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from eecompile.commands.printing import print_json
+from eecompile.console import Steps, table
+from eecompile.diagnostics import CompileErrors, Diagnostic
+from eecompile.figures import joules, milliseconds, percent, threads_in_words
+
+__all__ = ["demo", "eval"]
+
+
+def eval(options: argparse.Namespace) -> int:
+    """Measure an artifact on data, or replay it for a board."""
+    from eecompile.evaluation import evaluate_artifact
+
+    steps = Steps(1, options.quiet or options.json)
+    if options.board is not None:
+        return _eval_board(options, steps)
+    for name in ("cluster", "deadline", "frequency"):
+        if getattr(options, name) is not None:
+            message = f"`--{name}` is for replaying: here the policy and this machine decide"
+            help_ = "name the board that is meant: `--board NAME`"
+            raise CompileErrors([Diagnostic("bad-argument", message, help=help_)])
+    with steps.step("evaluate") as progress:
+        found = evaluate_artifact(
+            options.artifact,
+            options.data,
+            options.policy,
+            options.budget,
+            options.samples,
+            progress,
+            options.threads,
+        ).to_json()
+    if options.json:
+        print_json(options, found)
+    else:
+        _print_evaluation(found)
+    return 0
+
+
+def _eval_board(options: argparse.Namespace, steps: Steps) -> int:
+    """Answers of this machine, times and energies of a board."""
+    from eecompile.clocks.evaluation import BoardOptions, evaluate_on_board
+    from eecompile.clocks.words import print_board_evaluation
+
+    names = ("artifact", "data", "board", "cluster", "policy", "deadline", "frequency")
+    chosen = {name: getattr(options, name) for name in (*names, "budget", "samples", "threads")}
+    with steps.step("evaluate") as progress:
+        found = evaluate_on_board(BoardOptions(**chosen), progress)
+    if options.json:
+        print_json(options, found)
+    else:
+        print_board_evaluation(found)
+    return 0
+
+
+def _print_evaluation(found: Mapping[str, Any]) -> None:
+    """Accuracy and cost with exits beside full depth, and the exits taken."""
+    ratio = found["mean_latency_s"] / found["full_depth_latency_s"]
+    budget = f" at {found['budget']}" if found["budget"] else ""
+    print(
+        f"{found['n']} samples, policy {found['policy'] or 'none'}{budget}; "
+        f"{threads_in_words(found['threads'])}, measured, exits and full depth in turn"
+    )
+    table(
+        ("", "with exits", "full depth"),
+        [
+            ("accuracy", percent(found["accuracy"], 2), percent(found["full_depth_accuracy"], 2)),
+            ("multiply-accumulates", percent(found["mean_macs_fraction"]), "100.0 %"),
+            (
+                "mean latency",
+                f"{milliseconds(found['mean_latency_s'])} ({percent(ratio)})",
+                milliseconds(found["full_depth_latency_s"]),
+            ),
+            (
+                "median latency",
+                milliseconds(found["p50_latency_s"]),
+                milliseconds(found["full_depth_p50_latency_s"]),
+            ),
+            (
+                "99th percentile",
+                milliseconds(found["p99_latency_s"]),
+                milliseconds(found["full_depth_p99_latency_s"]),
+            ),
+            *_energy_rows(found),
+        ],
+    )
+    if found.get("deadline_s") is not None:
+        print(
+            f"{found['clock']}: {found['deadline_misses']} answers late, "
+            f"{found['forced_answers']} forced by the deadline"
+        )
+    print()
+    table(
+        ("exit", "samples", "accuracy"),
+        [
+            (
+                row["name"],
+                percent(row["fraction"]),
+                "-" if row["accuracy"] is None else percent(row["accuracy"], 2),
+            )
+            for row in found["exits"]
+        ],
+    )
+
+
+def _energy_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    if found["mean_energy_j"] is None:
+        return []
+    full = found["full_depth_energy_j"]
+    name = f"mean energy, {found['energy_provenance']}"
+    return [(name, joules(found["mean_energy_j"]), "-" if full is None else joules(full))]
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Build and measure the shipped example."""
+    from eecompile.demo.run import run_demo
+
+    found = run_demo(options.output, Steps(11, options.quiet or options.json))
+    if options.json:
+        print_json(options, found)
+        return 0
+    _print_evaluation(found)
+    print(f"\nartifact: {found['artifact']}")
+    return 0

@@ -1,0 +1,111 @@
+"""`run` and `verify`: an artifact's answers to inputs, and to its own test vectors."""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eecompile.commands.printing import print_json
+from eecompile.console import table
+from eecompile.diagnostics import CompileErrors, Diagnostic
+from eecompile.figures import hertz, joules, milliseconds
+
+if TYPE_CHECKING:
+    from eecompile.runtime.answers import Answer
+
+__all__ = ["run", "verify"]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Answer one input or a batch."""
+    from eecompile.compiled import sample_shape
+    from eecompile.runtime.session import load
+
+    x = _read_input(options.input)
+    for array in x.values() if isinstance(x, dict) else [x]:
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            message = f"`{options.input}` holds values that are not finite"
+            raise CompileErrors([Diagnostic("bad-data", message, path=str(options.input))])
+    with load(options.artifact, options.policy, options.threads) as session:
+        (_, type_), *_ = session.manifest.network.inputs
+        batch = isinstance(x, np.ndarray) and x.ndim > len(sample_shape(type_)) and len(x) != 1
+        samples = [row[None] for row in x] if isinstance(x, np.ndarray) and batch else [x]
+        if not samples:
+            raise CompileErrors([Diagnostic("bad-data", f"`{options.input}` holds no samples")])
+        call = session.full_depth if options.full_depth else session.run
+        answers = [call(sample, normalize=options.normalize) for sample in samples]
+    if options.json:
+        shown = [_answer_json(answer) for answer in answers]
+        print_json(options, {"answers": shown} if batch else shown[0])
+        return 0
+    clocked = any(answer.frequency_hz for answer in answers)
+    table(
+        (
+            *("exit", "label", "confidence", "segments run", "latency"),
+            *(("clock", "energy") if clocked else ()),
+        ),
+        [
+            (
+                answer.exit,
+                "-" if answer.label is None else str(answer.label),
+                "-" if answer.confidence is None else f"{answer.confidence:.3f}",
+                str(answer.segments_run),
+                milliseconds(answer.latency_s),
+                *(
+                    (
+                        "-" if answer.frequency_hz is None else hertz(answer.frequency_hz),
+                        "-" if answer.energy_j is None else joules(answer.energy_j),
+                    )
+                    if clocked
+                    else ()
+                ),
+            )
+            for answer in answers
+        ],
+    )
+    return 0
+
+
+def _answer_json(answer: Answer) -> dict[str, Any]:
+    names = (
+        *("exit", "label", "confidence", "segments_run"),
+        *("latency_s", "frequency_hz", "energy_j"),
+    )
+    return {name: getattr(answer, name) for name in names}
+
+
+def _read_input(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """One array of a .npy file, or the arrays of a .npz file by name."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            return {name: found[name] for name in found.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if not reason or "pickle" in reason:  # numpy's advice would be to load it unsafely
+            reason = "it holds no plain array of a .npy or .npz file"
+        raise CompileErrors(
+            [Diagnostic("bad-data", f"Cannot read `{path}`: {reason}", path=str(path))]
+        ) from error
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Run an artifact's test vectors; 1 if they disagree."""
+    from eecompile.runtime.vectors import verify_artifact
+
+    found = verify_artifact(options.artifact)
+    if options.json:
+        print_json(options, found.to_json())
+    else:
+        verdict = "ok" if found.ok else "NOT ok"
+        print(
+            f"{verdict}: {found.samples} test vectors, largest error {found.max_abs_error:.2g}, "
+            f"exits {'agree' if found.exits_agree else 'DISAGREE'}, {len(found.files)} files whole"
+        )
+    return 0 if found.ok else 1
