@@ -33,7 +33,7 @@ def inspect(options: argparse.Namespace) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     """Say what works here, what does not, and how to get it; 2 if nothing can be built."""
-    from eecompile.doctor import examine
+    from eecompile.doctor.examination import examine
 
     findings = examine()
     if options.json:

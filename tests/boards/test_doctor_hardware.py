@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from eecompile.doctor_hardware import Access, examine_hardware
-from eecompile.finding import Finding
+from eecompile.doctor.finding import Finding
+from eecompile.doctor.hardware import Access, examine_hardware
 from eecompile.hardware import Machine
 from eecompile.runtime.sysfs import LocalFiles
 from tests.boards.trees import DESKTOP, RK3399, grow, live, policy, rk3399_dts

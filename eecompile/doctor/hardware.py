@@ -9,8 +9,8 @@ from eecompile.board import Board
 from eecompile.boards.device_tree import live_device_tree
 from eecompile.boards.host import board_of
 from eecompile.boards.report import cluster_in_words
+from eecompile.doctor.finding import Finding
 from eecompile.figures import hertz
-from eecompile.finding import Finding
 from eecompile.hardware import Machine
 from eecompile.runtime.clock_domains import CPUFREQ
 from eecompile.runtime.sysfs import LocalFiles, matching, read_number, read_text

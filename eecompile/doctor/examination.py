@@ -1,4 +1,4 @@
-"""`eecompile doctor`: what this machine can do, what is missing, and how to get it."""
+"""Everything that is looked at: packages, processor, linkers, clocks and meters, the cache."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import platform
 from collections.abc import Iterator
 
 from eecompile.cache import Cache
-from eecompile.doctor_hardware import examine_hardware
-from eecompile.finding import Finding
+from eecompile.doctor.finding import Finding
+from eecompile.doctor.hardware import examine_hardware
 from eecompile.hardware import Machine, machine, machine_names
 from eecompile.latency import cpu_name
 from eecompile.runtime.sysfs import LocalFiles

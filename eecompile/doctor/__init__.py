@@ -1,0 +1,1 @@
+"""`eecompile doctor`: what this machine can do, what is missing, and how to get it."""
