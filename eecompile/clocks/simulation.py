@@ -22,7 +22,7 @@ from eecompile.policies.base import EXIT, ExitOutputs
 from eecompile.runtime.clock_fronts import TOLERANCE
 from eecompile.runtime.scheduler import Scheduler
 
-__all__ = ["Simulation", "at_top_clock", "simulate"]
+__all__ = ["Courses", "Replayed", "Simulation", "at_top_clock", "simulate"]
 
 Array = np.ndarray[Any, Any]
 
@@ -68,6 +68,51 @@ class Simulation:
         return None if np.isnan(mean) else mean
 
 
+class Replayed:
+    """What a policy decides about recorded samples, to be simulated with several schedulers.
+
+    Args:
+        policy: asked as at run time.
+        outputs: of all n samples, per exit, in the samples' order.
+        final: logits of the final exit, float32 (n, classes).
+    """
+
+    def __init__(self, policy: ExitPolicy, outputs: Sequence[ExitOutputs], final: Array) -> None:
+        self.policy, self.outputs, self.final = policy, outputs, final
+        asked = replay(policy, outputs, final)
+        numbers: dict[tuple[bytes, int], int] = {}
+        #: Of each sample: its place in `_paths`.
+        self._path_of: list[int] = []
+        self._paths: list[tuple[tuple[int, ...], int]] = []
+        keys = zip(
+            map(bytes, np.packbits(asked.evaluated, axis=1)), asked.exit.tolist(), strict=True
+        )
+        for sample, key in enumerate(keys):
+            number = numbers.setdefault(key, len(numbers))
+            if number == len(self._paths):
+                wanted = tuple(np.flatnonzero(asked.evaluated[sample]).tolist())
+                self._paths.append((wanted, key[1]))
+            self._path_of.append(number)
+
+    def simulated(self, courses: Courses, state: int | None = None) -> Simulation:
+        """As `simulate`, with the courses of a scheduler."""
+        scheduler, forecast = courses.scheduler, self.policy.forecasts
+        at = scheduler.home if state is None else state
+        # Samples of one path that begin at one clock share what they cost.
+        known: dict[tuple[int, int], int] = {}
+        found: list[_Course] = []
+        picked = []
+        for path in self._path_of:
+            number = known.get((path, at))
+            if number is None:
+                number = known[path, at] = len(found)
+                found.append(courses.of(*self._paths[path], at, forecast))
+            picked.append(number)
+            at = found[number].state
+        picks = np.array(picked)
+        return _gathered(self.policy, self.outputs, self.final, found, picks, scheduler)
+
+
 def simulate(
     policy: ExitPolicy,
     outputs: Sequence[ExitOutputs],
@@ -84,23 +129,7 @@ def simulate(
         scheduler: made from the costs that are to be counted.
         state: the clock at hand before the first sample; the scheduler's `home` if not given.
     """
-    asked = replay(policy, outputs, final)
-    walker = _Walker(scheduler, policy.forecasts)
-    # Samples of one path that begin at one clock share what they cost.
-    paths = list(zip(map(bytes, np.packbits(asked.evaluated, axis=1)), asked.exit, strict=True))
-    at = scheduler.home if state is None else state
-    known: dict[tuple[Any, int], int] = {}
-    found: list[_Course] = []
-    picked = []
-    for sample, path in enumerate(paths):
-        number = known.get((path, at))
-        if number is None:
-            number = known[path, at] = len(found)
-            wanted = tuple(np.flatnonzero(asked.evaluated[sample]).tolist())
-            found.append(walker.course(wanted, int(path[1]), at))
-        picked.append(number)
-        at = found[number].state
-    return _gathered(policy, outputs, final, found, np.array(picked), scheduler)
+    return Replayed(policy, outputs, final).simulated(Courses(scheduler), state)
 
 
 def at_top_clock(
@@ -140,18 +169,30 @@ class _Course:
     state: int
 
 
-class _Walker:
-    """Goes along paths as a session does."""
+class Courses:
+    """What becomes of samples with one scheduler: it goes along each path once, as a session does.
 
-    def __init__(self, scheduler: Scheduler, forecast: bool) -> None:
-        self.scheduler, self.forecast = scheduler, forecast
+    Args:
+        scheduler: made from the costs that are to be counted.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
         costs = scheduler.costs
         self.time_s = cache(lambda index, due: costs.stretch_s(index, due).tolist())
         self.energy_j = cache(lambda index, due: costs.stretch_j(index, due).tolist())
         self.change = cache(scheduler.change)
+        self.of = cache(self._of)
 
-    def course(self, path: tuple[int, ...], exit_: int, state: int) -> _Course:
-        """Of samples whose policy wants the exits of `path` and leaves at `exit_`."""
+    def _of(self, path: tuple[int, ...], exit_: int, state: int, forecast: bool) -> _Course:
+        """Of samples whose policy wants the exits of `path` and leaves at `exit_`.
+
+        Args:
+            path: exits whose heads are to run, in order.
+            exit_: the number of exits for the final one.
+            state: the clock at hand.
+            forecast: whether the policy expects to leave where it goes next.
+        """
         scheduler, last = self.scheduler, self.scheduler.costs.last
         following = dict(zip((-1, *path), (*path, last), strict=True))
         seconds = [0.0] * len(scheduler.costs.states)
@@ -173,7 +214,7 @@ class _Walker:
             if step.answer or index == exit_:
                 answered = step.answer
                 break
-            step = scheduler.after(index, following[index], elapsed_s, state, self.forecast)
+            step = scheduler.after(index, following[index], elapsed_s, state, forecast)
             answered = step.due == EXIT
         rest = scheduler.rest(elapsed_s, state)
         change_s, change_j = self.change(state, rest)
