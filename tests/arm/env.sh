@@ -74,13 +74,13 @@ setup() {
     touch "$dir/ready"
 }
 
-run() {
+run() ( # a shell of its own: what it exports is for that Python alone
     export QEMU_LD_PREFIX="$dir/root" PYTHONHOME="$dir/root/usr"
     export PYTHONPATH="$dir/site${PYTHONPATH:+:$PYTHONPATH}"
     local emulator
     emulator=$(qemu)
     "$emulator" -cpu "${CPU:-cortex-a72}" "$dir/python" "$@"
-}
+)
 
 case $verb in
 setup)
