@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from eecompile.benching.blocks import AtClock, Block
 from eecompile.benching.measuring import clock_there_was
+from eecompile.benching.tables import measured_table
 from eecompile.board import Board, DvfsState
 from eecompile.compiled import CompiledGraph
 from eecompile.cost_model import merged, model_table
 from eecompile.cost_table import CostTable
-from eecompile.latency import Latencies, measured_table
+from eecompile.latency import cpu_name
 
 __all__ = ["cost_table"]
 
@@ -20,7 +24,7 @@ def cost_table(
     states: Sequence[DvfsState],
     network: CompiledGraph,
     threads: int,
-    latencies: Latencies | None,
+    times_s: np.ndarray | None,
     clocks_hz: Sequence[float] = (),
 ) -> CostTable:
     """What each piece of a network costs on a board.
@@ -30,16 +34,18 @@ def cost_table(
         states: its clocks that may be used.
         network: compiled.
         threads: that share an answer.
-        latencies: measured here; None where the code does not run here.
+        times_s: of its functions here (rounds, functions); None where the code does not run here.
         clocks_hz: what the clock was before and after that.
     """
     table = model_table(network, board, threads, board.machine.name)
-    if latencies is not None:
+    if times_s is not None:
         notes: list[str] = []
         at = DvfsState("cpu", None)
         if board.clusters:
             at = clock_there_was(board, list(clocks_hz), notes)
-        measured = measured_table(board.machine.name, board.name, at, latencies)
+        found = [AtClock(at, [Block(times_s, 0, True)])]
+        target = board.machine.name
+        measured = measured_table(target, board, cpu_name(), threads, network, found, None)
         table, _ = merged(replace(measured, notes=tuple(notes)), table)
     # What was measured at no single clock is of use only where no clock is known.
     allowed = [k for k, state in enumerate(table.states) if state in states]

@@ -258,10 +258,10 @@ class _Build:
         if self.here is not self.machine or elsewhere:
             return cost_table(board, states, network, self.machine.cores, None)
         clocks = [clock_now(files)]
-        latencies = measure(runner, network, inputs, self.cores)
+        times_s = measure(runner, network, inputs, self.cores)
         clocks.append(clock_now(files))
         known = [clock for clock in clocks if clock is not None]
-        return cost_table(board, states, network, self.cores, latencies, known)
+        return cost_table(board, states, network, self.cores, times_s, known)
 
     # -- the data ------------------------------------------------------------------------------
 
