@@ -6,6 +6,7 @@ before there is an input is computed when it is made.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from eecompile.clock_rule import ClockRule
@@ -55,14 +56,12 @@ class Clock:
         self.transitions = self.late = self.forced = 0
         self._state: int | None = None
         self._at, self._energy_j = -1, 0.0
+        self._indices = {state: index for index, state in enumerate(table.states)}
 
     def begin(self, first: int) -> Step:
         """What a sample begins with whose policy wants exit `first` evaluated."""
         self._at, self._energy_j = -1, 0.0
-        if self._state is None:  # Wherever the machine was: its clock is set before it is needed.
-            self._state = self._scheduler.home
-            self._governor.set(self._states[self._state])
-        step = self._scheduler.begin(first, self._state)
+        step = self._scheduler.begin(first, self._begun(self._scheduler.home))
         self._change(step.state)
         return step
 
@@ -88,17 +87,16 @@ class Clock:
         frequency_hz = self._states[self._state].frequency_hz
         if self._deadline_s is not None and elapsed_s > self._deadline_s:
             self.late += 1
+        is_set = self._is_set(self._state)
         self._change(self._scheduler.rest(elapsed_s, self._state))
         energy_j = self._energy_j
-        if not self._sets:
+        if not (self._sets and is_set):
             return None, None
         return frequency_hz, None if energy_j != energy_j else energy_j
 
     def full_speed(self) -> None:
         """Run at the fastest clock, whatever the deadline."""
-        if self._state is None:
-            self._state = self._fastest
-            self._governor.set(self._states[self._state])
+        self._begun(self._fastest)
         self._change(self._fastest)
 
     def reset_counts(self) -> None:
@@ -110,10 +108,35 @@ class Clock:
         self._governor.restore()
         self._state = None
 
+    def _is_set(self, state: int) -> bool:
+        """Whether the machine runs at a state, as far as the governor knows."""
+        if not self._sets:
+            return True
+        current, wanted = self._governor.current, self._states[state]
+        return current is wanted or current == wanted
+
+    def _begun(self, first: int) -> int:
+        """Where the machine is: a session that shares the governor may have been there since.
+
+        Where that is not known (before the first sample, after a `restore`, or because a clock was
+        not reached), `first` is set, before it is needed.
+        """
+        if self._state is None or not self._is_set(self._state):
+            current = self._governor.current
+            known = None if current is None else self._indices.get(current)
+            if known is None:
+                known = first
+                self._governor.set(self._states[known])
+            self._state = known
+        return self._state
+
     def _spend(self, index: int) -> None:
         if index > self._at:
             assert self._state is not None, "a sample has begun"
-            self._energy_j += self._energies_j[self._at, index][self._state]
+            if self._is_set(self._state):
+                self._energy_j += self._energies_j[self._at, index][self._state]
+            else:
+                self._energy_j = math.nan  # Of another clock: nobody knows which.
             self._at = index
 
     def _change(self, state: int) -> None:

@@ -184,6 +184,54 @@ def test_another_policy_puts_clocks_back(tmp_path: Path) -> None:
     assert net.run(tiny.inputs(1)[0]).frequency_hz is None
 
 
+def test_sessions_that_share_a_governor_know_of_each_other(tmp_path: Path) -> None:
+    governor = RecordingGovernor(STATES)
+    rule = ClockRule("fixed", frequency_hz=1e9)
+    net = ee.load(artifact(tmp_path, tiny.POLICIES["fast"], rule), governor=governor)
+    twin, x = net.clone(), tiny.inputs(1)[0]
+    expected = net.run(x)
+    assert expected.frequency_hz == SLOW.frequency_hz
+    twin.full_depth(x)
+    assert governor.current == FAST
+    answer = net.run(x)
+    assert (answer.frequency_hz, governor.current) == (SLOW.frequency_hz, SLOW)
+    twin.close()
+    assert governor.current is None
+    answer = net.run(x)
+    assert (answer.frequency_hz, governor.current) == (SLOW.frequency_hz, SLOW)
+    assert answer.energy_j == expected.energy_j
+
+
+class Refused(RecordingGovernor):
+    """A machine whose clock stays where it is from some time on: hot, or taken by another."""
+
+    def __init__(self) -> None:
+        super().__init__(STATES)
+        self.refuses = False
+
+    def set(self, state: DvfsState) -> None:
+        super().set(state)
+        if self.refuses:
+            self.current = None
+
+
+def test_no_clock_is_claimed_that_was_not_reached(tmp_path: Path) -> None:
+    governor = Refused()
+    net = ee.load(
+        artifact(tmp_path, tiny.POLICIES["fast"], ClockRule("lowest_energy", 0.5)),
+        governor=governor,
+    )
+    x = tiny.inputs(1)[0]
+    expected = net.run(x)
+    assert expected.frequency_hz == SLOW.frequency_hz
+    governor.refuses, governor.current = True, None
+    answer = net.run(x)
+    assert (answer.frequency_hz, answer.energy_j) == (None, None)
+    governor.refuses = False
+    answer = net.run(x)  # It is tried again.
+    assert (answer.frequency_hz, answer.energy_j) == (SLOW.frequency_hz, expected.energy_j)
+
+
 def test_batches_and_full_depth_run_at_the_fastest_clock(tmp_path: Path) -> None:
     governor = RecordingGovernor(STATES)
     rule = ClockRule("lowest_energy", 100.0)
