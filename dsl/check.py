@@ -17,6 +17,7 @@ from eecompile.dsl.check_options import check_call, heads_of, listed_names, miss
 from eecompile.dsl.check_policies import check_policy, needs_calibration
 from eecompile.dsl.options import GATES, HEADS
 from eecompile.dsl.unsupported import unsupported
+from eecompile.hardware import is_board_path
 from eecompile.spec import DataSet, DataSource, HeadSpec, Model, Spec
 
 __all__ = [
@@ -297,7 +298,7 @@ def _check_targets(
             listed = None if known is None else sorted(known)
             if name is None or listed is None or name in listed:
                 continue
-            if what == "board" and (name.endswith(".toml") or "/" in name):
+            if what == "board" and is_board_path(name):
                 _check_exists("Board file", name, target.at("board"), spec, found)
                 continue
             found.error(

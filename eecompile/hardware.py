@@ -14,17 +14,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eecompile.diagnostics import CompileErrors, Diagnostic, ToolError, did_you_mean_help
-
 __all__ = [
     "BOARDS",
     "Machine",
+    "board_names",
     "cpu_features_of_this_machine",
     "described",
     "detected",
     "is_board_path",
     "machine",
-    "machine_names",
     "parse_cpu_features",
     "usable_cores",
 ]
@@ -163,8 +161,8 @@ def cpu_features_of_this_machine() -> frozenset[str]:
     return found
 
 
-def machine_names() -> tuple[str, ...]:
-    """Names of the machines and boards there are files for, sorted, "host" first."""
+def board_names() -> tuple[str, ...]:
+    """Names of the boards that are shipped, sorted, "host" first: this very machine."""
     names = sorted(path.stem for path in BOARDS.glob("*.toml"))
     return ("host", *(name for name in names if name != "host"))
 
@@ -179,38 +177,16 @@ def is_board_path(name: str) -> bool:
 
 
 def machine(name: str, cores: int | None = None) -> Machine:
-    """The machine a board file describes; "host" is this very machine.
+    """The machine of a board that is shipped; "host" is this very machine.
 
-    Raises:
-        ToolError: there is no such board file.
-        CompileErrors: a file of the user's own, named by its path, is wrong (`read_board` says
-            where).
+    Users' names, and files of their own, are for `eecompile.boards.file.read_board`, which checks
+    what it reads.
     """
-    if is_board_path(name):
-        found = _from_user(Path(name))
-    else:
-        path = BOARDS / f"{name}.toml"
-        if name not in machine_names() or not path.is_file():
-            known = ", ".join(machine_names())
-            raise ToolError(
-                f"No board file for `{name}`",
-                did_you_mean_help(name, machine_names()) or f"known: {known}",
-            )
-        found = _from_table(name, tomllib.loads(path.read_text(encoding="utf-8")))
+    text = (BOARDS / f"{name}.toml").read_text(encoding="utf-8")
+    found = _from_table(name, tomllib.loads(text))
     if not found.triple:
         found = detected(found)
     return found if cores is None else replace(found, cores=cores)
-
-
-def _from_user(path: Path) -> Machine:
-    try:
-        return _from_table(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        message = f"`{path}` cannot be read as a board file"
-        help = f"`eecompile targets show {path}` says what is wrong with it"
-        raise CompileErrors(
-            [Diagnostic("bad-board", message, path=str(path), help=help)]
-        ) from error
 
 
 def _from_table(name: str, table: dict[str, Any]) -> Machine:

@@ -10,7 +10,7 @@ from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span, 
 from eecompile.dsl.check import GraphFacts, can_open, check, unsupported
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse_file
-from eecompile.hardware import machine_names, usable_cores
+from eecompile.hardware import board_names, usable_cores
 from eecompile.passes.base import Program
 from eecompile.passes.host import HostError, HostGraph, Problem
 from eecompile.spec import Model, Output, Spec
@@ -39,7 +39,7 @@ def check_file(
         CompileErrors: as `load_spec`.
     """
     spec, found = load_spec(path, overrides)
-    names = machine_names()
+    names = board_names()
     host = None
     if can_open(spec, [*found, *check(spec, None, names, names)]):
         try:

@@ -11,15 +11,15 @@ from typing import Any
 from eecompile.artifact import check_destination
 from eecompile.atomic import check_file, write_errors
 from eecompile.board import Board, DvfsState
-from eecompile.boards.file import board_names, read_board
+from eecompile.boards.file import read_board
 from eecompile.build_options import BuildOptions
 from eecompile.clocks.planning import allowed_states
 from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset
-from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, did_you_mean_help
+from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
 from eecompile.exit_table import exit_rows
-from eecompile.hardware import Machine, is_board_path, usable_cores
+from eecompile.hardware import Machine, usable_cores
 from eecompile.head_fitting import ExitPlan, plan_exits
 from eecompile.loading import check_file as check_source
 from eecompile.loading import source_errors, with_classes
@@ -149,14 +149,9 @@ def choose_board(spec: Spec, target: str | None) -> tuple[Board, tuple[DvfsState
     name = target or next(iter(written), "host")
     entry = written.get(name)
     wanted = (entry.board if entry else None) or name
-    known = board_names()
-    if wanted not in known and not is_board_path(wanted):
-        help_ = did_you_mean_help(wanted, known) or f"targets: {', '.join(known)}"
-        place = entry.at("board") if entry else None
-        raise CompileErrors(
-            [Diagnostic("unknown-target", f"Unknown target `{wanted}`", place, help=help_)]
-        )
-    board = read_board(wanted, Path(spec.folder))
+    # Paths of the file start at its folder, those of the command line where it is given.
+    folder, place = (Path(spec.folder), entry.at("board")) if entry else (Path(), None)
+    board = read_board(wanted, folder, place)
     cores = (entry.cores if entry else None) or 1
     cores = min(cores, usable_cores()) if wanted == "host" else cores
     board = replace(board, machine=replace(board.machine, cores=cores))

@@ -16,7 +16,6 @@ from eecompile.board import Board, Sensor
 from eecompile.boards.clusters import read_clusters
 from eecompile.boards.entries import Quantity, Reader
 from eecompile.boards.host import host_board
-from eecompile.boards.text import board_text
 from eecompile.boards.toml_places import TomlPlaces
 from eecompile.diagnostics import (
     CompileErrors,
@@ -26,14 +25,11 @@ from eecompile.diagnostics import (
     Span,
     did_you_mean_help,
 )
-from eecompile.hardware import BOARDS, Machine, detected, is_board_path, machine_names
+from eecompile.hardware import BOARDS, Machine, board_names, detected, is_board_path
 from eecompile.runtime.sysfs import LocalFiles
 
 __all__ = [
     "MACHINE_NUMBERS",
-    "board_names",
-    "board_text",
-    "host_board",
     "parse_board",
     "read_board",
 ]
@@ -57,36 +53,31 @@ _BOARD = {
 _SENSORS = ("rapl", "hwmon", "ina3221")
 
 
-def board_names() -> tuple[str, ...]:
-    """Names of the boards that are shipped, sorted, "host" first."""
-    return machine_names()
-
-
-def read_board(name: str, folder: Path | None = None) -> Board:
+def read_board(name: str, folder: Path | None = None, place: Span | None = None) -> Board:
     """The board of that name; "host" is this very machine, its clocks as Linux tells them.
 
     Args:
         name: a shipped board's name, or the path of a user's own file (it has a slash in it or
             ends in ".toml").
-        folder: where relative paths start, and ``NAME.toml`` is looked for where no board of the
-            name is shipped: the folder of the `.ee` file.
+        folder: where relative paths start: the folder of the `.ee` file.
+        place: where the name stands, for messages.
 
     Raises:
         CompileErrors: there is no such board, or its file is wrong: everything that is.
     """
     if name == "host":
         return host_board(LocalFiles())
-    path = _path_of(name, folder)
+    path = _path_of(name, folder, place)
     try:
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         message = f"Cannot read the board file `{path}`: {reason}"
-        raise CompileErrors([Diagnostic("bad-board", message, path=str(path))]) from error
+        raise CompileErrors([Diagnostic("bad-board", message, place, path=str(path))]) from error
     return parse_board(text, path.stem, str(path))
 
 
-def _path_of(name: str, folder: Path | None) -> Path:
+def _path_of(name: str, folder: Path | None, place: Span | None) -> Path:
     """Where a board's file is.
 
     Raises:
@@ -96,12 +87,10 @@ def _path_of(name: str, folder: Path | None) -> Path:
         return (folder or Path()) / name
     if name in board_names():
         return BOARDS / f"{name}.toml"
-    if folder is not None and (own := folder / f"{name}.toml").is_file():
-        return own
     help = did_you_mean_help(name, board_names()) or f"boards: {', '.join(board_names())}"
     message = f"There is no board `{name}`"
     note = "a file of your own is named by its path: `./my-board.toml`"
-    raise CompileErrors([Diagnostic("unknown-target", message, notes=(note,), help=help)])
+    raise CompileErrors([Diagnostic("unknown-target", message, place, notes=(note,), help=help)])
 
 
 def parse_board(text: str, name: str, path: str) -> Board:

@@ -19,8 +19,9 @@ __all__ = ["targets"]
 
 def targets(options: argparse.Namespace) -> int:
     """List boards, show one with the source of every number, or make the file of one."""
-    from eecompile.boards.file import board_names, read_board
+    from eecompile.boards.file import read_board
     from eecompile.boards.report import board_json, board_row
+    from eecompile.hardware import board_names
 
     if options.action == "import":
         return _import_board(options)

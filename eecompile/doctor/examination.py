@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from eecompile.cache import Cache
 from eecompile.doctor.finding import Finding
 from eecompile.doctor.hardware import examine_hardware
-from eecompile.hardware import Machine, machine, machine_names
+from eecompile.hardware import Machine, board_names, machine
 from eecompile.latency import cpu_name
 from eecompile.runtime.sysfs import LocalFiles
 
@@ -68,7 +68,7 @@ def _linkers() -> Iterator[Finding]:
     from eecompile.targets.linkers import find_linkers, remedy
 
     triples: dict[str, Machine] = {}
-    for name in machine_names():  # "host" is the first
+    for name in board_names():  # "host" is the first
         target = machine(name)
         triples.setdefault(target.triple, target)
     for triple, target in triples.items():

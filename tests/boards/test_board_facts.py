@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from eecompile.board import Board, Cluster
-from eecompile.boards.file import board_names, read_board
+from eecompile.boards.file import read_board
 from eecompile.cli import main
-from eecompile.hardware import BOARDS
+from eecompile.hardware import BOARDS, board_names
 
 FILES = sorted(BOARDS.glob("*.toml"))
 BOARDS_WITH_CLOCKS = [

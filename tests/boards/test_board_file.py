@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eecompile.board import Board
-from eecompile.boards.file import board_names, parse_board, read_board
+from eecompile.boards.file import parse_board, read_board
 from eecompile.boards.text import board_text
 from eecompile.boards.toml_places import TomlPlaces
 from eecompile.diagnostics import CompileErrors, Source
-from eecompile.hardware import machine
+from eecompile.hardware import board_names, machine
 
 MACHINE = '[machine]\ntriple = "aarch64-linux-gnu"\nlanes = { value = 4, source = "NEON" }\n'
 CLUSTER = """
@@ -266,12 +266,9 @@ def test_a_file_of_the_users_own_is_found(tmp_path: Path) -> None:
         read_board(str(path)),
         read_board("mine.toml", tmp_path),
         read_board("./mine.toml", tmp_path),
-        read_board("mine", tmp_path),
     ]
     assert all(board == boards[0] for board in boards)
     assert boards[0].name == "mine"
-    assert machine(str(path)) == boards[0].machine
-    assert machine(str(path), cores=2).cores == 2
 
 
 def test_a_shipped_board_is_not_hidden_by_a_file_beside(tmp_path: Path) -> None:
@@ -284,11 +281,10 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | Non
     path = tmp_path / "mine.toml"
     if content is not None:
         path.write_bytes(content)
-    for read in (read_board, machine):
-        with pytest.raises(CompileErrors) as caught:
-            read(str(path))
-        assert {found.id for found in caught.value.diagnostics} == {"bad-board"}
-        assert {found.file for found in caught.value.diagnostics} == {str(path)}
+    with pytest.raises(CompileErrors) as caught:
+        read_board(str(path))
+    assert {found.id for found in caught.value.diagnostics} == {"bad-board"}
+    assert {found.file for found in caught.value.diagnostics} == {str(path)}
 
 
 def test_an_unknown_board_gets_a_suggestion() -> None:

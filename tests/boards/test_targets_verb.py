@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eecompile.boards.file import board_names, read_board
+from eecompile.boards.file import read_board
 from eecompile.cli import main
+from eecompile.hardware import board_names
 from tests.boards.trees import RK3399, blob, grow, live, rk3399_dts
 
 
