@@ -102,6 +102,15 @@ class Sensor:
     label: str = ""
     covers: str = ""
 
+    @property
+    def key(self) -> str:
+        """Of its source among a board's.
+
+        >>> Sensor("ina3221", "ina3221", "VDD_CPU").key, Sensor("rapl", "package-0").key
+        ('sensor ina3221 VDD_CPU', 'sensor package-0')
+        """
+        return f"sensor {self.name} {self.label}".rstrip()
+
 
 @dataclass(frozen=True, slots=True)
 class Board:

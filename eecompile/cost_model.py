@@ -17,17 +17,14 @@ from dataclasses import dataclass
 from eecompile.board import Board, Cluster, DvfsState
 from eecompile.compiled import CompiledGraph, Function, FunctionLike
 from eecompile.cost import WIDE_BYTES, Work
-from eecompile.cost_merging import ModelError, merged
 from eecompile.cost_table import Cost, CostRow, CostTable, total
 
 __all__ = [
     "COEFFICIENTS",
     "FEATURES",
     "CostModel",
-    "ModelError",
     "features",
     "function_costs",
-    "merged",
     "model_table",
 ]
 

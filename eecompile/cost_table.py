@@ -6,7 +6,7 @@ It stands in an artifact's ``costs.json``. A cost says where it comes from: ``me
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,7 @@ from eecompile.board import Cluster, DvfsState
 from eecompile.checked_json import ObjectReader
 from eecompile.cost import Work
 
-__all__ = ["Cost", "CostRow", "CostTable", "Provenance", "total"]
+__all__ = ["Cost", "CostRow", "CostTable", "Provenance", "together", "total"]
 
 Provenance = Literal["measured", "modelled"]
 
@@ -104,6 +104,30 @@ class CostTable:
     def full_depth(self, state: int) -> Cost | None:
         """All segments, no exit heads, at the state of that index; None where one is not known."""
         return total([row.costs[state] for row in self.segments])
+
+    @property
+    def fastest(self) -> int | None:
+        """Index of the state at which the full depth is fastest; None where none is known."""
+        known = {
+            state: cost.latency_s
+            for state in range(len(self.states))
+            if (cost := self.full_depth(state)) is not None
+        }
+        return min(known, key=lambda state: known[state], default=None)
+
+    @property
+    def latency_provenance(self) -> Provenance | None:
+        """Of all latencies of the full depth taken together."""
+        return together(cost.provenance for cost in self._full_depths())
+
+    @property
+    def energy_provenance(self) -> Provenance | None:
+        """Of all its energies that are known."""
+        return together(cost.energy_provenance for cost in self._full_depths())
+
+    def _full_depths(self) -> list[Cost]:
+        found = map(self.full_depth, range(len(self.states)))
+        return [cost for cost in found if cost is not None]
 
     def restricted(self, states: Sequence[int]) -> CostTable:
         """The table with these states only, by their indices."""
@@ -292,6 +316,18 @@ def _number_or_none(entry: ObjectReader, key: str) -> float | None:
     return entry.maybe(key, lambda name: _positive(entry, name))
 
 
+def together(provenances: Iterable[Provenance | None]) -> Provenance | None:
+    """Of several figures taken as one: measured only where each is; None where there are none.
+
+    >>> together(["measured", "modelled", None]), together(["measured"]), together([None])
+    ('modelled', 'measured', None)
+    """
+    told = set(provenances) - {None}
+    if not told:
+        return None
+    return "measured" if told == {"measured"} else "modelled"
+
+
 def total(costs: Sequence[Cost | None]) -> Cost | None:
     """Several pieces one after the other; measured only where each of them is.
 
@@ -303,11 +339,9 @@ def total(costs: Sequence[Cost | None]) -> Cost | None:
         return None
     energies = [cost.energy_j for cost in known if cost.energy_j is not None]
     whole = len(energies) == len(known)
-    measured = all(cost.provenance == "measured" for cost in known)
-    drawn = all(cost.energy_provenance == "measured" for cost in known)
     return Cost(
         sum(cost.latency_s for cost in known),
         sum(energies) if whole else None,
-        "measured" if measured else "modelled",
-        ("measured" if drawn else "modelled") if whole else None,
+        together(cost.provenance for cost in known) or "measured",
+        (together(cost.energy_provenance for cost in known) or "measured") if whole else None,
     )

@@ -9,10 +9,10 @@ import numpy as np
 
 from eecompile.benching.blocks import AtClock, Block
 from eecompile.benching.measuring import clock_there_was
+from eecompile.benching.modelling import with_model
 from eecompile.benching.tables import measured_table
 from eecompile.board import Board, DvfsState
 from eecompile.compiled import CompiledGraph
-from eecompile.cost_model import merged, model_table
 from eecompile.cost_table import CostTable
 from eecompile.latency import cpu_name
 
@@ -37,16 +37,16 @@ def cost_table(
         times_s: of its functions here (rounds, functions); None where the code does not run here.
         clocks_hz: what the clock was before and after that.
     """
-    table = model_table(network, board, threads, board.machine.name)
+    target, measured = board.machine.name, None
     if times_s is not None:
         notes: list[str] = []
         at = DvfsState("cpu", None)
         if board.clusters:
             at = clock_there_was(board, list(clocks_hz), notes)
         found = [AtClock(at, [Block(times_s, 0, True)])]
-        target = board.machine.name
         measured = measured_table(target, board, cpu_name(), threads, network, found, None)
-        table, _ = merged(replace(measured, notes=tuple(notes)), table)
+        measured = replace(measured, notes=tuple(notes))
+    table, _ = with_model(network, board, threads, target, measured)
     # What was measured at no single clock is of use only where no clock is known.
     allowed = [k for k, state in enumerate(table.states) if state in states]
     return table.restricted(allowed) if allowed else table

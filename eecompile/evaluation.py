@@ -16,6 +16,8 @@ from eecompile.console import Reporter
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset, open_dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Source
+from eecompile.dsl.convert import BUDGETS
+from eecompile.dsl.given import given_budget
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse, parse_file
 from eecompile.policies import ExitPolicy, from_json
@@ -152,11 +154,9 @@ def evaluate_artifact(
 
 def _with_energies(found: Evaluation, table: CostTable) -> None:
     """What the table says of energies: where they come from, and that of the full depth."""
-    full = [cost for k in range(len(table.states)) if (cost := table.full_depth(k))]
-    sources = {cost.energy_provenance for cost in full if cost.energy_provenance}
-    if sources:
-        found.energy_provenance = "measured" if sources == {"measured"} else "modelled"
-        found.full_depth_energy_j = min(full, key=lambda cost: cost.latency_s).energy_j
+    found.energy_provenance, fastest = table.energy_provenance, table.fastest
+    whole = None if fastest is None else table.full_depth(fastest)
+    found.full_depth_energy_j = None if whole is None else whole.energy_j
 
 
 def _warm_up(session: Session, dataset: Dataset) -> None:
@@ -193,7 +193,7 @@ def choose_budget(session: Session, name: str | None, text: str) -> ExitPolicy:
         CompileErrors: the budget cannot be read, the policy has no operating points, or none of
             them keeps it; what can be reached is named.
     """
-    budget = _read_budget(text)
+    budget, place = given_budget("--budget", text)
     entry = session.artifact.policies.get(name or "")
     points = [
         OperatingPoint.from_json(p) for p in (entry.report.get("points", ()) if entry else ())
@@ -213,13 +213,18 @@ def choose_budget(session: Session, name: str | None, text: str) -> ExitPolicy:
         return from_json(point.policy)
     if reached is None:
         message = f"Policy `{name}` has no operating points for a budget of {budget.quantity}"
-        raise CompileErrors([Diagnostic("infeasible-budget", message)])
+        quantities = {q for p in points for q in p.at_most} | {"accuracy_drop"}
+        words = ", ".join(f"`{w}`" for w, (of, *_) in BUDGETS.items() if of in quantities)
+        raise CompileErrors(
+            [Diagnostic("infeasible-budget", message, place, help=f"it has some for {words}")]
+        )
     least = str(Budget(budget.quantity, reached, budget.statistic)).split("<= ")[1]
     raise CompileErrors(
         [
             Diagnostic(
                 "infeasible-budget",
                 f"No operating point of `{name}` keeps the budget `{budget}`",
+                place,
                 notes=(f"the strictest that can be kept is {least}",),
             )
         ]
@@ -271,11 +276,3 @@ def _quoted(given: str) -> str:
     match = re.fullmatch(r"(.*?)(\[[^\[\]]*\])?", given, re.DOTALL)
     assert match is not None, "the pattern matches any text"
     return f'"{match[1]}"{(match[2] or "").replace(":", "..")}'
-
-
-def _read_budget(text: str) -> Budget:
-    spec, found = parse(Source("--budget", f"eecompile 1 policy given {{ budget {text} }}"))
-    found.raise_errors()
-    budget = spec.policies[0].budget
-    assert budget is not None, "it was written"
-    return budget

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from eecompile.board import Board
 from eecompile.compiled import CompiledGraph
-from eecompile.cost_model import merged, model_table
+from eecompile.cost_merging import merged
+from eecompile.cost_model import model_table
 from eecompile.cost_table import CostTable
 
 __all__ = ["with_model"]
@@ -21,8 +21,7 @@ def with_model(
     The second is how far the model is from what was measured, as JSON; None where nothing is known
     both ways.
     """
-    cpus = {cluster.name: cluster.cpus for cluster in board.clusters if cluster.cpus}
-    modelled = replace(model_table(network, board, threads, target), cpus=cpus)
+    modelled = model_table(network, board, threads, target)
     if measured is None:
         return modelled, None
     found, error = merged(measured, modelled)

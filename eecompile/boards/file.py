@@ -29,6 +29,7 @@ from eecompile.hardware import BOARDS, Machine, board_names, detected, is_board_
 from eecompile.runtime.sysfs import LocalFiles
 
 __all__ = [
+    "BOARD_NUMBERS",
     "MACHINE_NUMBERS",
     "parse_board",
     "read_board",
@@ -45,7 +46,8 @@ MACHINE_NUMBERS = {
     "l2_bytes": _BYTES,
     "cores": Quantity("cores", 1, 4096, whole=True),
 }
-_BOARD = {
+#: What `[board]` may say.
+BOARD_NUMBERS = {
     "memory_bandwidth": Quantity("bytes per second", 1e7, 1e13, hint="bytes, not megabytes"),
     "idle_power_w": Quantity("W", 0, 1000, hint="watts, not milliwatts"),
     "migration_latency_s": Quantity("s", 0, 1, above=True, hint="seconds, not microseconds"),
@@ -133,14 +135,14 @@ def _board(top: Reader, name: str) -> Board | None:
     top.only(("description", "machine", "board", "cluster", "sensor"))
     machine = _machine(top, name)
     numbers = _section(top, "board")
-    numbers.only(_BOARD)
-    read = {key: numbers.number(key, quantity) for key, quantity in _BOARD.items()}
+    numbers.only(BOARD_NUMBERS)
+    read = {key: numbers.number(key, quantity) for key, quantity in BOARD_NUMBERS.items()}
     clusters = read_clusters(top, _sections(top, "cluster"), machine)
     meters = _sections(top, "sensor")
     sensors = [_sensor(reader) for reader in meters]
     sources = dict(numbers.sources)
     for sensor, reader in zip(sensors, meters, strict=True):
-        sources[f"sensor {sensor.name} {sensor.label}".rstrip()] = str(reader.table.get("source"))
+        sources[sensor.key] = str(reader.table.get("source"))
     if machine is None or len(top.found):
         return None
     return Board(

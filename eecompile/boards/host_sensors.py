@@ -17,20 +17,16 @@ def sensors_of(files: SysFiles) -> tuple[tuple[Sensor, ...], dict[str, str]]:
         if name := read_text(files, f"{path}/name"):
             covers = "all cores and caches of a processor" if name.startswith("package") else ""
             sensor = Sensor("rapl", name, "", covers)
-            found.setdefault(_sensor_key(sensor), (sensor, f"{path}/energy_uj"))
+            found.setdefault(sensor.key, (sensor, f"{path}/energy_uj"))
     for path in matching(files, "/sys/class/hwmon", "hwmon"):
         name = read_text(files, f"{path}/name")
         for channel in _channels(files, path) if name else ():
             label = _label(files, path, channel)
             kind = "ina3221" if name == "ina3221" else "hwmon"
             sensor = Sensor(kind, name or "", label)
-            found.setdefault(_sensor_key(sensor), (sensor, f"{path}/{channel}"))
+            found.setdefault(sensor.key, (sensor, f"{path}/{channel}"))
     sources = {key: source for key, (_, source) in found.items()}
     return tuple(sensor for sensor, _ in found.values()), sources
-
-
-def _sensor_key(sensor: Sensor) -> str:
-    return f"sensor {sensor.name} {sensor.label}".rstrip()
 
 
 def _channels(files: SysFiles, path: str) -> list[str]:

@@ -7,15 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from eecompile.board import Board, Cluster, DvfsState
+from eecompile.boards.file import BOARD_NUMBERS, MACHINE_NUMBERS
 from eecompile.figures import hertz
 
 __all__ = ["board_json", "board_row", "cluster_in_words", "cluster_rows", "facts"]
 
-_MACHINE = (
-    *("triple", "mcpu", "features", "lanes", "registers", "fma_latency", "fma_per_cycle"),
-    *("l1_bytes", "l2_bytes", "cores"),
-)
-_BOARD = ("memory_bandwidth", "idle_power_w", "migration_latency_s")
+_MACHINE = ("triple", "mcpu", "features", *MACHINE_NUMBERS)
 _CLUSTER = (
     *("cpus", "dynamic_power_coefficient", "core_power_w", "static_power_w"),
     *("transition_latency_s", "lanes", "fma_per_cycle", "l2_bytes", "states"),
@@ -28,7 +25,7 @@ def board_json(board: Board) -> dict[str, Any]:
         **asdict(board.machine),
         "name": board.name,
         "board": {
-            **{key: getattr(board, key) for key in _BOARD},
+            **{key: getattr(board, key) for key in BOARD_NUMBERS},
             "sources": dict(board.sources),
         },
         "clusters": [_cluster_json(cluster) for cluster in board.clusters],
@@ -103,16 +100,16 @@ def facts(board: Board) -> list[tuple[str, str, str]]:
     """Every number besides clocks: what, value, source; "-" for what no source gives."""
     machine = board.machine
     rows = [(key, _shown(getattr(machine, key)), machine.sources.get(key, "")) for key in _MACHINE]
-    rows += [(key, _shown(getattr(board, key)), board.sources.get(key, "")) for key in _BOARD]
+    rows += [
+        (key, _shown(getattr(board, key)), board.sources.get(key, "")) for key in BOARD_NUMBERS
+    ]
     for cluster in board.clusters:
         for key in _CLUSTER:
             value = _value(cluster, key)
             rows.append((f"{cluster.name}.{key}", value, cluster.sources.get(key, "")))
     for sensor in board.sensors:
-        name = f"{sensor.name} {sensor.label}".rstrip()
-        source = board.sources.get(f"sensor {name}", "")
         about = f"{sensor.kind}: {sensor.covers}" if sensor.covers else sensor.kind
-        rows.append((f"sensor {name}", about, source))
+        rows.append((sensor.key, about, board.sources.get(sensor.key, "")))
     return rows
 
 

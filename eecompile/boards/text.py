@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 
 from eecompile.board import Board, Cluster, Sensor
+from eecompile.boards.file import BOARD_NUMBERS, MACHINE_NUMBERS
 from eecompile.hardware import Machine
 
 __all__ = ["board_text"]
 
-_MACHINE = ("lanes", "registers", "fma_latency", "fma_per_cycle", "l1_bytes", "l2_bytes", "cores")
-_BOARD = ("memory_bandwidth", "idle_power_w", "migration_latency_s")
 _CLUSTER = ("static_power_w", "transition_latency_s", "lanes", "fma_per_cycle", "l2_bytes")
 
 
@@ -28,7 +27,7 @@ def board_text(board: Board, notes: Iterable[str] = ()) -> str:
     parts = [[f"# {_printable(line)}" for note in notes for line in note.splitlines()]]
     parts.append([f"description = {_quoted(board.description)}"])
     parts.append(list(_machine(board.machine)))
-    numbers = list(_numbers(board, _BOARD, board.sources))
+    numbers = list(_numbers(board, BOARD_NUMBERS, board.sources))
     if numbers:
         parts.append(["[board]", *numbers])
     parts += [list(_cluster(cluster)) for cluster in board.clusters]
@@ -43,7 +42,7 @@ def _machine(machine: Machine) -> Iterator[str]:
         yield f"mcpu = {_quoted(machine.mcpu)}"
     if machine.features:
         yield f"features = [{', '.join(map(_quoted, machine.features))}]"
-    yield from _numbers(machine, _MACHINE, machine.sources)
+    yield from _numbers(machine, MACHINE_NUMBERS, machine.sources)
 
 
 def _cluster(cluster: Cluster) -> Iterator[str]:
@@ -75,8 +74,7 @@ def _sensor(sensor: Sensor, sources: Mapping[str, str]) -> Iterator[str]:
     for key in ("kind", "name", "label", "covers"):
         if value := getattr(sensor, key):
             yield f"{key} = {_quoted(value)}"
-    name = f"sensor {sensor.name} {sensor.label}".rstrip()
-    yield f"source = {_quoted(sources.get(name, ''))}"
+    yield f"source = {_quoted(sources.get(sensor.key, ''))}"
 
 
 def _numbers(of: object, keys: Iterable[str], sources: Mapping[str, str]) -> Iterator[str]:

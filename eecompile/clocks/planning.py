@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eecompile.board import Board, DvfsState
 from eecompile.clock_rule import ClockRule, Objective
-from eecompile.cost_table import CostTable, Provenance
+from eecompile.cost_table import CostTable, Provenance, together
 from eecompile.diagnostics import Diagnostics, did_you_mean_help
 from eecompile.figures import hertz
 from eecompile.outcomes import ExitCosts
@@ -106,11 +106,9 @@ def budget_costs(table: CostTable) -> dict[str, ExitCosts]:
     Whichever is known of every piece there. A policy that chooses clocks takes longer than this,
     and less energy.
     """
-    states = range(len(table.states))
-    full_s = {state: cost.latency_s for state in states if (cost := table.full_depth(state))}
-    if not full_s:
+    fastest = table.fastest
+    if fastest is None:
         return {}
-    fastest = min(full_s, key=lambda state: full_s[state])
     rows = (*table.segments, *table.exits)
     costs = [cost for row in rows if (cost := row.costs[fastest]) is not None]
     if len(costs) < len(rows):
@@ -120,14 +118,12 @@ def budget_costs(table: CostTable) -> dict[str, ExitCosts]:
     energies = [cost.energy_j for cost in costs if cost.energy_j is not None]
     found = {"latency": _exit_costs(latencies, count, [cost.provenance for cost in costs])}
     if len(energies) == len(costs):
-        of_energies = [cost.energy_provenance or "modelled" for cost in costs]
-        found["energy"] = _exit_costs(energies, count, of_energies)
+        found["energy"] = _exit_costs(energies, count, [cost.energy_provenance for cost in costs])
     return found
 
 
 def _exit_costs(
-    values: Sequence[float], segments: int, provenances: Sequence[Provenance]
+    values: Sequence[float], segments: int, provenances: Sequence[Provenance | None]
 ) -> ExitCosts:
     ways, heads = tuple(values[:segments]), tuple(values[segments:])
-    measured = set(provenances) == {"measured"}
-    return ExitCosts(ways, heads, sum(ways), "measured" if measured else "modelled")
+    return ExitCosts(ways, heads, sum(ways), together(provenances) or "modelled")

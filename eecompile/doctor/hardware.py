@@ -134,7 +134,7 @@ def _meters(files: LocalFiles, board: Board, access: Access) -> Finding:
     refused: list[str] = []
     for sensor in board.sensors:
         name = f"{sensor.kind} {sensor.name} {sensor.label}".rstrip()
-        path = board.sources[f"sensor {sensor.name} {sensor.label}".rstrip()]
+        path = board.sources[sensor.key]
         (usable if access(files.path(path), os.R_OK) else refused).append(name)
     told = ", ".join(usable) or "none may be read"
     if not refused:

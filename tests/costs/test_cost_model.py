@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 from eecompile.board import Board, Cluster, DvfsState
 from eecompile.compiled import CompiledExit, CompiledGraph, Function
 from eecompile.cost import WIDE_BYTES, Work
-from eecompile.cost_merging import fitted_cycles
-from eecompile.cost_model import (
-    COEFFICIENTS,
-    FEATURES,
-    CostModel,
-    ModelError,
-    merged,
-    model_table,
-)
+from eecompile.cost_merging import ModelError, fitted_cycles, merged
+from eecompile.cost_model import COEFFICIENTS, FEATURES, CostModel, model_table
 from eecompile.cost_table import Cost, CostRow, CostTable
 from eecompile.hardware import Machine
 
