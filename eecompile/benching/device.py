@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import errno
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
@@ -12,7 +11,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 
 from eecompile.latency import cpu_name
-from eecompile.runtime.affinity import threads_here
+from eecompile.runtime.affinity import Placement
 from eecompile.runtime.lane import Lane
 from eecompile.runtime.runner import batch_inputs
 from eecompile.runtime.session import Session
@@ -88,7 +87,7 @@ class LocalDevice:
         self._lane = Lane(session.library, network.inputs, functions, 1, team)
         self._calls = [self._lane.calls[function.symbol] for function in functions]
         self._rounds = 0
-        self._allowed: dict[int, set[int]] = {}
+        self._placement = Placement()
 
     def round(self) -> list[float]:
         """Every function once, on the next sample."""
@@ -113,18 +112,17 @@ class LocalDevice:
                 return taken
 
     def place(self, cpus: Sequence[int]) -> None:
-        """All threads of this process run on these CPUs from now on."""
-        for thread in threads_here():
-            with contextlib.suppress(ProcessLookupError):  # it has ended
-                self._allowed.setdefault(thread, os.sched_getaffinity(thread))
-                os.sched_setaffinity(thread, cpus)
+        """All threads of this process run on these CPUs from now on.
+
+        Raises:
+            OSError: it may use none of them.
+        """
+        if not self._placement.move(cpus):
+            raise OSError(errno.EINVAL, f"this process may not use CPUs {list(cpus)}")
 
     def close(self) -> None:
         """Give every thread the CPUs it had."""
-        for thread, cpus in self._allowed.items():
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(thread, cpus)
-        self._allowed.clear()
+        self._placement.restore()
 
     def __enter__(self) -> Self:
         """Itself."""

@@ -1,15 +1,13 @@
-"""Keeps threads on the CPUs of one cluster for a while."""
+"""Keeps threads on some CPUs for a while: those of the cluster whose clock is chosen."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Sequence
 
-from eecompile.board import Cluster
-
-__all__ = ["on_cluster", "threads_here"]
+__all__ = ["Placement", "threads_here"]
 
 
 def threads_here() -> list[int]:
@@ -17,48 +15,59 @@ def threads_here() -> list[int]:
     return sorted(int(name) for name in os.listdir("/proc/self/task"))
 
 
-@contextmanager
-def on_cluster(
-    cluster: Cluster, clusters: Sequence[Cluster], threads: Sequence[int] | None = None
-) -> Iterator[bool]:
-    """Runs threads on a cluster's CPUs, and gives them back the CPUs they had.
+class Placement:
+    """Where threads run by our wish, and where they were allowed to run before.
 
-    Yields whether it did: not where there is only one cluster, nor where the process may use none
-    of its CPUs. CPUs the process may not use stay forbidden. A thread that is started meanwhile
-    gets what the caller had.
-
-    Args:
-        cluster: where to run.
-        clusters: all of the board.
-        threads: numbers of threads (`threading.get_native_id`); None: every one of this process.
+    CPUs a thread might not use stay forbidden to it, and one that somebody else has moved since is
+    left where it is.
     """
-    if len(clusters) < 2:
-        yield False
-        return
-    mine = os.sched_getaffinity(0)
-    wanted = mine & set(cluster.cpus)
-    if not wanted:
-        yield False
-        return
-    before: dict[int, set[int]] = {}
-    try:
-        for thread in threads_here() if threads is None else threads:
+
+    def __init__(self) -> None:
+        #: Thread -> the CPUs it had, and those we gave it.
+        self._moved: dict[int, tuple[set[int], set[int]]] = {}
+        self._everybody = False
+
+    def move(self, cpus: Sequence[int], threads: Sequence[int] | None = None) -> bool:
+        """Run threads on these CPUs from now on; whether the caller's then does.
+
+        Args:
+            cpus: numbers of CPUs.
+            threads: numbers of threads (`threading.get_native_id`), 0 for the caller's; None: every
+                one of this process, with those that they start later.
+        """
+        self._everybody = self._everybody or threads is None
+        caller = _caller()
+        if not self._had(caller, os.sched_getaffinity(caller)) & set(cpus):
+            return False
+        had: dict[int, set[int]] = {}
+        for thread in threads_here() if threads is None else (one or caller for one in threads):
             with contextlib.suppress(ProcessLookupError):  # it has ended
-                before[thread] = os.sched_getaffinity(thread)
-                os.sched_setaffinity(thread, wanted)
-        yield True
-    finally:
-        for thread in threads_here():
-            given = before.get(thread)
-            if given is None and threads is None and _cpus_of(thread) == wanted:
-                given = mine
-            if given is not None:
-                with contextlib.suppress(OSError):
-                    os.sched_setaffinity(thread, given)
+                had[thread] = self._had(thread, os.sched_getaffinity(thread))
+        for thread, allowed in had.items():
+            if wanted := allowed & set(cpus):
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(thread, wanted)
+                    self._moved[thread] = allowed, wanted
+        return True
+
+    def restore(self) -> None:
+        """Give every thread the CPUs it had."""
+        for thread in threads_here() if self._everybody else list(self._moved):
+            with contextlib.suppress(OSError):
+                now = os.sched_getaffinity(thread)
+                had = self._had(thread, now)
+                if had != now:
+                    os.sched_setaffinity(thread, had)
+        self._moved, self._everybody = {}, False
+
+    def _had(self, thread: int, now: set[int]) -> set[int]:
+        """The CPUs a thread had before we moved it; those it has now where we did not."""
+        found = self._moved.get(thread)
+        if found is None and self._everybody:  # it was started since, and inherited where it runs
+            found = self._moved.get(_caller())
+        return found[0] if found is not None and found[1] == now else now
 
 
-def _cpus_of(thread: int) -> set[int] | None:
-    try:
-        return os.sched_getaffinity(thread)
-    except OSError:
-        return None
+def _caller() -> int:
+    """The calling thread's number."""
+    return threading.get_native_id()

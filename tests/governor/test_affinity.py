@@ -1,4 +1,4 @@
-"""Threads run on one cluster's CPUs for a while, and where they ran before afterwards."""
+"""Threads run on some CPUs for a while, and where they ran before afterwards."""
 
 from __future__ import annotations
 
@@ -7,19 +7,10 @@ import threading
 
 import pytest
 
-from eecompile.board import Cluster, DvfsState
-from eecompile.runtime.affinity import on_cluster, threads_here
+from eecompile.runtime.affinity import Placement, threads_here
 
 HERE = sorted(os.sched_getaffinity(0))
 several = pytest.mark.skipif(len(HERE) < 2, reason="one CPU")
-
-
-def cluster(name: str, *cpus: int) -> Cluster:
-    return Cluster(name, "", cpus, (DvfsState(name, 1e9),))
-
-
-def clusters() -> tuple[Cluster, Cluster]:
-    return cluster("big", HERE[-1]), cluster("little", *HERE[:-1])
 
 
 class Sleeper:
@@ -32,7 +23,7 @@ class Sleeper:
             started.set()
             self.ended.wait()
 
-        self.thread = threading.Thread(target=sleep)
+        self.thread = threading.Thread(target=sleep, daemon=True)
         self.thread.start()
         started.wait()
         self.number = self.thread.native_id or 0
@@ -48,48 +39,70 @@ class Sleeper:
 
 @several
 def test_every_thread_moves_and_comes_back() -> None:
-    big, little = clusters()
-    old = Sleeper()
-    with on_cluster(big, (big, little)) as moved:
-        assert moved and old.cpus == list(big.cpus)
-        assert sorted(os.sched_getaffinity(0)) == list(big.cpus)
-        new = Sleeper()
-        assert new.cpus == list(big.cpus)
-    assert sorted(os.sched_getaffinity(0)) == old.cpus == new.cpus == HERE
-    old.end()
-    new.end()
+    old, placement = Sleeper(), Placement()
+    assert placement.move(HERE[-1:])
+    assert old.cpus == sorted(os.sched_getaffinity(0)) == HERE[-1:]
+    new = Sleeper()
+    assert new.cpus == HERE[-1:]
+    assert placement.move(HERE[:1])
+    assert old.cpus == new.cpus == sorted(os.sched_getaffinity(0)) == HERE[:1]
+    late = Sleeper()
+    placement.restore()
+    assert sorted(os.sched_getaffinity(0)) == old.cpus == new.cpus == late.cpus == HERE
+    for sleeper in (old, new, late):
+        sleeper.end()
 
 
 @several
 def test_only_the_threads_that_are_named_move() -> None:
-    big, little = clusters()
-    one, other = Sleeper(), Sleeper()
-    with on_cluster(big, (big, little), [one.number]):
-        assert one.cpus == list(big.cpus) and other.cpus == HERE
+    one, other, placement = Sleeper(), Sleeper(), Placement()
+    assert placement.move(HERE[-1:], [one.number])
+    assert one.cpus == HERE[-1:] and other.cpus == sorted(os.sched_getaffinity(0)) == HERE
+    placement.restore()
     assert one.cpus == HERE
+    assert placement.move(HERE[-1:], [0])
+    assert sorted(os.sched_getaffinity(0)) == HERE[-1:] and other.cpus == HERE
+    placement.restore()
+    assert sorted(os.sched_getaffinity(0)) == HERE
     one.end()
     other.end()
 
 
 @several
-def test_an_error_inside_brings_them_back_and_dead_threads_do_not_matter() -> None:
-    big, little = clusters()
-    gone, one = Sleeper(), Sleeper()
-    numbers = [gone.number, one.number, threading.get_native_id()]
+def test_threads_that_have_ended_do_not_matter() -> None:
+    gone, one, placement = Sleeper(), Sleeper(), Placement()
     gone.end()
-    with pytest.raises(ZeroDivisionError), on_cluster(big, (big, little), numbers):
-        one.end()
-        raise ZeroDivisionError
+    assert placement.move(HERE[:1], [gone.number, one.number, 0])
+    one.end()
+    placement.restore()
     assert sorted(os.sched_getaffinity(0)) == HERE
 
 
-@pytest.mark.parametrize(
-    "where", [(cluster("cpu", HERE[0]),), (cluster("far", 4000), cluster("near", HERE[0]))]
-)
-def test_nothing_moves_where_there_is_nowhere_to_go(where: tuple[Cluster, ...]) -> None:
-    with on_cluster(where[0], where) as moved:
-        assert not moved and sorted(os.sched_getaffinity(0)) == HERE
+@several
+def test_a_thread_that_somebody_else_has_moved_stays_there() -> None:
+    one, placement = Sleeper(), Placement()
+    placement.move(HERE[-1:], [one.number])
+    os.sched_setaffinity(one.number, HERE[:1])
+    placement.restore()
+    assert one.cpus == HERE[:1]
+    one.end()
+
+
+def test_nothing_moves_where_there_is_nowhere_to_go() -> None:
+    placement = Placement()
+    assert not placement.move([4000])
     assert sorted(os.sched_getaffinity(0)) == HERE
+
+
+@several
+def test_forbidden_cpus_stay_forbidden() -> None:
+    one, placement = Sleeper(), Placement()
+    os.sched_setaffinity(one.number, HERE[:1])
+    placement.move(HERE, [one.number])
+    assert one.cpus == HERE[:1]
+    placement.restore()
+    assert one.cpus == HERE[:1]
+    one.end()
 
 
 def test_threads_here_are_this_process_s() -> None:
