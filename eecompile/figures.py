@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-__all__ = ["hertz", "joules", "milliseconds", "percent", "readable", "threads_in_words"]
+from collections.abc import Callable
+from typing import Any
+
+__all__ = [
+    "hertz",
+    "joules",
+    "milliseconds",
+    "percent",
+    "readable",
+    "threads_in_words",
+    "written",
+]
+
+
+def written(value: Any, write: Callable[[Any], str]) -> str:
+    """A figure as it is written in a table: "-" where it is not known.
+
+    >>> written(0.5, percent), written(None, percent)
+    ('50.0 %', '-')
+    """
+    return "-" if value is None else write(value)
 
 
 def percent(fraction: float, digits: int = 1) -> str:

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from eecompile.commands.printing import print_json
+from eecompile.commands.printing import print_exits_taken, print_json
+from eecompile.commands.replaying import eval_board
 from eecompile.console import Steps, table
 from eecompile.diagnostics import CompileErrors, Diagnostic
-from eecompile.figures import joules, milliseconds, percent, threads_in_words
+from eecompile.figures import joules, milliseconds, percent, threads_in_words, written
 
 __all__ = ["demo", "eval"]
 
@@ -20,7 +21,7 @@ def eval(options: argparse.Namespace) -> int:
 
     steps = Steps(1, options.quiet or options.json)
     if options.board is not None:
-        return _eval_board(options, steps)
+        return eval_board(options, steps)
     for name in ("cluster", "deadline", "frequency"):
         if getattr(options, name) is not None:
             message = f"`--{name}` is for replaying: here the policy and this machine decide"
@@ -40,22 +41,6 @@ def eval(options: argparse.Namespace) -> int:
         print_json(options, found)
     else:
         _print_evaluation(found)
-    return 0
-
-
-def _eval_board(options: argparse.Namespace, steps: Steps) -> int:
-    """Answers of this machine, times and energies of a board."""
-    from eecompile.clocks.evaluation import BoardOptions, evaluate_on_board
-    from eecompile.clocks.words import print_board_evaluation
-
-    names = ("artifact", "data", "board", "cluster", "policy", "deadline", "frequency")
-    chosen = {name: getattr(options, name) for name in (*names, "budget", "samples", "threads")}
-    with steps.step("evaluate") as progress:
-        found = evaluate_on_board(BoardOptions(**chosen), progress)
-    if options.json:
-        print_json(options, found)
-    else:
-        print_board_evaluation(found)
     return 0
 
 
@@ -96,25 +81,15 @@ def _print_evaluation(found: Mapping[str, Any]) -> None:
             f"{found['forced_answers']} forced by the deadline"
         )
     print()
-    table(
-        ("exit", "samples", "accuracy"),
-        [
-            (
-                row["name"],
-                percent(row["fraction"]),
-                "-" if row["accuracy"] is None else percent(row["accuracy"], 2),
-            )
-            for row in found["exits"]
-        ],
-    )
+    print_exits_taken(found["exits"])
 
 
 def _energy_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if found["mean_energy_j"] is None:
         return []
-    full = found["full_depth_energy_j"]
     name = f"mean energy, {found['energy_provenance']}"
-    return [(name, joules(found["mean_energy_j"]), "-" if full is None else joules(full))]
+    full = written(found["full_depth_energy_j"], joules)
+    return [(name, joules(found["mean_energy_j"]), full)]
 
 
 def demo(options: argparse.Namespace) -> int:

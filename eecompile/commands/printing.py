@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eecompile.console import table
-from eecompile.figures import percent
+from eecompile.figures import percent, written
 
-__all__ = ["print_exits", "print_json"]
+__all__ = ["print_exits", "print_exits_taken", "print_json"]
 
 
 def print_json(options: argparse.Namespace, value: Any) -> None:
@@ -47,4 +47,19 @@ def print_exits(rows: Sequence[Mapping[str, Any]]) -> None:
             for row in rows
         ],
         left=4,
+    )
+
+
+def print_exits_taken(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The share of the samples that left at each exit, and how many of those were right."""
+    table(
+        ("exit", "samples", "accuracy"),
+        [
+            (
+                row["name"],
+                percent(row["fraction"]),
+                written(row["accuracy"], lambda share: percent(share, 2)),
+            )
+            for row in rows
+        ],
     )

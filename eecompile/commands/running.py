@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from eecompile.commands.printing import print_json
 from eecompile.console import table
 from eecompile.diagnostics import CompileErrors, Diagnostic
-from eecompile.figures import hertz, joules, milliseconds
+from eecompile.figures import hertz, joules, milliseconds, written
 
 if TYPE_CHECKING:
     from eecompile.runtime.answers import Answer
@@ -42,32 +43,28 @@ def run(options: argparse.Namespace) -> int:
         shown = [_answer_json(answer) for answer in answers]
         print_json(options, {"answers": shown} if batch else shown[0])
         return 0
-    clocked = any(answer.frequency_hz for answer in answers)
-    table(
-        (
-            *("exit", "label", "confidence", "segments run", "latency"),
-            *(("clock", "energy") if clocked else ()),
-        ),
-        [
-            (
-                answer.exit,
-                "-" if answer.label is None else str(answer.label),
-                "-" if answer.confidence is None else f"{answer.confidence:.3f}",
-                str(answer.segments_run),
-                milliseconds(answer.latency_s),
-                *(
-                    (
-                        "-" if answer.frequency_hz is None else hertz(answer.frequency_hz),
-                        "-" if answer.energy_j is None else joules(answer.energy_j),
-                    )
-                    if clocked
-                    else ()
-                ),
-            )
-            for answer in answers
-        ],
-    )
+    _print_answers(answers)
     return 0
+
+
+def _print_answers(answers: Sequence[Answer]) -> None:
+    clocked = any(answer.frequency_hz for answer in answers)
+    columns = ["exit", "label", "confidence", "segments run", "latency"]
+    rows = [
+        [
+            answer.exit,
+            written(answer.label, str),
+            written(answer.confidence, "{:.3f}".format),
+            str(answer.segments_run),
+            milliseconds(answer.latency_s),
+        ]
+        for answer in answers
+    ]
+    if clocked:
+        columns += ["clock", "energy"]
+        for answer, row in zip(answers, rows, strict=True):
+            row += [written(answer.frequency_hz, hertz), written(answer.energy_j, joules)]
+    table(columns, rows)
 
 
 def _answer_json(answer: Answer) -> dict[str, Any]:

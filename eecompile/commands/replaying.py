@@ -1,17 +1,42 @@
-"""What `eecompile eval --board` prints for people."""
+"""`eval --board`: answers of this machine, times and energies of a board that is not at hand."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from eecompile.console import table
-from eecompile.figures import hertz, joules, milliseconds, percent, readable, threads_in_words
+from eecompile.commands.printing import print_exits_taken, print_json
+from eecompile.console import Steps, table
+from eecompile.figures import (
+    hertz,
+    joules,
+    milliseconds,
+    percent,
+    readable,
+    threads_in_words,
+    written,
+)
 
-__all__ = ["print_board_evaluation"]
+__all__ = ["eval_board"]
 
 
-def print_board_evaluation(found: Mapping[str, Any]) -> None:
+def eval_board(options: argparse.Namespace, steps: Steps) -> int:
+    """Replay an artifact's policy and clocks for a board."""
+    from eecompile.clocks.evaluation import BoardOptions, evaluate_on_board
+
+    names = ("artifact", "data", "board", "cluster", "policy", "deadline", "frequency")
+    chosen = {name: getattr(options, name) for name in (*names, "budget", "samples", "threads")}
+    with steps.step("evaluate") as progress:
+        found = evaluate_on_board(BoardOptions(**chosen), progress)
+    if options.json:
+        print_json(options, found)
+    else:
+        _print_board_evaluation(found)
+    return 0
+
+
+def _print_board_evaluation(found: Mapping[str, Any]) -> None:
     """Clocks chosen beside the fastest clock and the full network, exits, clocks, the model."""
     budget = f" at {found['budget']}" if found["budget"] else ""
     print(
@@ -23,13 +48,7 @@ def print_board_evaluation(found: Mapping[str, Any]) -> None:
     print()
     _print_figures(found)
     print()
-    table(
-        ("exit", "samples", "accuracy"),
-        [
-            (row["name"], percent(row["fraction"]), _maybe(row["accuracy"], percent))
-            for row in found["exits"]
-        ],
-    )
+    print_exits_taken(found["exits"])
     print()
     _print_clocks(found["clocks"])
     print()
@@ -57,7 +76,7 @@ def _print_figures(found: Mapping[str, Any]) -> None:
     )
 
     def row(what: str, key: str, write: Callable[[Any], str]) -> tuple[str, ...]:
-        return (what, *(_maybe(side[key], write) for side in (found, early, full)))
+        return (what, *(written(side[key], write) for side in (found, early, full)))
 
     rows = [
         row("accuracy", "accuracy", lambda value: percent(value, 2)),
@@ -84,9 +103,9 @@ def _print_clocks(clocks: list[Mapping[str, Any]]) -> None:
             (
                 row["cluster"],
                 hertz(row["frequency_hz"]),
-                _maybe(row["voltage_v"], "{:.4g} V".format),
-                _maybe(row["full_depth_latency_s"], milliseconds),
-                _maybe(row["full_depth_energy_j"], joules),
+                written(row["voltage_v"], "{:.4g} V".format),
+                written(row["full_depth_latency_s"], milliseconds),
+                written(row["full_depth_energy_j"], joules),
                 percent(row["time_fraction"]),
             )
             for row in clocks
@@ -124,7 +143,3 @@ def _change(latency_s: float | None) -> str:
 
 def _known(form: str, value: float | None) -> str:
     return "" if value is None else form.format(value)
-
-
-def _maybe(value: Any, write: Callable[[Any], str]) -> str:
-    return "-" if value is None else write(value)
