@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -42,7 +43,7 @@ def serving(
     port = free_port()
     command = [
         *(program or (sys.executable, "-m", f"tvm.exec.{module}")),
-        *("--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1), *options),
+        *("--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 100), *options),
     ]
     # A server needs no compiler.
     variables = os.environ | {"TVM_USE_RUNTIME_LIB": "1"} | dict(environment or {})
@@ -51,18 +52,21 @@ def serving(
             command, env=variables, stdout=log, stderr=log, start_new_session=True, cwd=ROOT
         )
         try:
-            _wait_for(process, f"bind to 127.0.0.1:{port}".encode(), log.fileno())
-            yield port
+            yield _bound(process, log.fileno())
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def _wait_for(process: subprocess.Popen[bytes], words: bytes, log: int, seconds: int = 300) -> None:
+def _bound(process: subprocess.Popen[bytes], log: int, seconds: int = 300) -> int:
+    """The port a server says it listens at; the one it was told may have been taken since."""
     end = time.monotonic() + seconds
-    while words not in (said := os.pread(log, 1 << 20, 0)):
+    while not (
+        found := re.search(rb"bind to 127\.0\.0\.1:(\d+)\n", said := os.pread(log, 1 << 20, 0))
+    ):
         assert process.poll() is None and time.monotonic() < end, said.decode()
         time.sleep(0.05)
+    return int(found[1])
 
 
 def on_arm(arm: Path, folder: Path) -> list[str]:
