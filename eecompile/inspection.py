@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eecompile.artifact import read_artifact
+from eecompile.artifact import Artifact, read_artifact
+from eecompile.artifact_files import bad_json
+from eecompile.clock_rule import ClockRule
+from eecompile.cost_table import CostTable
 from eecompile.exit_table import exit_rows
-from eecompile.figures import readable
+from eecompile.figures import hertz, readable
 from eecompile.ir import TensorType
 from eecompile.memory import Peak
 from eecompile.segments import SegmentGraph
@@ -23,11 +26,21 @@ __all__ = ["Inspection", "inspect_path"]
 
 @dataclass(frozen=True)
 class Inspection:
-    """A segmented network, its exits' heads in words, and what else is known of it."""
+    """What is known of a network without running it.
+
+    Attributes:
+        segments: the network, cut.
+        heads: its exits' heads in words.
+        facts: of an artifact, by the keys scripts rely on.
+        costs: of its pieces at each clock; None where nothing is known.
+        rules: policy -> how its clocks are chosen; those that leave them alone are not there.
+    """
 
     segments: SegmentGraph
     heads: Mapping[str, str]
     facts: Mapping[str, Any]
+    costs: CostTable | None = None
+    rules: Mapping[str, ClockRule] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -43,6 +56,30 @@ class Inspection:
     def rows(self) -> list[dict[str, Any]]:
         """The exit table; its last row is the network's own answer."""
         return exit_rows(self.segments, self.heads)
+
+    @property
+    def clocks(self) -> list[int]:
+        """Of each cluster the fastest and the slowest clock that has costs: indices of states."""
+        if self.costs is None:
+            return []
+        found: dict[str, list[int]] = {}
+        for index, state in enumerate(self.costs.states):
+            if self.costs.full_depth(index) is not None:
+                found.setdefault(state.cluster, []).append(index)
+        return [index for own in found.values() for index in dict.fromkeys((own[-1], own[0]))]
+
+    @property
+    def rule_lines(self) -> list[str]:
+        """How each policy that chooses clocks does so."""
+        lines = []
+        for name, rule in self.rules.items():
+            begins = ""
+            states = () if self.costs is None else self.costs.states
+            if rule.start is not None and rule.start < len(states):
+                state = states[rule.start]
+                begins = f"; samples begin on {state.cluster} at {hertz(state.frequency_hz)}"
+            lines.append(f"policy {name}: {rule}{begins}")
+        return lines
 
     @property
     def text(self) -> str:
@@ -70,6 +107,8 @@ class Inspection:
                 for segment in self.segments.segments
             ],
             **self.facts,
+            "clocks": {name: str(rule) for name, rule in self.rules.items()},
+            "costs": None if self.costs is None else _costs_json(self.costs),
         }
 
 
@@ -94,7 +133,25 @@ def inspect_path(path: Path) -> Inspection:
         "memory": Peak.of(manifest.network, len(artifact.weights), manifest.target.cores).to_json(),
     }
     segments = parse_segments(artifact.segments_text, _absent)
-    return Inspection(segments, dict(manifest.fitted.get("heads", {})), facts)
+    heads = dict(manifest.fitted.get("heads", {}))
+    return Inspection(segments, heads, facts, artifact.costs, _rules(artifact))
+
+
+def _rules(artifact: Artifact) -> dict[str, ClockRule]:
+    """How policies choose clocks, by their names; those that leave clocks alone are left out."""
+    with bad_json(artifact.path, "policies.json"):
+        return {
+            name: ClockRule.from_json(entry.clock)
+            for name, entry in artifact.policies.items()
+            if entry.clock is not None
+        }
+
+
+def _costs_json(costs: CostTable) -> dict[str, Any]:
+    """Whose clocks, who was measured, and the full depth at each; pieces are in the artifact."""
+    kept = ("board", "device", "threads", "governor", "energy_covers", "full_depth")
+    value = costs.to_json()
+    return {key: value[key] for key in kept}
 
 
 def _absent(digest: str, type_: TensorType) -> np.ndarray:

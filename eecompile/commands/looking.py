@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from eecompile.commands.printing import print_exits, print_json
+from eecompile.console import table
+from eecompile.figures import hertz, joules, milliseconds, threads_in_words, written
+
+if TYPE_CHECKING:
+    from eecompile.cost_table import CostTable
+    from eecompile.inspection import Inspection
 
 __all__ = ["doctor", "inspect"]
 
@@ -26,9 +33,39 @@ def inspect(options: argparse.Namespace) -> int:
         return 0
     print(found.title)
     print_exits(found.rows)
+    _print_costs(found)
     if options.svg is not None:
         print(f"\npicture: {options.svg}")
     return 0
+
+
+def _print_costs(found: Inspection) -> None:
+    """Full depth at the ends of each cluster's clocks, and how policies choose among them."""
+    if found.costs is not None and found.clocks:
+        costs = found.costs
+        where = f"board {costs.board}" if costs.device is None else costs.device
+        count = len(costs.states)
+        print(
+            f"\nfull depth, {threads_in_words(costs.threads)}, {where}: "
+            f"{len(found.clocks)} of {count} clock{'s' if count > 1 else ''}"
+        )
+        columns = ("cluster", "clock", "latency", "", "energy", "")
+        table(columns, [_cost_row(costs, index) for index in found.clocks])
+    if found.rule_lines:
+        print("", *found.rule_lines, sep="\n")
+
+
+def _cost_row(costs: CostTable, index: int) -> tuple[str, ...]:
+    state, cost = costs.states[index], costs.full_depth(index)
+    assert cost is not None, "only clocks with costs are shown"
+    return (
+        state.cluster,
+        hertz(state.frequency_hz),
+        milliseconds(cost.latency_s),
+        cost.provenance,
+        written(cost.energy_j, joules),
+        cost.energy_provenance or "",
+    )
 
 
 def doctor(options: argparse.Namespace) -> int:
