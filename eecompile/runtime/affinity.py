@@ -40,7 +40,10 @@ class Placement:
         if not self._had(caller, os.sched_getaffinity(caller)) & set(cpus):
             return False
         had: dict[int, set[int]] = {}
-        for thread in threads_here() if threads is None else (one or caller for one in threads):
+        here = threads_here()
+        if threads is not None:  # After a fork, numbers given before are another process's.
+            here = [one for one in here if one in {number or caller for number in threads}]
+        for thread in here:
             with contextlib.suppress(ProcessLookupError):  # it has ended
                 had[thread] = self._had(thread, os.sched_getaffinity(thread))
         for thread, allowed in had.items():
@@ -52,7 +55,7 @@ class Placement:
 
     def restore(self) -> None:
         """Give every thread the CPUs it had."""
-        for thread in threads_here() if self._everybody else list(self._moved):
+        for thread in threads_here():
             with contextlib.suppress(OSError):
                 now = os.sched_getaffinity(thread)
                 had = self._had(thread, now)

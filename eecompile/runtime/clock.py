@@ -6,23 +6,33 @@ before there is an input is computed when it is made.
 
 from __future__ import annotations
 
-import math
+import threading
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from math import nan
 
+from eecompile.board import DvfsState
 from eecompile.clock_rule import ClockRule
 from eecompile.cost_table import CostTable
+from eecompile.runtime.affinity import Placement
 from eecompile.runtime.clock_costs import ClockCosts
-from eecompile.runtime.governor import Governor
+from eecompile.runtime.governor import ClockWarning, Governor
 from eecompile.runtime.scheduler import Scheduler, Step
 
 __all__ = ["Clock"]
 
 
 class Clock:
-    """Runs each stretch of an answer at the clock the scheduler chose for it.
+    """Runs each stretch of an answer at the clock the scheduler chose for it, on its CPUs.
 
-    Where the governor sets no clocks, the scheduler knows the fastest state alone: deadlines are
-    looked after as if the machine ran there, and neither clock nor energy are told.
+    The scheduler knows the clocks the governor can set. Where that is none, or not any more, it
+    knows the fastest state alone: deadlines are looked after as if the machine ran there, and
+    neither clock nor energy are told. Nor are they for an answer one of whose clocks was not
+    reached, or was changed by whoever shares the governor.
+
+    Threads are kept on the CPUs of the state's cluster, the caller's and the team's, and get theirs
+    back with the clocks. Where no clocks are set they run where the system likes.
 
     Attributes:
         rule: it is chosen by.
@@ -31,44 +41,75 @@ class Clock:
         forced: answers given because of the deadline where the policy would have gone on.
     """
 
-    def __init__(self, table: CostTable, rule: ClockRule, governor: Governor) -> None:
+    def __init__(
+        self, table: CostTable, rule: ClockRule, governor: Governor, workers: Sequence[int] = ()
+    ) -> None:
         """Everything is set to begin; no clock is changed before the first sample.
+
+        Args:
+            table: what each stretch costs at each clock.
+            rule: to choose by.
+            governor: sets the clocks.
+            workers: numbers of threads that compute together with the caller's.
 
         Raises:
             ValueError: the table and the rule do not fit each other, see `Scheduler`.
         """
+        Scheduler(table, rule)  # Whatever clocks there are here, the artifact must be sound.
         self.rule = rule
-        self._sets = bool(governor.states)
-        if not self._sets:
-            table = table.restricted([int(ClockCosts(table).way_s(-1).argmin())])
+        self._table, self._governor = table, governor
+        self._placement, self._threads = Placement(), (0, *workers)
+        self._cpus = {cluster.name: cluster.cpus for cluster in table.clusters}
+        self.transitions = self.late = self.forced = 0
+        self._at, self._energy_j = -1, 0.0
+        self._plan()
+
+    def _plan(self) -> None:
+        """Choose among the clocks there are from now on."""
+        self._offered = self._governor.states
+        table, rule, scheduler = self._table, self.rule, None
+        kept = [k for k, state in enumerate(table.states) if state in self._offered]
+        if rule.sets_clocks and kept:
+            start = kept.index(rule.start) if rule.start in kept else None
+            try:
+                scheduler = Scheduler(table.restricted(kept), replace(rule, start=start))
+            except ValueError as error:
+                told = f"Clocks are left alone: of those that can be set here, {error}"
+                warnings.warn(told, ClockWarning, stacklevel=2)
+        self._sets = scheduler is not None
+        if scheduler is None:
+            fastest = int(ClockCosts(table).way_s(-1).argmin())
             rule = replace(rule, objective="unchanged", frequency_hz=None, start=None)
-        self._governor, self._states = governor, table.states
-        self._scheduler = scheduler = Scheduler(table, rule).warm()
-        self._fastest = int(scheduler.costs.way_s(-1).argmin())
-        self._deadline_s, self._last = rule.deadline_s, scheduler.costs.last
+            scheduler = Scheduler(table.restricted([fastest]), rule)
+        self._scheduler, costs = scheduler.warm(), scheduler.costs
+        self._states = costs.states
+        self._fastest = int(costs.way_s(-1).argmin())
+        self._deadline_s, self._last = rule.deadline_s, costs.last
         #: Energy from one exit (-1: the start) to another one and its head, by state; NaN where not
         #: known, which no sum gets rid of.
         self._energies_j = {
-            (index, due): scheduler.costs.stretch_j(index, due).tolist()
+            (index, due): costs.stretch_j(index, due).tolist()
             for index in range(-1, self._last)
             for due in range(index + 1, self._last + 1)
         }
-        self.transitions = self.late = self.forced = 0
-        self._state: int | None = None
-        self._at, self._energy_j = -1, 0.0
-        self._indices = {state: index for index, state in enumerate(table.states)}
+        self._state = scheduler.home
+        #: What was set last; None where nothing was.
+        self._wanted: DvfsState | None = None
+        #: The cluster whose CPUs the threads are on, and the caller's thread.
+        self._placed: tuple[str, int] | None = None
 
     def begin(self, first: int) -> Step:
         """What a sample begins with whose policy wants exit `first` evaluated."""
         self._at, self._energy_j = -1, 0.0
-        step = self._scheduler.begin(first, self._begun(self._scheduler.home))
+        self._settle(self._scheduler.home)
+        step = self._scheduler.begin(first, self._state)
         self._change(step.state)
         return step
 
     def after(self, index: int, due: int, elapsed_s: float, forecast: bool) -> Step:
         """What follows exit `index`, whose head was computed and does not answer by its policy."""
-        self._spend(index)
-        assert self._state is not None, "a sample has begun"
+        if self._sets:
+            self._spend(index)
         step = self._scheduler.after(index, due, elapsed_s, self._state, forecast)
         self._change(step.state)
         return step
@@ -82,21 +123,19 @@ class Clock:
             index: the exit that answers; the number of exits: the network's own answer.
             elapsed_s: since the sample's start.
         """
-        self._spend(index)
-        assert self._state is not None, "a sample has begun"
-        frequency_hz = self._states[self._state].frequency_hz
         if self._deadline_s is not None and elapsed_s > self._deadline_s:
             self.late += 1
-        is_set = self._is_set(self._state)
+        if not self._sets:
+            return None, None
+        self._spend(index)
+        frequency_hz = self._states[self._state].frequency_hz if self._holds else None
         self._change(self._scheduler.rest(elapsed_s, self._state))
         energy_j = self._energy_j
-        if not (self._sets and is_set):
-            return None, None
         return frequency_hz, None if energy_j != energy_j else energy_j
 
     def full_speed(self) -> None:
         """Run at the fastest clock, whatever the deadline."""
-        self._begun(self._fastest)
+        self._settle(self._fastest)
         self._change(self._fastest)
 
     def reset_counts(self) -> None:
@@ -104,46 +143,57 @@ class Clock:
         self.transitions = self.late = self.forced = 0
 
     def restore(self) -> None:
-        """Clocks are put back; the next sample begins anew."""
+        """Clocks and threads are put back; the next sample begins anew."""
         self._governor.restore()
-        self._state = None
+        self._placement.restore()
+        self._wanted = self._placed = None
 
-    def _is_set(self, state: int) -> bool:
-        """Whether the machine runs at a state, as far as the governor knows."""
+    @property
+    def _holds(self) -> bool:
+        """Whether the clock is the one that was set last, as far as the governor knows."""
+        wanted, current = self._wanted, self._governor.current
+        return wanted is not None and (current is wanted or current == wanted)
+
+    def _settle(self, state: int) -> None:
+        """Between samples: see to it that the clock at hand is known, `state` if it is not."""
         if not self._sets:
-            return True
-        current, wanted = self._governor.current, self._states[state]
-        return current is wanted or current == wanted
-
-    def _begun(self, first: int) -> int:
-        """Where the machine is: a session that shares the governor may have been there since.
-
-        Where that is not known (before the first sample, after a `restore`, or because a clock was
-        not reached), `first` is set, before it is needed.
-        """
-        if self._state is None or not self._is_set(self._state):
+            return
+        if not self._holds:
+            if self._governor.states != self._offered:
+                self._plan()
+                if not self._sets:
+                    self._placement.restore()
+                    return
+                state = self._scheduler.home
+            # Wherever the machine was: its clock is set before it is needed.
             current = self._governor.current
-            known = None if current is None else self._indices.get(current)
-            if known is None:
-                known = first
-                self._governor.set(self._states[known])
-            self._state = known
-        return self._state
+            self._set(self._states.index(current) if current in self._states else state)
+        elif self._placed is not None and self._placed[1] != threading.get_native_id():
+            self._place(self._states[self._state].cluster)
 
     def _spend(self, index: int) -> None:
         if index > self._at:
-            assert self._state is not None, "a sample has begun"
-            if self._is_set(self._state):
-                self._energy_j += self._energies_j[self._at, index][self._state]
-            else:
-                self._energy_j = math.nan  # Of another clock: nobody knows which.
+            stretch_j = self._energies_j[self._at, index][self._state]
+            self._energy_j += stretch_j if self._holds else nan
             self._at = index
 
     def _change(self, state: int) -> None:
-        before = self._state
-        if state == before or before is None:
+        if state == self._state:
             return
-        self._energy_j += self._scheduler.change(before, state)[1]
-        self._governor.set(self._states[state])
-        self._state = state
+        self._energy_j += self._scheduler.change(self._state, state)[1]
+        self._set(state)
         self.transitions += 1
+
+    def _set(self, state: int) -> None:
+        wanted = self._states[state]
+        if self._placed is None or self._placed[0] != wanted.cluster:
+            self._place(wanted.cluster)
+        self._governor.set(wanted)
+        self._state, self._wanted = state, wanted
+        if not self._holds:
+            self._energy_j = nan
+
+    def _place(self, cluster: str) -> None:
+        if cpus := self._cpus.get(cluster, ()):
+            self._placement.move(cpus, self._threads)
+        self._placed = cluster, threading.get_native_id()

@@ -27,7 +27,10 @@ class Governor(Protocol):
 
     @property
     def states(self) -> tuple[DvfsState, ...]:
-        """The clocks it can set, in the order of the clusters; empty where it can set none."""
+        """The clocks it can set, in the order of the clusters; empty where it can set none.
+
+        Fewer once a clock was given up, as `reason` says; none in a process that was forked.
+        """
 
     @property
     def current(self) -> DvfsState | None:

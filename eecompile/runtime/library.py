@@ -15,6 +15,7 @@ import numpy as np
 from eecompile.compiled import Function
 from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.packing import ALIGNMENT
+from eecompile.runtime.affinity import threads_here
 
 __all__ = ["Code", "Library", "Team", "aligned"]
 
@@ -140,6 +141,7 @@ class Team:
     Attributes:
         threads: how many, the caller's included.
         handle: the team in the library; NULL in a forked process.
+        workers: the system's numbers of its own threads, none where it does not tell.
         run, samples: C functions that lead it through a function's phases or samples, see team.c;
             they return the function's status.
     """
@@ -158,7 +160,10 @@ class Team:
         # What refers to a function refers to the library: it cannot be unloaded while threads
         # wait in it.
         loaded.eecompile_team_open.restype = ctypes.c_void_p
+        before = threads_here()
         self.handle = ctypes.c_void_p(loaded.eecompile_team_open(ctypes.c_int32(threads)))
+        # The code tells no numbers. A thread somebody else starts at this very moment counts too.
+        self.workers = tuple(sorted({*threads_here()} - {*before}))
         if not self.handle:
             message = f"The system gives no {threads} threads"
             raise CompileErrors([Diagnostic("bad-argument", message)])

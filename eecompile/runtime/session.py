@@ -101,7 +101,9 @@ class Session:
     A call made while another thread's is at work is refused: both would use the same memory.
 
     With a policy that chooses clocks, `close` (or leaving it as a context manager) puts them back
-    as they were found; at the latest that happens when the process ends, however it does.
+    as they were found; at the latest that happens when the process ends, however it does. On a
+    board of several clusters the calling thread and the session's own are kept on the CPUs of the
+    cluster that was chosen, until then.
 
     Its own threads are shared with its clones: while they work on one answer, another is computed
     by its caller's thread alone. In a forked process that is always so; a clone made there has
@@ -246,7 +248,8 @@ class Session:
                 return Clock(costs, rule, NoGovernor())
             if self._governor is None:
                 self._governor = open_governor(costs.clusters)
-            return Clock(costs, rule, self._governor)
+            workers = () if self._team is None else self._team.workers
+            return Clock(costs, rule, self._governor, workers)
         except ValueError as error:
             raise bad_artifact(
                 self.artifact.path, f"The policy `{name}` cannot be used: {error}"

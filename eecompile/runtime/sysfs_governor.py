@@ -375,6 +375,7 @@ class SysfsGovernor(_Context):
     def _give_up(self, lever: _Lever, error: Exception) -> None:
         """Leave this clock alone from now on, as it was found where that is possible."""
         self._levers.pop(lever.name, None)
+        self._states = tuple(state for state in self._states if state.cluster in self._levers)
         if self._busy:
             self._put_back(lever.domains)
             if not self._levers:
@@ -440,7 +441,7 @@ class SysfsGovernor(_Context):
         """In a forked process: clocks are its parent's, and so is the watchdog."""
         self._lock = RLock()
         self._busy, self._current = False, None
-        self._levers = {}
+        self._levers, self._states = {}, ()
         self._reasons = ["clocks are set by the process this one was forked from"]
         if self._journal is not None:
             self._journal.release()

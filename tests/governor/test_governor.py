@@ -327,6 +327,7 @@ def test_permission_lost_on_the_way(tmp_path: Path, way: Way, modern: bool) -> N
     said = run(governor, *board.states)
     assert said == ["cluster cpu: permission denied; its clock is left alone from now on"]
     assert governor.current is None and governor.reason == said[0]
+    assert governor.states == ()
     governor.restore()
     assert settings(tmp_path) != before
     kernel.denied = []  # the journal remembers: the next start puts it back
@@ -389,6 +390,7 @@ def test_one_cluster_s_trouble_is_not_the_other_s(tmp_path: Path, way: Way) -> N
     kernel.denied = [f"{big.folder}/.*"]
     assert len(run(governor, boards[0].states[1], boards[1].states[1])) == 1
     assert governor.current == boards[1].states[1] and little.clock == 600_000
+    assert governor.states == boards[1].states
 
 
 # Other processes.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +14,20 @@ import pytest
 
 import eecompile as ee
 from eecompile.artifact import PolicyEntry, read_artifact, write_artifact
-from eecompile.board import DvfsState
+from eecompile.board import Cluster, DvfsState
 from eecompile.clock_rule import ClockRule
 from eecompile.clocks.simulation import Simulation, simulate
 from eecompile.compiled import Function
 from eecompile.cost_table import Cost, CostRow, CostTable
 from eecompile.diagnostics import CompileErrors
 from eecompile.policies import ExitOutputs, ExitPolicy, ThresholdPolicy, to_json
-from eecompile.runtime.governor import NoGovernor, RecordingGovernor
+from eecompile.runtime.governor import ClockWarning, NoGovernor, RecordingGovernor
 from eecompile.runtime.library import Code, Library
 from eecompile.runtime.runner import Runner
 from eecompile.runtime.scheduler import Scheduler
 from eecompile.runtime.session import Session
+from eecompile.runtime.sysfs_governor import SysfsGovernor
+from tests.governor.sysfs_tree import Kernel, Policy
 from tests.runtime import tiny
 
 SLOW, MIDDLE, FAST = (DvfsState("cpu", hz, v) for hz, v in ((1e9, 0.8), (2e9, 1.0), (4e9, 1.2)))
@@ -259,6 +265,129 @@ def test_without_a_governor_deadlines_are_kept_and_no_clock_is_claimed(
     assert (answer.exit, answer.segments_run) == ("late", 2)
     assert (answer.frequency_hz, answer.energy_j) == (None, None)
     assert net.clock_counts["forced"] == 1
+
+
+def test_clocks_the_governor_cannot_set_are_not_chosen(tmp_path: Path) -> None:
+    rule, policy = ClockRule("lowest_energy", 100.0, start=0), tiny.POLICIES["fast"]
+    folder = artifact(tmp_path, policy, rule)
+    net = ee.load(folder, governor=RecordingGovernor([MIDDLE, FAST]))
+    assert net.run(tiny.inputs(1)[0]).frequency_hz == MIDDLE.frequency_hz
+
+
+def test_a_fixed_clock_that_cannot_be_set_leaves_clocks_alone(tmp_path: Path) -> None:
+    governor = RecordingGovernor([MIDDLE, FAST])
+    folder = artifact(tmp_path, tiny.POLICIES["fast"], ClockRule("fixed", frequency_hz=1e9))
+    with pytest.warns(ClockWarning, match="the cost table has no clock of 1e\\+09 Hz"):
+        net = ee.load(folder, governor=governor)
+    assert net.run(tiny.inputs(1)[0]).frequency_hz is None and governor.asked == []
+
+
+def test_permission_lost_on_the_way_ends_what_is_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    linux = Policy(0, (0,), tuple(round(state.frequency_hz or 0) // 1000 for state in STATES))
+    kernel = Kernel(tmp_path / "tree", linux)
+    governor = SysfsGovernor(kernel, (Cluster("cpu", "", (0,), STATES),))
+    folder = artifact(tmp_path, tiny.POLICIES["fast"], ClockRule("race_to_idle", 100.0))
+    net, x = ee.load(folder, governor=governor), tiny.inputs(1)[0]
+    first = net.run(x)
+    assert first.frequency_hz == FAST.frequency_hz and first.energy_j is not None
+    # It waits at the lowest clock, so that each answer begins with a change.
+    assert linux.clock == (SLOW.frequency_hz or 0) / 1000
+    kernel.denied = [".*"]
+    with pytest.warns(ClockWarning, match="permission denied"):
+        second = net.run(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        third = net.run(x)
+    for answer in (second, third):
+        np.testing.assert_array_equal(answer.logits, first.logits)
+        assert (answer.frequency_hz, answer.energy_j) == (None, None)
+
+
+class Hot(RecordingGovernor):
+    """Its clocks are reached only where nothing holds them down."""
+
+    held = False
+
+    def set(self, state: DvfsState) -> None:
+        self.current = None
+        if not self.held:
+            super().set(state)
+
+
+def test_a_clock_that_is_not_reached_is_not_claimed_and_asked_for_again(tmp_path: Path) -> None:
+    governor, x = Hot(STATES), tiny.inputs(1)[0]
+    folder = artifact(tmp_path, tiny.POLICIES["fast"], ClockRule("lowest_latency"))
+    net = ee.load(folder, governor=governor)
+    governor.held = True
+    answer = net.run(x)
+    assert (answer.frequency_hz, answer.energy_j) == (None, None)
+    governor.held = False
+    answer = net.run(x)
+    assert answer.frequency_hz == FAST.frequency_hz and answer.energy_j is not None
+
+
+def test_sessions_that_share_a_governor_do_not_claim_each_other_s_clocks(tmp_path: Path) -> None:
+    governor, x = RecordingGovernor(STATES), tiny.inputs(1)[0]
+    folder = artifact(tmp_path, tiny.POLICIES["fast"], ClockRule("fixed", frequency_hz=1e9))
+    net = ee.load(folder, governor=governor)
+    clone = net.clone()
+    for _ in range(2):
+        clone.full_depth(x)
+        governor.set(FAST)
+        assert net.run(x).frequency_hz == SLOW.frequency_hz
+        assert governor.current == SLOW
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
+def test_threads_run_on_the_cluster_whose_clock_is_set(tmp_path: Path) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    big, little = DvfsState("big", 4e9), DvfsState("little", 1e9)
+    costs = replace(
+        table().restricted([0, 2]),
+        states=(little, big),
+        transition_latency_s=None,
+        cpus={"big": tuple(allowed[-1:]), "little": tuple(allowed[:1])},
+    )
+    entries = {
+        name: PolicyEntry(to_json(tiny.POLICIES["fast"]), clock=rule.to_json())
+        for name, rule in (
+            ("thrifty", ClockRule("lowest_energy", 100.0)),
+            ("quick", ClockRule("lowest_latency")),
+        )
+    }
+    write_artifact(
+        tmp_path / "out", tiny.contents(policies=entries, default_policy="thrifty", costs=costs)
+    )
+    governor, x = RecordingGovernor((little, big)), tiny.inputs(1)[0]
+    net = ee.load(tmp_path / "out", governor=governor, threads=2)
+    workers = net.library.team(2).workers
+    assert len(workers) == 1
+
+    def places() -> list[list[int]]:
+        return [sorted(os.sched_getaffinity(thread)) for thread in (0, *workers)]
+
+    assert places() == [allowed] * 2, "nothing moves before it is needed"
+    assert net.run(x).frequency_hz == 1e9 and places() == [allowed[:1]] * 2
+    net.full_depth(x)
+    assert governor.current == big and places() == [allowed[-1:]] * 2
+    net.set_policy("quick")
+    assert places() == [allowed] * 2
+    assert net.run(x).frequency_hz == 4e9 and places() == [allowed[-1:]] * 2
+    moved: list[list[list[int]]] = []
+
+    def call() -> None:
+        net.run(x)
+        moved.append(places())
+
+    other = threading.Thread(target=call)
+    other.start()
+    other.join()
+    assert moved == [[allowed[-1:]] * 2], "another caller moves too"
+    net.close()
+    assert places() == [allowed] * 2
 
 
 def test_an_artifact_without_the_costs_is_refused(tmp_path: Path) -> None:
