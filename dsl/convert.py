@@ -428,7 +428,7 @@ class Converter(Values):
         return self.quantity(tree.branch(0), "frequency")
 
     def frequency_list(self, tree: Branch) -> tuple[FrequencyRange, ...]:
-        """``[600 MHz .. 1.5 GHz]``."""
+        """``[600 MHz .. 1.5 GHz]``, with its brackets or without."""
         ranges = []
         for item in tree.branches():
             bounds = [self.quantity(part, "frequency") for part in item.branches()]

@@ -134,7 +134,9 @@ class _Override:
         """Index of the node meant, and the next depth: a lone node may go without its name."""
         names = [node.name for node in nodes]
         if not nodes:
-            raise self.wrong(f"The file has no `{kind}`", self.keys[depth - 1].span, "none there")
+            help = "write one into the file: only what it has can be set"
+            span = self.keys[depth - 1].span
+            raise self.wrong(f"The file has no `{kind}`", span, "none there", help)
         key = self.key(depth, [*names, *below] if len(nodes) == 1 else names)
         return (names.index(key), depth + 1) if key in names else (0, depth)
 

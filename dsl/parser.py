@@ -29,6 +29,7 @@ _HEADER_HELP = f"a file starts with `eecompile {VERSION}`"
 _FRAGMENTS = (
     "call",
     "deadline_value",
+    "frequency_items",
     "frequency_list",
     "frequency_value",
     "input_type",
@@ -170,7 +171,8 @@ def _syntax_error(
     if not isinstance(error, lark.exceptions.UnexpectedToken):
         return _bad_character(source, error, offset)
     token = error.token
-    accepted = set(error.accepts or error.expected)
+    # lark names nothing where a fragment is complete.
+    accepted = set(error.accepts or error.expected) or {"$END"}
     if "FLOAT" in accepted:
         accepted.discard("INT")  # a number is told once
     accepts = sorted(accepted, key=lambda name: (name in _SHOWN, name))

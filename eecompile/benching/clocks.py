@@ -8,6 +8,7 @@ from typing import Literal
 from eecompile.artifact import Artifact
 from eecompile.board import DvfsState
 from eecompile.diagnostics import CompileErrors, Diagnostic, Source
+from eecompile.dsl.given import given_frequencies
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse
 from eecompile.figures import hertz
@@ -41,10 +42,8 @@ def read_wanted(text: str) -> Wanted:
         return "all"
     if word == "current":
         return "current"
-    source = Source("--freq", f"eecompile 1 target given {{ frequencies [{text}] }}")
-    spec, found = parse(source)
-    found.raise_errors()
-    return spec.targets[0]
+    frequencies, place = given_frequencies("--freq", text)
+    return Target("given", frequencies=frequencies, spans={"frequencies": place})
 
 
 def wanted_by_file(artifact: Artifact) -> Target | None:

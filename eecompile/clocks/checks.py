@@ -74,11 +74,11 @@ def _no_such_clock(frequency_hz: float, table: CostTable, place: Span | None) ->
     nearest = nearest_clocks(table.states, frequency_hz, frequency_hz)
     return Diagnostic(
         "unknown-frequency",
-        f"`{table.board}` has no clock of {hertz(frequency_hz)}",
+        f"There is no clock of {hertz(frequency_hz)} to choose on `{table.board}`",
         place,
         "no such clock",
-        notes=(f"the nearest it has: {nearest}",),
-        help="name one of those",
+        notes=(f"the nearest that may be used: {nearest}",),
+        help="name one of those, or let the target's `cluster` and `frequencies` leave more",
     )
 
 
@@ -93,7 +93,8 @@ def _deadline(fronts: ClockFronts, table: CostTable, place: Span | None) -> list
     answers = [least_s(-1, due) for due in range(last + 1)]
     soonest = int(np.argmin(answers)) if rule.answers_in_time else last
     if answers[soonest] > fronts.limit_s:
-        return [_impossible(fronts, table, place, names[soonest], answers[soonest])]
+        exits_can = min(answers[:last], default=np.inf) <= fronts.limit_s
+        return [_impossible(fronts, table, place, names[soonest], answers[soonest], exits_can)]
     in_vain = [answers[due] + least_s(due, last) for due in range(last)]
     if not in_vain or min(in_vain) <= fronts.limit_s:
         return []
@@ -112,13 +113,18 @@ def _deadline(fronts: ClockFronts, table: CostTable, place: Span | None) -> list
 
 
 def _impossible(
-    fronts: ClockFronts, table: CostTable, place: Span | None, what: str, least_s: float
+    fronts: ClockFronts,
+    table: CostTable,
+    place: Span | None,
+    what: str,
+    least_s: float,
+    exits_can: bool,
 ) -> Diagnostic:
     rule = fronts.rule
     assert rule.deadline_s is not None, "there is one to keep"
     clock = "any clock" if rule.frequency_hz is None else hertz(rule.frequency_hz)
     help_ = f"allow {milliseconds(least_s)} or more"
-    if not rule.answers_in_time and fronts.costs.last:
+    if not rule.answers_in_time and exits_can:
         help_ += f", or write `deadline {milliseconds(rule.deadline_s)} hard`: exits then answer"
     return Diagnostic(
         "impossible-deadline",

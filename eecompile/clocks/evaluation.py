@@ -27,10 +27,9 @@ from eecompile.console import Reporter
 from eecompile.cost_model import model_table
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset, open_dataset
-from eecompile.diagnostics import CompileErrors, Diagnostics, Source
-from eecompile.dsl.check_options import listed_names
-from eecompile.dsl.options import FREQUENCIES
-from eecompile.dsl.parser import parse, parse_file
+from eecompile.diagnostics import CompileErrors, Diagnostics, Span
+from eecompile.dsl.given import given_deadline, given_frequency
+from eecompile.dsl.parser import parse_file
 from eecompile.evaluation import choose_budget, open_test_data
 from eecompile.policies import ExitPolicy, NeverPolicy, from_json
 from eecompile.record import CalibrateRecord, Record, TestRecord
@@ -39,7 +38,7 @@ from eecompile.runtime.runner import Runner
 from eecompile.runtime.scheduler import Scheduler
 from eecompile.runtime.session import Session
 from eecompile.runtime.vectors import shown_values
-from eecompile.spec import Name, Policy, Target
+from eecompile.spec import Policy, Target
 
 __all__ = ["BoardOptions", "evaluate_on_board", "read_rule", "recorded"]
 
@@ -163,19 +162,21 @@ def read_rule(
     """
     known = ClockRule("unchanged") if stored is None else ClockRule.from_json(stored)
     known = replace(known, start=None)
-    words = [f"deadline {deadline}"] if deadline is not None else []
-    words += [f"frequency {frequency}"] if frequency is not None else []
-    spec, found = parse(Source("--board", f"eecompile 1 policy given {{ {' '.join(words)} }}"))
+    found, policy, spans = Diagnostics(), Policy("given"), dict[str, Span]()
+    try:
+        if deadline is not None:
+            value, spans["deadline"] = given_deadline("--deadline", deadline)
+            policy = replace(policy, deadline=value)
+    except CompileErrors as errors:
+        found.add(*errors.diagnostics)
+    try:
+        if frequency is not None:
+            chosen, spans["frequency"] = given_frequency("--frequency", frequency)
+            policy = replace(policy, frequency=chosen)
+    except CompileErrors as errors:
+        found.add(*errors.diagnostics)
     found.raise_errors()
-    (policy,) = spec.policies
-    if isinstance(policy.frequency, Name) and policy.frequency not in FREQUENCIES:
-        found.error(
-            "unknown-rule",
-            f"Unknown frequency rule `{policy.frequency}`",
-            policy.at("frequency"),
-            f"expected {listed_names(FREQUENCIES)}, or a frequency such as `600 MHz`",
-        )
-    found.raise_errors()
+    policy = replace(policy, spans=spans)
     given = clock_rule(policy)
     if given is None:
         return known, policy

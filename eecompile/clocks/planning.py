@@ -55,16 +55,19 @@ def allowed_states(board: Board, target: Target | None) -> tuple[DvfsState, ...]
             f"Unknown cluster `{target.cluster}`",
             target.at("cluster"),
             f"clusters of `{board.name}`: {listed}",
-            help=did_you_mean_help(target.cluster, names),
+            # Without a place there is no label.
+            help=did_you_mean_help(target.cluster, names)
+            or ("" if target.at("cluster") else f"it has {listed}"),
         )
     states = [s for s in board.states if target.cluster in (None, s.cluster)]
     kept = [s for s in states if not target.frequencies or _within(s, target.frequencies)]
     for written in target.frequencies if states else ():
         if not any(_within(state, (written,)) for state in states):
-            asked = {hertz(bound) for bound in (written.low_hz, written.high_hz)}
+            # A dictionary: a single clock once, and the lower bound first.
+            asked = dict.fromkeys(hertz(bound) for bound in (written.low_hz, written.high_hz))
             found.error(
                 "unknown-frequency",
-                f"`{board.name}` has no clock of {' to '.join(sorted(asked))}",
+                f"`{board.name}` has no clock of {' to '.join(asked)}",
                 written.span or target.at("frequencies"),
                 f"nearest: {nearest_clocks(states, written.low_hz, written.high_hz)}",
                 help=f"`eecompile targets show {board.name}` lists them",

@@ -84,6 +84,8 @@ def test_a_picture_and_an_update(artifact: Path, call: Call, tmp_path: Path) -> 
     [
         (("--freq", "3 kg"), "unknown-unit"),
         (("--freq", "999 GHz"), "unknown-frequency"),
+        (("--freq", ""), "syntax-error"),
+        (("--freq", "600 MHz] cores 4 frequencies [1 GHz"), "syntax-error"),
         (("--board", "rk3399", "--freq", "1 MHz"), "unknown-frequency"),
         (("--board", "nowhere"), "unknown-target"),
         (("--board", "rk3399", "--update"), "bad-argument"),

@@ -309,7 +309,7 @@ def test_wrong_inputs_are_refused(given: object, word: str, call: Call, demo: Pa
         (["--data", "TEST[900..]"], "too-few-samples", "500"),
         (["--data", "TEST", "--policy", "quik"], "bad-argument", "did you mean `quick`"),
         (["--data", "TEST", "--budget", "mean macs <= 1 %"], "infeasible-budget", "strictest"),
-        (["--data", "TEST", "--budget", "macs"], "syntax-error", "expected"),
+        (["--data", "TEST", "--budget", "macs"], "syntax-error", "Expected `<=`"),
         (["--data", "TEST", "--budget", "mean macs <= 1 ms"], "unknown-unit", "%"),
     ],
 )

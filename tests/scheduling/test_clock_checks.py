@@ -52,6 +52,11 @@ def test_a_deadline_that_no_clock_keeps_names_the_fastest_possible() -> None:
     ]
 
 
+def test_exits_are_only_offered_where_one_is_in_time() -> None:
+    (found,) = check_rule(ClockRule(deadline_s=2.2 * MS), small(), DEADLINE)
+    assert found.help == "allow 8.00 ms or more"
+
+
 @pytest.mark.parametrize("kind", ["safe", "hard"])
 def test_a_safe_or_hard_deadline_needs_time_for_one_exit(kind: str) -> None:
     rules = [
@@ -92,8 +97,8 @@ def test_a_clock_the_table_lacks_names_the_nearest() -> None:
     table = table_of(clocks, [8], [])
     (found,) = check_rule(ClockRule("fixed", frequency_hz=1.2e9), table, None, FREQUENCY)
     assert found.id == "unknown-frequency" and found.span == FREQUENCY
-    assert found.message == "`test-board` has no clock of 1.2 GHz"
-    assert found.notes == ("the nearest it has: 1 GHz and 1.5 GHz",)
+    assert found.message == "There is no clock of 1.2 GHz to choose on `test-board`"
+    assert found.notes == ("the nearest that may be used: 1 GHz and 1.5 GHz",)
     assert check_rule(ClockRule("fixed", frequency_hz=1e9), table) == []
 
 
