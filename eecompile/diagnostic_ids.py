@@ -261,11 +261,6 @@ _BUILD = {
         "Every operator must be understood exactly; none is approximated.",
         "a custom-domain `Quant` node",
     ),
-    "cannot-cut": DiagnosticInfo(
-        "The graph cannot be split at this point.",
-        "What crosses the border has no static shape, or would need the output itself.",
-        "an exit inside a loop body",
-    ),
     "bad-head": DiagnosticInfo(
         "An exit head does not fit its point, or a user's own head cannot be built.",
         "Its input must have the point's shape, its output one score per class.",

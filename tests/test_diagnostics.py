@@ -166,3 +166,18 @@ def test_the_language_raises_no_id_of_the_build() -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     assert named & DIAGNOSTICS.keys() == LANGUAGE_IDS
+
+
+def test_every_id_is_raised_somewhere_and_has_a_case() -> None:
+    root = Path(__file__).parent.parent
+    folders = ("eecompile", "passes", "targets", "dsl")
+    sources = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    ours = [path for path in sources if path.name != "diagnostic_ids.py"]
+    cases = [path for kind in ("*.py", "*.md") for path in (root / "tests").rglob(kind)]
+    raised, tested = (
+        "\n".join(path.read_text(encoding="utf-8") for path in of) for of in (ours, cases)
+    )
+    assert [id for id in DIAGNOSTICS if f'"{id}"' not in raised] == []
+    # Rendered in a Markdown case, or named by a test.
+    unseen = [id for id in DIAGNOSTICS if f'"{id}"' not in tested and f"[{id}]" not in tested]
+    assert unseen == []
