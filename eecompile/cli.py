@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TextIO
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     told = _Told(sys.stdout, "--json" in given)
-    with _terminated_like_interrupted():
+    with _terminated_like_interrupted(), _warnings_in_words():
         try:
             return _run(given, told)
         except BrokenPipeError:
@@ -168,6 +169,31 @@ def _terminated_like_interrupted() -> Iterator[None]:
     finally:
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Warnings about clocks come without the place in our code; others stay as they are."""
+    with warnings.catch_warnings():
+        as_ever = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            from eecompile.runtime.governor import ClockWarning
+
+            if issubclass(category, ClockWarning):
+                print(f"warning: {message}; see `eecompile doctor`", file=sys.stderr)
+            else:
+                as_ever(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 if __name__ == "__main__":

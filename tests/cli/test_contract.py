@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from eecompile.loading import check_file
 from eecompile.memory import Peak
 from eecompile.planning import choose_board
 from eecompile.runtime import session
+from eecompile.runtime.governor import ClockWarning, NoGovernor
 from tests.cli.calls import Call, content, copy_demo, edited, start
 
 VERBS = (
@@ -109,6 +111,23 @@ def test_a_bug_of_ours_is_told_as_one(
     assert done.json["error"] == {"kind": "bug", "message": "ZeroDivisionError: an invariant"}
     assert "this is a bug in eecompile" in done.err
     assert "ZeroDivisionError" in done.err
+
+
+def test_clocks_that_cannot_be_set_are_told_in_one_line(
+    call: Call, demo: Path, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_governor(clusters: object) -> NoGovernor:
+        warnings.warn("Clocks are left alone: not allowed", ClockWarning, stacklevel=1)
+        return NoGovernor("not allowed")
+
+    monkeypatch.setattr("eecompile.runtime.session.open_governor", open_governor)
+    given = ("--set", "policy.quick.frequency=highest", "-o", tmp_path / "out", "--quiet")
+    assert call("build", demo, *given).status == 0
+    np.save(tmp_path / "x.npy", images[0])
+    done = call("run", tmp_path / "out", "--input", tmp_path / "x.npy", "--json")
+    assert done.status == 0 and done.json["frequency_hz"] is None
+    said = "warning: Clocks are left alone: not allowed; see `eecompile doctor`\n"
+    assert done.err == said
 
 
 def test_the_command_survives_a_reader_that_goes_away(built: Path) -> None:
