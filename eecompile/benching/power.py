@@ -8,16 +8,9 @@ from math import nan
 from typing import Any, Protocol, runtime_checkable
 
 from eecompile.benching.device import Device, Repeating
-from eecompile.runtime.meter import (
-    Channel,
-    Counter,
-    CounterMeter,
-    Meter,
-    PowerIntegral,
-    PowerMeter,
-    counted_uj,
-    judged,
-)
+from eecompile.runtime.counter_meter import Counter, CounterMeter, counted_uj
+from eecompile.runtime.meter import Meter
+from eecompile.runtime.power_meter import Channel, PowerIntegral, PowerMeter, judged
 from eecompile.runtime.sysfs import number_in
 
 __all__ = ["Drawn", "SelfReading", "drawn_by"]
@@ -100,14 +93,12 @@ def _counted(counters: Sequence[Counter], found: Any) -> Drawn:
 def _integrated(channel: Channel, period_s: float, found: Any) -> Drawn:
     integral = PowerIntegral()
     for reading in found.readings:
-        values = [number_in(text) for text in reading.texts]
-        watts: float | str = channel.scale
-        for value in values:
-            watts = "not a number" if value is None or isinstance(watts, str) else watts * value
-        integral.add(reading.time_s, watts)
-    told = judged(integral, found.readings[-1].time_s - found.readings[0].time_s, period_s)
-    if isinstance(told, str):
-        return Drawn(nan, found.seconds, problems=(f"{channel.name}: {told}",))
+        numbers = [number_in(text) for text in reading.texts]
+        told: list[int | str] = ["not a number" if one is None else one for one in numbers]
+        integral.add(reading.time_s, channel.product(told))
+    verdict = judged(integral, found.readings[-1].time_s - found.readings[0].time_s, period_s)
+    if isinstance(verdict, str):
+        return Drawn(nan, found.seconds, problems=(f"{channel.name}: {verdict}",))
     seconds = integral.last_s - integral.first_s
-    problems = tuple(f"{channel.name}: {text}" for text in told)
+    problems = tuple(f"{channel.name}: {text}" for text in verdict)
     return Drawn(integral.joules / seconds, seconds, problems=problems)

@@ -17,18 +17,10 @@ import re
 from collections.abc import Callable, Iterator
 
 from eecompile.board import Board, Sensor
-from eecompile.runtime.meter import (
-    MAX_POWER_W,
-    PERIOD_S,
-    Channel,
-    Counter,
-    CounterMeter,
-    Meter,
-    NoMeter,
-    PowerMeter,
-    reading,
-)
-from eecompile.runtime.sysfs import SysFiles, matching, read_number, read_text
+from eecompile.runtime.counter_meter import Counter, CounterMeter
+from eecompile.runtime.meter import MAX_POWER_W, Meter, NoMeter
+from eecompile.runtime.power_meter import PERIOD_S, Channel, PowerMeter
+from eecompile.runtime.sysfs import SysFiles, matching, number_or_why, read_number, read_text
 
 __all__ = ["RAPL_REMEDY", "find_meter"]
 
@@ -76,7 +68,7 @@ def _rapl(sensor: Sensor, files: SysFiles, max_power_w: float) -> Meter | str:
         return "no RAPL here"
     counters = []
     for folder, name in zones:
-        first = reading(files, f"{folder}/energy_uj")
+        first = number_or_why(files, f"{folder}/energy_uj")
         if isinstance(first, str):
             remedy = f"; {RAPL_REMEDY}" if first == "permission denied" else ""
             return f"RAPL {name}: {first}{remedy}"
@@ -105,7 +97,7 @@ def _hwmon(sensor: Sensor, files: SysFiles, max_power_w: float) -> Meter | str:
         return f"no sensor `{told}` here"
     covers = sensor.covers or told
     if isinstance(found, Counter):
-        first = reading(files, found.path)
+        first = number_or_why(files, found.path)
         if isinstance(first, str):
             return f"{told}: {first}"
         return CounterMeter(files, [found], covers, max_power_w)

@@ -6,6 +6,7 @@ this machine, on a board at the other end of a wire, and on a copy of a tree.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from typing import Protocol
@@ -19,6 +20,7 @@ __all__ = [
     "exists",
     "matching",
     "number_in",
+    "number_or_why",
     "opened",
     "read_number",
     "read_text",
@@ -196,6 +198,17 @@ def number_in(text: str | None) -> int | None:
 def read_number(files: SysFiles, path: str) -> int | None:
     """The whole number in a file; None where it cannot be read or holds none."""
     return number_in(read_text(files, path))
+
+
+def number_or_why(files: SysFiles, path: str) -> int | str:
+    """The number in a file, or why there is none."""
+    try:
+        found = number_in(files.read(path))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            return "gone"
+        return (error.strerror or "unreadable").lower()
+    return "not a number" if found is None else found
 
 
 def exists(files: SysFiles, path: str) -> bool:

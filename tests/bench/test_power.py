@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from eecompile.benching.power import drawn_by
+from eecompile.runtime.counter_meter import Counter, CounterMeter
 from eecompile.runtime.governor import RecordingGovernor
-from eecompile.runtime.meter import Channel, Counter, CounterMeter, Meter, NoMeter, PowerMeter
+from eecompile.runtime.meter import Meter, NoMeter
+from eecompile.runtime.power_meter import Channel, PowerMeter
 from eecompile.runtime.sysfs import LocalFiles
 from tests.bench.parts import CountingDevice
 

@@ -16,17 +16,9 @@ from hypothesis import strategies as st
 
 from eecompile.board import Board, Sensor
 from eecompile.hardware import machine
-from eecompile.runtime.meter import (
-    Channel,
-    Counter,
-    CounterMeter,
-    Meter,
-    NoMeter,
-    PowerIntegral,
-    PowerMeter,
-    counted_uj,
-    judged,
-)
+from eecompile.runtime.counter_meter import Counter, CounterMeter, counted_uj
+from eecompile.runtime.meter import Meter, NoMeter
+from eecompile.runtime.power_meter import Channel, PowerIntegral, PowerMeter, judged
 from eecompile.runtime.sensors import find_meter
 from eecompile.runtime.sysfs import LocalFiles
 
