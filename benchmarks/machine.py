@@ -7,8 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from eecompile.hardware import machine
-from eecompile.latency import cpu_name
+from eecompile.hardware import cpu_name, machine
 
 __all__ = ["describe_machine", "shared_data"]
 

@@ -14,7 +14,7 @@ from eecompile.benching.tables import measured_table
 from eecompile.board import Board, DvfsState
 from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import CostTable
-from eecompile.latency import cpu_name
+from eecompile.hardware import cpu_name
 
 __all__ = ["cost_table"]
 

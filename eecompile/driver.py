@@ -31,10 +31,10 @@ from eecompile.costing import cost_table
 from eecompile.equivalence import Equivalence, compare_with_source, example_inputs
 from eecompile.exit_table import exit_rows
 from eecompile.freshness import Freshness
-from eecompile.hardware import Machine, machine, usable_cores
+from eecompile.hardware import Machine, cpu_name, machine, usable_cores
 from eecompile.head_fitting import ExitPlan, fit_plans, graphs_of, with_outputs
 from eecompile.ir import Graph
-from eecompile.latency import cpu_name, measure
+from eecompile.latency import measure
 from eecompile.manifest import MOST_THREADS, Normalization, TargetInfo
 from eecompile.memory import Peak
 from eecompile.outcomes import ExitCosts

@@ -19,11 +19,13 @@ __all__ = [
     "Machine",
     "board_names",
     "cpu_features_of_this_machine",
+    "cpu_name",
     "described",
     "detected",
     "is_board_path",
     "machine",
     "parse_cpu_features",
+    "processor_name",
     "usable_cores",
 ]
 
@@ -48,6 +50,9 @@ _ARM64 = {
     "asimddp": "dotprod", "asimdrdm": "rdm", "i8mm": "i8mm", "bf16": "bf16", "sve": "sve",
 }  # fmt: skip
 _ARCHITECTURES = {"x86_64": _X86, "amd64": _X86, "aarch64": _ARM64, "arm64": _ARM64}
+
+#: Where /proc/cpuinfo names the board or its processor, the most telling first.
+_NAMES = ("Model", "model name", "Hardware")
 
 #: Architectures' names in triples, by the name the operating system gives.
 _TRIPLE_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -151,14 +156,36 @@ def cpu_features_of_this_machine() -> frozenset[str]:
     reported (NEON on 64-bit ARM, nothing on x86-64).
     """
     arch = platform.machine().lower()
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    found = parse_cpu_features(text, arch)
+    found = parse_cpu_features(_cpuinfo(), arch)
     if not found and arch in ("aarch64", "arm64"):
         return frozenset({"fp-armv8", "neon"})
     return found
+
+
+def _cpuinfo() -> str:
+    """What Linux says of this machine's CPUs; empty elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def processor_name(cpuinfo: str) -> str:
+    r"""What a /proc/cpuinfo text calls the board, or its processor; empty where it does not.
+
+    >>> processor_name("processor\t: 0\nmodel\t: 17\nmodel name\t: AMD EPYC\n")
+    'AMD EPYC'
+    >>> processor_name("processor\t: 0\nHardware\t: BCM2835\nModel\t: Raspberry Pi 4\n")
+    'Raspberry Pi 4'
+    """
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    found = {key.strip(): value.strip()[:200] for key, _, value in lines}
+    return next((name for key in _NAMES if (name := found.get(key))), "")
+
+
+def cpu_name() -> str:
+    """This machine's processor as the operating system names it."""
+    return processor_name(_cpuinfo()) or platform.processor() or platform.machine()
 
 
 def board_names() -> tuple[str, ...]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -13,7 +11,7 @@ from eecompile.compiled import CompiledGraph
 from eecompile.runtime.lane import Call, Lane
 from eecompile.runtime.runner import Runner
 
-__all__ = ["cpu_name", "measure"]
+__all__ = ["measure"]
 
 #: Rounds over the whole network, after a tenth as many to warm up; fewer for slow networks.
 _ROUNDS = 200
@@ -51,16 +49,3 @@ def _seconds(call: Call) -> float:
     start = perf_counter()
     call.one()
     return perf_counter() - start
-
-
-def cpu_name() -> str:
-    """The processor as the operating system names it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
-            return value.strip()
-    return platform.machine()

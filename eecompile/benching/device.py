@@ -10,7 +10,7 @@ from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from eecompile.latency import cpu_name
+from eecompile.hardware import cpu_name
 from eecompile.runtime.affinity import Placement
 from eecompile.runtime.lane import Lane
 from eecompile.runtime.runner import batch_inputs

@@ -7,6 +7,7 @@ contradicts itself in is an error: a model on wrong numbers would be worse than 
 
 from __future__ import annotations
 
+import errno
 import re
 import tomllib
 from pathlib import Path
@@ -35,6 +36,8 @@ __all__ = [
     "read_board",
 ]
 
+#: What no board file reaches; `/dev/zero` is no board either.
+_MOST_BYTES = 1 << 20
 _BYTES = Quantity("bytes", 1024, 2**30, whole=True)
 #: What `[machine]` may say besides texts. One vector is 16 (SVE, AVX) to 2048 bits wide.
 MACHINE_NUMBERS = {
@@ -71,8 +74,12 @@ def read_board(name: str, folder: Path | None = None, place: Span | None = None)
         return host_board(LocalFiles())
     path = _path_of(name, folder, place)
     try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
+        with open(path, "rb") as file:
+            raw = file.read(_MOST_BYTES + 1)
+        if len(raw) > _MOST_BYTES:
+            raise OSError(errno.EFBIG, f"it is larger than {_MOST_BYTES >> 20} MiB")
+        text = raw.decode()
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         message = f"Cannot read the board file `{path}`: {reason}"
         raise CompileErrors([Diagnostic("bad-board", message, place, path=str(path))]) from error

@@ -11,16 +11,9 @@ from eecompile.hardware import Machine, described, parse_cpu_features
 from eecompile.runtime.clock_domains import cpu_list
 from eecompile.runtime.sysfs import SysFiles, matching, number_in, read_number, read_text
 
-__all__ = ["core_name", "machine_of", "processor_name"]
+__all__ = ["core_name", "machine_of"]
 
 _CPUS = "/sys/devices/system/cpu"
-
-
-def processor_name(files: SysFiles) -> str:
-    """What the processor, or on ARM the board, calls itself; empty where nothing tells."""
-    text = read_text(files, "/proc/cpuinfo") or ""
-    found = re.search(r"^(?:model name|Model)\s*:\s*(.{1,200})$", text, re.MULTILINE)
-    return found[1].strip() if found else ""
 
 
 def machine_of(files: SysFiles, name: str) -> Machine | None:

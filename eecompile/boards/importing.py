@@ -24,10 +24,10 @@ from eecompile.boards.host import (
     filled,
     named,
 )
-from eecompile.boards.host_processor import machine_of, processor_name
+from eecompile.boards.host_processor import machine_of
 from eecompile.boards.text import board_text
 from eecompile.diagnostics import CompileErrors, Diagnostic
-from eecompile.hardware import Machine
+from eecompile.hardware import Machine, processor_name
 from eecompile.runtime.sysfs import LocalFiles, SysFiles, read_text
 
 __all__ = ["Imported", "import_device_tree", "import_system", "read_dtb"]
@@ -89,8 +89,9 @@ def import_system(files: SysFiles | None = None, name: str = "imported") -> Impo
         raise CompileErrors([Diagnostic("bad-board", message, help=help)])
     board = board_of(files, base, tree, notes)
     base = _known_core(base, board.clusters)
+    cpuinfo = read_text(files, "/proc/cpuinfo") or ""
     product = read_text(files, "/sys/devices/virtual/dmi/id/product_name") or ""
-    about = (tree.model if tree else "") or processor_name(files) or product
+    about = (tree.model if tree else "") or processor_name(cpuinfo) or product
     board = replace(board, machine=base, description=about)
     return _imported(board, notes)
 

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from eecompile.cache import Cache
 from eecompile.doctor.finding import Finding
 from eecompile.doctor.hardware import examine_hardware
-from eecompile.hardware import Machine, board_names, machine
-from eecompile.latency import cpu_name
+from eecompile.hardware import Machine, board_names, cpu_name, machine
 from eecompile.runtime.sysfs import LocalFiles
 
 __all__ = ["examine"]

@@ -35,9 +35,9 @@ from eecompile.memory import plan_network
 from eecompile.packing import aligned
 from eecompile.targets.lowering.link import link_source
 from eecompile.targets.lowering.remote_connection import Address, Connection, read_address
-from eecompile.targets.lowering.remote_files import RemoteFiles, processor_name
+from eecompile.targets.lowering.remote_files import RemoteFiles, board_model
 
-__all__ = ["Reading", "RemoteDevice", "RemoteFiles", "Repeated", "processor_name", "read_address"]
+__all__ = ["Reading", "RemoteDevice", "RemoteFiles", "Repeated", "read_address"]
 
 _SOURCES = tuple(Path(__file__).parent / name for name in ("remote.c", "remote_files.c"))
 _FUNCTIONS = (
@@ -137,7 +137,7 @@ class RemoteDevice:
             self._hand_over(library, root)
             self.files = RemoteFiles(self._connection)
             self._check_features()
-            self.name = processor_name(self.files) or artifact.manifest.target.architecture
+            self.name = board_model(self.files) or artifact.manifest.target.architecture
             self._open_network()
             self._check_results()
         except BaseException:

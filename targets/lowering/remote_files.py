@@ -6,9 +6,10 @@ import errno
 import os
 
 from eecompile.diagnostics import InternalError, ToolError
+from eecompile.hardware import processor_name
 from eecompile.targets.lowering.remote_connection import Connection
 
-__all__ = ["RemoteFiles", "processor_name"]
+__all__ = ["RemoteFiles", "board_model"]
 
 
 class RemoteFiles:
@@ -66,15 +67,13 @@ class RemoteFiles:
         return found
 
 
-def processor_name(files: RemoteFiles) -> str:
+def board_model(files: RemoteFiles) -> str:
     """The board's model from its device tree, else its CPU's name; empty where neither is told."""
     try:
         return files.read("/proc/device-tree/model").strip("\0 \n")
     except OSError:
         pass
     try:
-        lines = files.read("/proc/cpuinfo").splitlines()
+        return processor_name(files.read("/proc/cpuinfo"))
     except OSError:
         return ""
-    found = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
-    return next((found[key] for key in ("Model", "model name", "Hardware") if key in found), "")
