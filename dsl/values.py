@@ -109,7 +109,11 @@ class Values:
         if measured in ("share", "accuracy") and number < 0:
             self.bad_number("of at least 0", tree.leaf(0).span)
             return None
-        return in_si(number, unit.text, measured)
+        value = in_si(number, unit.text, measured)
+        if not math.isfinite(value):
+            self.bad_number("that a computer can hold", tree.span)
+            return None
+        return value
 
     def number(self, leaf: Leaf, low: float = -math.inf) -> float:
         """A finite number."""

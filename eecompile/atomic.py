@@ -100,8 +100,12 @@ def check_replaceable(destination: Path, refusal: Callable[[Path], str]) -> None
             pass
 
 
-def check_file(destination: Path) -> None:
+def check_file(destination: Path, *, may_make_folder: bool = True) -> None:
     """Refuses a place where no file can be written, as far as can be told beforehand.
+
+    Args:
+        destination: the file.
+        may_make_folder: whether its folder is made where there is none.
 
     Raises:
         CompileErrors: `destination` is a folder, or its folder cannot be written to.
@@ -110,6 +114,8 @@ def check_file(destination: Path) -> None:
     with write_errors(destination):
         if real.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not (may_make_folder or real.parent.is_dir()):
+            raise FileNotFoundError(errno.ENOENT, f"there is no folder `{destination.parent}`")
         there = next(path for path in real.parents if os.path.lexists(path))
         with tempfile.TemporaryFile(dir=there):
             pass

@@ -37,10 +37,12 @@ def percent(fraction: float, digits: int = 1) -> str:
 def milliseconds(seconds: float) -> str:
     """A duration in milliseconds: no digit below a microsecond, fewer where it is long.
 
-    >>> milliseconds(0.000151), milliseconds(0.00151), milliseconds(0.0432)
-    ('0.151 ms', '1.51 ms', '43.2 ms')
+    >>> milliseconds(0.000151), milliseconds(0.00151), milliseconds(0.0432), milliseconds(1e30)
+    ('0.151 ms', '1.51 ms', '43.2 ms', '1e+33 ms')
     """
     value = seconds * 1e3
+    if value >= 1e9:  # Nobody means this.
+        return f"{value:.3g} ms"
     digits = 3 if value < 1 else 2 if value < 10 else 1
     return f"{value:.{digits}f} ms"
 

@@ -84,7 +84,7 @@ def bench_artifact(options: BenchOptions, steps: Steps, files: SysFiles | None =
     with ExitStack() as stack:
         with steps.step("see what can be measured"), _clock_warnings(notes):
             elsewhere = options.rpc is not None or options.board not in (None, "host")
-            artifact = read_artifact(options.artifact, must_run=not elsewhere)
+            artifact = _read(options.artifact, elsewhere)
             policy = policy_shares(artifact, options.policy)
             device, board = _device(artifact, options, stack, files or LocalFiles())
             if options.update and device is None:
@@ -115,6 +115,20 @@ def bench_artifact(options: BenchOptions, steps: Steps, files: SysFiles | None =
         with steps.step(f"write {artifact.path}"):
             keep_costs(artifact, report.whole)
     return report
+
+
+def _read(path: Path, elsewhere: bool) -> Artifact:
+    """The artifact, which has to run here unless another machine is meant."""
+    try:
+        return read_artifact(path, must_run=not elsewhere)
+    except CompileErrors as errors:
+        if any(found.id != "wrong-machine" for found in errors.diagnostics):
+            raise
+        name = read_artifact(path, must_run=False).manifest.target.name
+        if name == "host":
+            raise
+        help_ = f"give `--board {name}` to have its costs modelled, or `--rpc` to measure it there"
+        raise CompileErrors([replace(found, help=help_) for found in errors.diagnostics]) from None
 
 
 def _device(

@@ -18,7 +18,7 @@ def bench(options: argparse.Namespace) -> int:
     from eecompile.benching.words import print_bench
 
     if options.svg is not None:
-        check_file(options.svg)  # before anything takes time
+        check_file(options.svg, may_make_folder=False)  # before anything takes time
     limits = {"rounds": options.rounds, "seconds": options.seconds}
     chosen = BenchOptions(
         options.artifact,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from eecompile.artifact import write_artifact
 from eecompile.cli import main
 from tests.cli.calls import Call, Done, content
+from tests.runtime import tiny
 
 QUICK = ("--rounds", "20", "--seconds", "0.2")
 
@@ -95,13 +98,24 @@ def test_a_picture_and_an_update(artifact: Path, call: Call, tmp_path: Path) -> 
         (("--threads", "0"), "bad-argument"),
         (("--rpc", "no port"), "bad-argument"),
         (("--svg", "/proc/no/such.svg"), "cannot-write"),
+        (("--svg", "no-such-folder/a.svg"), "cannot-write"),
     ],
 )
 def test_bad_input_is_told(arguments: tuple[str, ...], id: str, artifact: Path, call: Call) -> None:
     before = content(artifact)
     done = call("bench", artifact, "--json", *arguments)
     assert (done.status, done.ids) == (1, [id]), done.err
+    assert "measure" not in done.err.partition("error[")[0], "nothing has taken time"
     assert content(artifact) == before
+
+
+def test_another_machine_s_artifact_can_be_modelled(tmp_path: Path, call: Call) -> None:
+    target = replace(tiny.contents().target, name="rk3399", triple="riscv64-linux-gnu")
+    write_artifact(tmp_path / "out", replace(tiny.contents(), target=target))
+    done = call("bench", tmp_path / "out", "--json")
+    assert (done.status, done.ids) == (1, ["wrong-machine"])
+    assert "give `--board rk3399` to have its costs modelled" in done.err
+    assert call("bench", tmp_path / "out", "--board", "rk3399").status == 0
 
 
 def test_what_is_no_artifact(tmp_path: Path, call: Call) -> None:

@@ -115,6 +115,11 @@ def test_every_shipped_board_is_right_and_its_machine_is_the_same(name: str) -> 
     assert read_board(name).machine == machine(name)
 
 
+def test_a_file_without_end_is_no_board() -> None:
+    with pytest.raises(CompileErrors, match="`/dev/zero`: it is larger than 1 MiB"):
+        read_board("/dev/zero")
+
+
 @pytest.mark.parametrize("name", [name for name in board_names() if name != "host"])
 def test_a_board_written_and_read_again_is_the_same(name: str) -> None:
     board = read_board(name)
