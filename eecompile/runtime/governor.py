@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from eecompile.board import DvfsState
 
-__all__ = ["ClockWarning", "Governor", "NoGovernor", "RecordingGovernor"]
+__all__ = ["ClockWarning", "Governor", "NoGovernor", "RecordingGovernor", "RestoringContext"]
 
 
 class ClockWarning(UserWarning):
@@ -58,10 +58,11 @@ class Governor(Protocol):
         """Restores."""
 
 
-class _Context:
-    """Leaving restores."""
+class RestoringContext:
+    """A context manager whose end restores."""
 
     def __enter__(self) -> Self:
+        """Itself."""
         return self
 
     def __exit__(
@@ -70,13 +71,15 @@ class _Context:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Restores."""
         self.restore()
 
     def restore(self) -> None:
+        """As `Governor.restore`."""
         raise NotImplementedError
 
 
-class NoGovernor(_Context):
+class NoGovernor(RestoringContext):
     """Leaves clocks alone.
 
     >>> with NoGovernor("no cpufreq here") as governor:
@@ -98,7 +101,7 @@ class NoGovernor(_Context):
         """Nothing to put back."""
 
 
-class RecordingGovernor(_Context):
+class RecordingGovernor(RestoringContext):
     """Sets nothing, and keeps the clocks it was told to change to: for replays and tests.
 
     Attributes:

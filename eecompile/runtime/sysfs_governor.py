@@ -24,12 +24,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
-import json
 import os
 import secrets
-import select
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
 from threading import RLock
@@ -37,19 +33,12 @@ from typing import Any
 
 from eecompile.board import Cluster, DvfsState
 from eecompile.runtime import watchdog
-from eecompile.runtime.clock_domains import (
-    CPUFREQ,
-    DEVFREQ,
-    ByLimits,
-    BySpeed,
-    ClockDomain,
-    Devfreq,
-    Taken,
-    cpu_policies,
-)
-from eecompile.runtime.governor import ClockWarning, Governor, NoGovernor, _Context
+from eecompile.runtime.clock_domains import CPUFREQ, DEVFREQ, ClockDomain, Taken
+from eecompile.runtime.governor import ClockWarning, Governor, NoGovernor, RestoringContext
 from eecompile.runtime.journal import Busy, Journal
+from eecompile.runtime.levers import Lever
 from eecompile.runtime.sysfs import LocalFiles, SysFiles, read_text
+from eecompile.runtime.watchdog_process import WatchdogProcess
 
 __all__ = ["CLOCK_REMEDY", "CannotSet", "SysfsGovernor", "open_governor"]
 
@@ -72,22 +61,12 @@ CLOCK_REMEDY = "\n".join(
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 #: Refusals in a row after which a clock is left alone; a CPU that is being unplugged gives a few.
 _PATIENCE = 3
-_WAIT_S = 5.0  #: for a watchdog that is told to end
 _PASSING = (errno.EBUSY, errno.EAGAIN, errno.EINTR)
 _GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
 
 
 class CannotSet(Exception):
     """No clock of these clusters can be set here; the message says why."""
-
-
-class _Lever:
-    """One cluster's clock: its domains, moved together."""
-
-    def __init__(self, name: str, domains: list[ClockDomain], states: dict[DvfsState, int]) -> None:
-        self.name, self.domains, self.states = name, domains, states
-        self.claimed = False
-        self.refused = 0
 
 
 def open_governor(clusters: Sequence[Cluster], files: SysFiles | None = None) -> Governor:
@@ -106,7 +85,7 @@ def open_governor(clusters: Sequence[Cluster], files: SysFiles | None = None) ->
         return NoGovernor(str(error))
 
 
-class SysfsGovernor(_Context):
+class SysfsGovernor(RestoringContext):
     """Clocks of CPU clusters through cpufreq, and of what else a board names through devfreq.
 
     A cluster is matched with the policies that have its CPUs; one without CPUs with the devfreq
@@ -128,7 +107,7 @@ class SysfsGovernor(_Context):
         self._reported: set[tuple[str, str]] = set()
         self._current: DvfsState | None = None
         self._busy = False  # something was or may have been written
-        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._watchdog = WatchdogProcess()
         self._identity = str(getattr(files, "root", getattr(files, "identity", "")))
         self._journal = Journal.find(self._identity) if self._identity else None
         self._stuck: list[dict[str, Any]] = []
@@ -143,7 +122,7 @@ class SysfsGovernor(_Context):
             for cluster in clusters
             if cluster.name in self._levers
             for state in cluster.states
-            if state in self._levers[cluster.name].states
+            if state in self._levers[cluster.name].values
         )
         if not self._states:
             raise CannotSet("; ".join(self.notes) or "the board file names no clocks")
@@ -170,7 +149,7 @@ class SysfsGovernor(_Context):
             return
         with self._lock:
             lever = self._levers.get(state.cluster)
-            value = None if lever is None else lever.states.get(state)
+            value = None if lever is None else lever.values.get(state)
             if lever is None or value is None:
                 return
             self._current = None
@@ -190,53 +169,15 @@ class SysfsGovernor(_Context):
 
     # How clocks are found.
 
-    def _lever(self, cluster: Cluster) -> _Lever | None:
-        domains: list[ClockDomain] = []
+    def _lever(self, cluster: Cluster) -> Lever | None:
         try:
-            domains = self._domains(cluster)
-            values = {
-                state: value
-                for state in cluster.states
-                if None not in (each := [d.value_of(state.frequency_hz) for d in domains])
-                and len(set(each)) == 1
-                and (value := each[0]) is not None
-            }
+            found = Lever(self._files, cluster, [stuck["folder"] for stuck in self._stuck])
         except OSError as error:
             self._note(cluster, f"{error.strerror or error}")
             return None
-        if missing := len(cluster.states) - len(values):
-            told = domains[0].describe()
-            self._note(cluster, f"{missing} of {len(cluster.states)} clocks are not here ({told})")
-        if not values:
-            _close(domains)
-            return None
-        return _Lever(cluster.name, domains, values)
-
-    def _domains(self, cluster: Cluster) -> list[ClockDomain]:
-        if not cluster.cpus:
-            return [self._checked(Devfreq(self._files, f"{DEVFREQ}/{cluster.name}"))]
-        wanted = set(cluster.cpus)
-        policies = cpu_policies(self._files)
-        folders = [folder for folder, cpus in policies.items() if set(cpus) & wanted]
-        if not folders:
-            raise OSError(errno.ENOENT, "no cpufreq policy has its CPUs")
-        if any(set(policies[folder]) - wanted for folder in folders):
-            raise OSError(errno.ENODEV, "its CPUs share a clock with others")
-        found: list[ClockDomain] = []
-        try:
-            for folder in folders:
-                kind = BySpeed if BySpeed.offered(self._files, folder) else ByLimits
-                found.append(self._checked(kind(self._files, folder)))
-        except OSError:
-            _close(found)
-            raise
+        if found.missing:
+            self._note(cluster, found.missing)
         return found
-
-    def _checked(self, domain: ClockDomain) -> ClockDomain:
-        if any(stuck["folder"] == domain.folder for stuck in self._stuck):
-            domain.close()
-            raise OSError(errno.EBUSY, "what an earlier run changed could not be put back")
-        return domain
 
     def _note(self, cluster: Cluster, text: str) -> None:
         self.notes.append(f"cluster {cluster.name}: {text[:1].lower()}{text[1:]}")
@@ -266,7 +207,7 @@ class SysfsGovernor(_Context):
     def _boot(self) -> str:
         return read_text(self._files, _BOOT_ID) or ""
 
-    def _ready(self, lever: _Lever) -> bool:
+    def _ready(self, lever: Lever) -> bool:
         """Whether the lever may be moved; the first time, everything for that is done."""
         if lever.claimed:
             return True
@@ -292,13 +233,15 @@ class SysfsGovernor(_Context):
             self._begin()
         try:
             found = [
-                domain.find(sorted(set(lever.states.values())))
+                domain.find(sorted(set(lever.values.values())))
                 for lever in self._levers.values()
                 for domain in lever.domains
             ]
             record = self._record(found + self._stuck)
             kept = self._write_journal(record)
-            watched = self._start_watchdog(record, kept) if self._is_local() else kept
+            journal = str(self._journal.path) if kept and self._journal else ""
+            # What is not of this machine is restored by whoever has the files, or from the journal.
+            watched = isinstance(self._files, LocalFiles) and self._watchdog.start(record, journal)
             if self._identity and not (kept or watched):
                 raise CannotSet("nobody would restore clocks if this process were killed")
         except BaseException:
@@ -306,9 +249,6 @@ class SysfsGovernor(_Context):
             raise
         self._busy = True
         _LIVE.add(self)
-
-    def _is_local(self) -> bool:
-        return isinstance(self._files, LocalFiles)
 
     def _write_journal(self, record: dict[str, Any]) -> bool:
         if self._journal is None:
@@ -319,31 +259,9 @@ class SysfsGovernor(_Context):
             return False
         return True
 
-    def _start_watchdog(self, record: dict[str, Any], kept: bool) -> bool:
-        """Whether it runs and knows what to restore."""
-        journal = str(self._journal.path) if kept and self._journal else ""
-        text = json.dumps(record).encode() + b"\n"
-        try:
-            self._watchdog = subprocess.Popen(
-                # -I and -S: nothing but the standard library, and none of the caller's settings.
-                [sys.executable, "-I", "-S", watchdog.__file__, journal, str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,  # says nothing: its end tells that the process has ended
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the whole group
-                cwd="/",
-                bufsize=0,
-            )
-            assert self._watchdog.stdin is not None, "it is a pipe"
-            self._watchdog.stdin.write(text)
-        except OSError:
-            self._stop_watchdog()
-            return False
-        return True
-
     # Changing a clock, and what comes in between.
 
-    def _move(self, lever: _Lever, state: DvfsState, value: int) -> None:
+    def _move(self, lever: Lever, state: DvfsState, value: int) -> None:
         try:
             arrived = all([self._move_one(domain, value) for domain in lever.domains])
         except Taken as error:
@@ -372,7 +290,7 @@ class SysfsGovernor(_Context):
             domain.claim()
             return domain.move(value)
 
-    def _give_up(self, lever: _Lever, error: Exception) -> None:
+    def _give_up(self, lever: Lever, error: Exception) -> None:
         """Leave this clock alone from now on, as it was found where that is possible."""
         self._levers.pop(lever.name, None)
         self._states = tuple(state for state in self._states if state.cluster in self._levers)
@@ -380,12 +298,12 @@ class SysfsGovernor(_Context):
             self._put_back(lever.domains)
             if not self._levers:
                 self._finish()
-        _close(lever.domains)
+        lever.close()
         said = (error.strerror if isinstance(error, OSError) else None) or str(error)
         told = f"{said[:1].lower()}{said[1:]}; its clock is left alone from now on"
         self._report(lever, "given up", told)
 
-    def _report(self, lever: _Lever, kind: str, text: str) -> None:
+    def _report(self, lever: Lever, kind: str, text: str) -> None:
         """Say it, once for each kind of trouble."""
         if (lever.name, kind) in self._reported:
             return
@@ -407,7 +325,7 @@ class SysfsGovernor(_Context):
             with contextlib.suppress(OSError):
                 self._journal.write(self._record(self._stuck) if self._stuck else None)
             self._journal.release()
-        self._stop_watchdog()
+        self._watchdog.stop()
         self._busy = False
         _LIVE.discard(self)
 
@@ -421,22 +339,6 @@ class SysfsGovernor(_Context):
             "domains": domains,
         }
 
-    def _stop_watchdog(self) -> None:
-        dog, self._watchdog = self._watchdog, None
-        if dog is None:
-            return
-        assert dog.stdin is not None and dog.stdout is not None, "they are pipes"
-        with contextlib.suppress(OSError):  # it was killed
-            dog.stdin.write(watchdog.RESTORED)
-        with contextlib.suppress(OSError):
-            dog.stdin.close()
-        ended = select.poll()  # select takes no descriptor above 1023
-        ended.register(dog.stdout, select.POLLIN)
-        ended.poll(_WAIT_S * 1000)
-        dog.stdout.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            dog.wait(_WAIT_S)
-
     def _forget(self) -> None:
         """In a forked process: clocks are its parent's, and so is the watchdog."""
         self._lock = RLock()
@@ -445,21 +347,11 @@ class SysfsGovernor(_Context):
         self._reasons = ["clocks are set by the process this one was forked from"]
         if self._journal is not None:
             self._journal.release()
-        dog, self._watchdog = self._watchdog, None
-        if dog is not None:
-            assert dog.stdin is not None and dog.stdout is not None, "they are pipes"
-            dog.stdin.close()
-            dog.stdout.close()
-            dog.returncode = 0  # not this process's child: nothing to wait for
+        self._watchdog.abandon()
 
 
 def _wanted(state: DvfsState) -> str:
     return "a clock" if state.frequency_hz is None else f"{state.frequency_hz / 1e6:g} MHz"
-
-
-def _close(domains: Sequence[ClockDomain]) -> None:
-    for domain in domains:
-        domain.close()
 
 
 #: Governors that have changed something: they must not go away before they have restored it.

@@ -26,7 +26,10 @@ from eecompile.runtime.sysfs_governor import SysfsGovernor
 from tests.governor.sysfs_tree import Policy, make_tree, rk3399, settings
 
 _PR_SET_CHILD_SUBREAPER = 36
-_TRACED = ("sysfs_governor.py", "clock_domains.py", "journal.py", "watchdog.py", "sysfs.py")
+_TRACED = (
+    *("sysfs_governor.py", "levers.py", "clock_domains.py", "journal.py", "watchdog.py"),
+    *("watchdog_process.py", "sysfs.py"),
+)
 Step = Callable[[], None]
 
 
@@ -101,8 +104,7 @@ class Killer:
         self.steps += 1
         if self.steps == self.left:
             for governor in sysfs_governor._LIVE if self.watchdog else ():
-                if governor._watchdog is not None:
-                    governor._watchdog.kill()
+                governor._watchdog.kill()
             os.kill(os.getpid(), signal.SIGKILL)
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Any:
