@@ -1,14 +1,21 @@
-"""Heads, gates and rules with their options, and what has to be fitted: shared by the checks."""
+"""Heads, gates, rules and options, and what has to be fitted: shared by the checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
 from eecompile.diagnostics import Diagnostics, Span, did_you_mean_help
-from eecompile.dsl.options import Option
-from eecompile.spec import DataSet, HeadSpec, Model, Value
+from eecompile.dsl.options import FREQUENCIES, Option
+from eecompile.spec import DataSet, HeadSpec, Model, Name, Value
 
-__all__ = ["check_call", "check_options", "heads_of", "listed_names", "missing_data"]
+__all__ = [
+    "check_call",
+    "check_frequency",
+    "check_options",
+    "heads_of",
+    "listed_names",
+    "missing_data",
+]
 
 
 def check_call(
@@ -91,3 +98,15 @@ def missing_data(
         f"is fitted on `{key}` samples",
         help=f'add `{key} "....npz"` {where}',
     )
+
+
+def check_frequency(value: Name | float | None, place: Span | None, found: Diagnostics) -> None:
+    """Reports the name of no rule for the clock."""
+    if isinstance(value, Name) and value not in FREQUENCIES:
+        found.error(
+            "unknown-rule",
+            f"Unknown frequency rule `{value}`",
+            place,
+            f"expected {listed_names(FREQUENCIES)}, or a frequency such as `600 MHz`",
+            help=did_you_mean_help(value, FREQUENCIES),
+        )

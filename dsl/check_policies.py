@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from eecompile.diagnostics import Diagnostic, Diagnostics, did_you_mean_help
-from eecompile.dsl.check_options import check_call, heads_of, listed_names, missing_data
-from eecompile.dsl.options import FREQUENCIES, MEASURES, RULES, SPLITS
+from eecompile.dsl.check_options import (
+    check_call,
+    check_frequency,
+    heads_of,
+    listed_names,
+    missing_data,
+)
+from eecompile.dsl.options import MEASURES, RULES, SPLITS
 from eecompile.spec import DataSet, HeadSpec, Model, Name, Policy, Rule, RuleTerm, Spec
 
 __all__ = ["check_policy", "needs_calibration"]
@@ -48,14 +54,7 @@ def check_policy(policy: Policy, spec: Spec, found: Diagnostics) -> None:
         _check_alone(policy.rule, found)
     if policy.split is not None:
         check_call("unknown-rule", "split rule", policy.split, SPLITS, found)
-    if isinstance(policy.frequency, Name) and policy.frequency not in FREQUENCIES:
-        found.error(
-            "unknown-rule",
-            f"Unknown frequency rule `{policy.frequency}`",
-            policy.at("frequency"),
-            f"expected {listed_names(FREQUENCIES)}, or a frequency such as `600 MHz`",
-            help=did_you_mean_help(policy.frequency, FREQUENCIES),
-        )
+    check_frequency(policy.frequency, policy.at("frequency"), found)
     if policy.rule is None and not _is_given(policy, "halt"):
         found.error(
             "missing-setting",

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from eecompile.diagnostics import Diagnostics, Source, Span
-from eecompile.dsl.check_options import listed_names
+from eecompile.dsl.check_options import check_frequency
 from eecompile.dsl.convert import Converter
-from eecompile.dsl.options import FREQUENCIES
 from eecompile.dsl.parser import parse_tree
 from eecompile.dsl.syntax import Branch
 from eecompile.spec import Budget, Deadline, FrequencyRange, Name
@@ -41,15 +40,9 @@ def given_frequency(option: str, text: str) -> tuple[Name | float, Span]:
     """
     value: Name | float
     value, span = _given(option, text, "frequency_value", lambda c: c.frequency_value)
-    if isinstance(value, Name) and value not in FREQUENCIES:
-        found = Diagnostics()
-        found.error(
-            "unknown-rule",
-            f"Unknown frequency rule `{value}`",
-            span,
-            f"expected {listed_names(FREQUENCIES)}, or a frequency such as `600 MHz`",
-        )
-        found.raise_errors()
+    found = Diagnostics()
+    check_frequency(value, span, found)
+    found.raise_errors()
     return value, span
 
 

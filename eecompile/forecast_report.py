@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from typing import Any
 
-from eecompile.policies import ExitPolicy, PredictedPolicy, forecast_hits, replay
+import numpy as np
+
+from eecompile.policies import ExitOutputs, ExitPolicy, PredictedPolicy, replay
 from eecompile.record import Record
 
-__all__ = ["forecast_line", "forecast_report"]
+__all__ = ["ForecastHits", "forecast_hits", "forecast_line", "forecast_report"]
 
 
 def forecast_report(policy: ExitPolicy, record: Record) -> dict[str, Any] | None:
@@ -57,3 +61,53 @@ def forecast_line(forecast: Mapping[str, Any]) -> str:
         for found in own
     )
     return f"{right}{forecast['heads']:.2f} heads each, {forecast['heads_in_order']:.2f} in order"
+
+
+@dataclass(frozen=True)
+class ForecastHits:
+    """How often the forecast made at one exit was right.
+
+    Attributes:
+        exit: index of the exit.
+        staying: samples that do not leave there: those that are forecast.
+        hits: those of them whose forecast was right.
+        beyond: those of them that leave behind the window or at its end: what would be right if
+            the end of the window were forecast always.
+    """
+
+    exit: int
+    staying: int
+    hits: int
+    beyond: int
+
+
+def forecast_hits(policy: PredictedPolicy, outputs: Sequence[ExitOutputs]) -> list[ForecastHits]:
+    """For each exit as the start, how often the forecast is right when every later head is asked.
+
+    With p the forecast and a the number of exits to the first at which the sample would leave (the
+    network's own answer counts as one after the last exit), it is right where p = a, or where p is
+    the window and a lies beyond it.
+
+    Source: the prediction accuracy of Predictive Exit (arXiv 2206.04685).
+
+    Args:
+        policy: whose thresholds and forecast.
+        outputs: of all n samples, per exit.
+    """
+    exits, window = len(outputs), policy.window
+    found = []
+    # Where a sample at hand would leave next.
+    leaves = np.full(len(outputs[0].logits), exits)
+    for index in reversed(range(exits)):
+        if policy.thresholds[index] == inf:
+            continue
+        confident = policy.confident(index, outputs[index])
+        staying = np.flatnonzero(~confident)
+        if len(staying):
+            actual = leaves[staying] - index
+            forecast = policy.forecast(index, ExitOutputs(outputs[index].logits[staying]))
+            hits = (forecast == actual) | ((forecast == window) & (actual > window))
+            beyond = int((actual >= window).sum())
+            found.append(ForecastHits(index, len(staying), int(hits.sum()), beyond))
+        leaves[confident] = index
+    return found[::-1]

@@ -1,8 +1,8 @@
 """Device trees: which CPUs a board has, at which clocks and voltages they run.
 
 Read from a blob (a `.dtb` file, or ``/sys/firmware/fdt``), or from the folders in which a running
-system shows its own. Names follow the
-bindings of Linux's Documentation/devicetree/bindings: cpus.yaml, opp/opp-v2.yaml, cpu-capacity.txt.
+system shows its own. Names follow the bindings of Linux's Documentation/devicetree/bindings:
+cpus.yaml, opp/opp-v2.yaml, cpu-capacity.txt.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from eecompile.policies.either import EitherPolicy
 from eecompile.policies.json_form import from_json, to_json
 from eecompile.policies.never import NeverPolicy
 from eecompile.policies.patience import PatiencePolicy
-from eecompile.policies.predicted import ForecastHits, PredictedPolicy, forecast_hits
+from eecompile.policies.predicted import PredictedPolicy
 from eecompile.policies.replay import Replay, replay
 from eecompile.policies.threshold import ThresholdPolicy
 
@@ -16,13 +16,11 @@ __all__ = [
     "EitherPolicy",
     "ExitOutputs",
     "ExitPolicy",
-    "ForecastHits",
     "NeverPolicy",
     "PatiencePolicy",
     "PredictedPolicy",
     "Replay",
     "ThresholdPolicy",
-    "forecast_hits",
     "from_json",
     "replay",
     "to_json",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import inf, isnan
 from typing import Any, ClassVar
 
@@ -14,7 +13,7 @@ from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
 from eecompile.policies.forecasts import ConvolutionForecast, Forecast, TableForecast
 from eecompile.policies.steps import from_json, to_json
 
-__all__ = ["FORECASTS", "ForecastHits", "PredictedPolicy", "forecast_hits"]
+__all__ = ["FORECASTS", "PredictedPolicy"]
 
 Array = np.ndarray[Any, Any]
 
@@ -170,53 +169,3 @@ class PredictedPolicy(ExitPolicy):
             forecast=parameters["forecast"],
             limits=limits and [None if own is None else from_json(own) for own in limits],
         )
-
-
-@dataclass(frozen=True)
-class ForecastHits:
-    """How often the forecast made at one exit was right.
-
-    Attributes:
-        exit: index of the exit.
-        staying: samples that do not leave there: those that are forecast.
-        hits: those of them whose forecast was right.
-        beyond: those of them that leave behind the window or at its end: what would be right if
-            the end of the window were forecast always.
-    """
-
-    exit: int
-    staying: int
-    hits: int
-    beyond: int
-
-
-def forecast_hits(policy: PredictedPolicy, outputs: Sequence[ExitOutputs]) -> list[ForecastHits]:
-    """For each exit as the start, how often the forecast is right when every later head is asked.
-
-    With p the forecast and a the number of exits to the first at which the sample would leave (the
-    network's own answer counts as one after the last exit), it is right where p = a, or where p is
-    the window and a lies beyond it.
-
-    Source: the prediction accuracy of Predictive Exit (arXiv 2206.04685).
-
-    Args:
-        policy: whose thresholds and forecast.
-        outputs: of all n samples, per exit.
-    """
-    exits, window = len(outputs), policy.window
-    found = []
-    # Where a sample at hand would leave next.
-    leaves = np.full(len(outputs[0].logits), exits)
-    for index in reversed(range(exits)):
-        if policy.thresholds[index] == inf:
-            continue
-        confident = policy.confident(index, outputs[index])
-        staying = np.flatnonzero(~confident)
-        if len(staying):
-            actual = leaves[staying] - index
-            forecast = policy.forecast(index, ExitOutputs(outputs[index].logits[staying]))
-            hits = (forecast == actual) | ((forecast == window) & (actual > window))
-            beyond = int((actual >= window).sum())
-            found.append(ForecastHits(index, len(staying), int(hits.sum()), beyond))
-        leaves[confident] = index
-    return found[::-1]

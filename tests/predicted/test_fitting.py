@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 
 from eecompile.diagnostics import CompileErrors, InternalError
 from eecompile.fitted_policy import Calibration, FittedPolicy
-from eecompile.forecast_report import forecast_report
+from eecompile.forecast_report import forecast_hits, forecast_report
 from eecompile.outcomes import ExitCosts, evaluate
 from eecompile.policies import (
     ExitPolicy,
     NeverPolicy,
     PatiencePolicy,
     PredictedPolicy,
-    forecast_hits,
     replay,
     to_json,
 )

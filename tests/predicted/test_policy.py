@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eecompile.dsl.options import RULES
+from eecompile.forecast_report import ForecastHits, forecast_hits
 from eecompile.policies import (
     EXIT,
     ExitOutputs,
-    ForecastHits,
     PredictedPolicy,
-    forecast_hits,
     from_json,
     replay,
     to_json,
