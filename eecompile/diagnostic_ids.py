@@ -229,7 +229,7 @@ _LANGUAGE = {
         "target arm-cpus { }",
     ),
     "more-cores": DiagnosticInfo(
-        "A target that is this machine names more cores than there are.",
+        "A target names more cores than this machine, or any cluster of its board, has.",
         "Kernels are chosen for those there are, and figures are of them.",
         "target host { cores 64 } on a machine with 2",
     ),

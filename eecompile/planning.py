@@ -30,7 +30,7 @@ from eecompile.passes.instruments import DumpText
 from eecompile.passes.pipelines import backbone_pipeline
 from eecompile.recording import open_splits
 from eecompile.segments import SegmentGraph
-from eecompile.spec import Model, Spec
+from eecompile.spec import Model, Spec, Target
 from eecompile.tuning_file import Tuning, read_tuning, tuning_path
 
 __all__ = ["Prepared", "choose_board", "cut", "cut_file", "plan", "plan_heads", "prepare"]
@@ -77,6 +77,7 @@ def prepare(path: Path, options: BuildOptions) -> Prepared:
     spec, host, warnings = _checked_network(path, options.overrides)
     board, states = choose_board(spec, options.target)
     _check_budgets(spec, board)
+    warnings += _few_cores(spec, board, options.target)
     if options.tune is not None:
         _check_measurable(board.machine, path)
     tuning = read_tuning(tuning_path(path))
@@ -113,6 +114,31 @@ def _checked_network(
     return with_classes(spec, host), host, found.in_order()
 
 
+def _few_cores(spec: Spec, board: Board, target: str | None) -> tuple[Diagnostic, ...]:
+    """Warns of cores that no cluster of the board has; `check` does for this machine."""
+    entry = _target_of(spec, target)
+    clusters = [c for c in board.clusters if entry and entry.cluster in (None, c.name)]
+    there = max((len(c.cpus) for c in clusters), default=0)
+    if board.name == "host" or entry is None or not 0 < there < (entry.cores or 1):
+        return ()
+    return (
+        Diagnostic(
+            "more-cores",
+            f"No cluster of `{board.name}` has {entry.cores} cores: one answers",
+            entry.at("cores"),
+            f"modelled as {there} where there are {there}, as fewer elsewhere",
+            help=f"write `cores {there}` or fewer",
+            severity="warning",
+        ),
+    )
+
+
+def _target_of(spec: Spec, target: str | None) -> Target | None:
+    """What the file says of the target that is built for."""
+    written = {entry.name: entry for entry in spec.targets}
+    return written.get(target or next(iter(written), "host"))
+
+
 def _check_budgets(spec: Spec, board: Board) -> None:
     """Refuses budgets of what is neither measured here nor modelled from the board's file."""
     known = {"accuracy_drop", "macs"}
@@ -145,9 +171,8 @@ def choose_board(spec: Spec, target: str | None) -> tuple[Board, tuple[DvfsState
         CompileErrors: there is no such target, its board's file is wrong, or it has no such cluster
             or clock.
     """
-    written = {entry.name: entry for entry in spec.targets}
-    name = target or next(iter(written), "host")
-    entry = written.get(name)
+    entry = _target_of(spec, target)
+    name = entry.name if entry else target or "host"
     wanted = (entry.board if entry else None) or name
     # Paths of the file start at its folder, those of the command line where it is given.
     folder, place = (Path(spec.folder), entry.at("board")) if entry else (Path(), None)

@@ -120,7 +120,7 @@ def _value(cluster: Cluster, key: str) -> str:
     if key == "core_power_w":
         return "below" if key in cluster.sources else "-"
     if key == "states":
-        return f"{len(cluster.states)} clocks, below"
+        return f"{len(cluster.states)} clock{'s' * (len(cluster.states) != 1)}, below"
     return _shown(getattr(cluster, key))
 
 

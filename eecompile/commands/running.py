@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
             raise CompileErrors([Diagnostic("bad-data", message, path=str(options.input))])
     with load(options.artifact, options.policy, options.threads) as session:
         (_, type_), *_ = session.manifest.network.inputs
-        batch = isinstance(x, np.ndarray) and x.ndim > len(sample_shape(type_)) and len(x) != 1
+        batch = isinstance(x, np.ndarray) and _is_batch(x, sample_shape(type_), options.normalize)
         samples = [row[None] for row in x] if isinstance(x, np.ndarray) and batch else [x]
         if not samples:
             raise CompileErrors([Diagnostic("bad-data", f"`{options.input}` holds no samples")])
@@ -65,6 +65,21 @@ def _print_answers(answers: Sequence[Answer]) -> None:
         for answer, row in zip(answers, rows, strict=True):
             row += [written(answer.frequency_hz, hertz), written(answer.energy_j, joules)]
     table(columns, rows)
+
+
+def _is_batch(x: np.ndarray, one: tuple[int, ...], is_raw: bool) -> bool:
+    """Whether an array holds several samples of a shape; raw ones may be without a channel.
+
+    >>> image, batch = np.zeros((4, 4)), np.zeros((8, 4, 4))
+    >>> _is_batch(batch[:, None], (1, 4, 4), False), _is_batch(batch, (1, 4, 4), True)
+    (True, True)
+    >>> _is_batch(image, (1, 4, 4), True), _is_batch(image[None], (1, 4, 4), True)
+    (False, False)
+    """
+    if x.ndim > len(one):
+        return len(x) != 1
+    bare = [shape for shape in (one[1:], one[:-1]) if len(one) == 3 and 1 in (one[0], one[-1])]
+    return is_raw and x.ndim == len(one) and x.shape[1:] in bare and len(x) != 1
 
 
 def _answer_json(answer: Answer) -> dict[str, Any]:

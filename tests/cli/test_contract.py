@@ -183,6 +183,7 @@ def test_inputs_may_be_single_a_batch_or_raw(call: Call, demo: Path, images: np.
     assert answered(images[:1]) == expected[:1]
     with np.load(demo.parent / "test.npz") as data:
         assert answered(data["images"][:1], "--normalize") == expected[:1]
+        assert answered(data["images"][:3], "--normalize") == expected
     np.savez(demo.parent / "x.npz", image=images[:1])
     named = call("run", out, "--input", demo.parent / "x.npz", "--json").json
     assert named["label"] == expected[0]["label"]
@@ -227,6 +228,15 @@ def test_latencies_say_how_many_threads_they_are_of(call: Call, demo: Path) -> N
     costs = json.loads((demo.parent / "one" / "costs.json").read_text())
     assert costs["threads"] == 1
     assert read_artifact(demo.parent / "one").manifest.target.cores == 1
+
+
+def test_cores_no_cluster_of_a_board_has_are_warned_of(call: Call, demo: Path) -> None:
+    edited(demo, ("data uci", 'target rk3399 { cores 16 cluster "big" } data uci'))
+    done = call("build", demo, "-o", demo.parent / "many", "--json")
+    assert done.status == 0 and done.err.count("warning[more-cores]") == 1
+    assert "No cluster of `rk3399` has 16 cores" in done.err and "write `cores 2` or" in done.err
+    edited(demo, ("cores 16", "cores 2"))
+    assert "more-cores" not in call("build", demo, "-o", demo.parent / "two", "--json").err
 
 
 def test_without_cores_in_the_file_an_artifact_is_for_one(call: Call, built: Path) -> None:
