@@ -6,6 +6,7 @@ to set a clock: the ``userspace`` governor with ``scaling_setspeed``, or the lim
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from eecompile.runtime.sysfs import (
@@ -245,6 +246,10 @@ class BySpeed(ClockDomain):
     def claim(self) -> None:
         """Switch to ``userspace``."""
         if self.before["scaling_governor"] != "userspace":
+            if remember := getattr(self.files, "remember", None):
+                for path in self.tunables:
+                    with contextlib.suppress(OSError):  # none is worth a failure
+                        remember(path)
             self._open["scaling_governor"].write("userspace\n")
 
     def move(self, value: int) -> bool:

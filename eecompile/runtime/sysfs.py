@@ -34,6 +34,10 @@ class SysFiles(Protocol):
 
     Every method raises `OSError` with the kernel's errno: ENOENT and ENODEV for what is not there
     or not any more, EACCES, EINVAL for a value the kernel does not take, EBUSY.
+
+    Files may have more: `opened` (see the function of that name), `privileged` (whether what the
+    kernel makes anew can be written too), `root` or `identity` (of which machine they are, for the
+    journal), and `remember` (have a text put back in the end by the machine they are on).
     """
 
     def read(self, path: str) -> str:

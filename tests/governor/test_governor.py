@@ -140,6 +140,17 @@ def test_a_governor_whose_tunables_only_root_can_put_back_is_not_left(
     assert policy.governor == governor
 
 
+def test_tunables_are_told_to_files_that_put_back_by_themselves(tmp_path: Path) -> None:
+    policy = rpi4()
+    kernel, board = Kernel(tmp_path, policy), cluster(policy)
+    told: list[tuple[str, int]] = []
+    kernel.remember = lambda path: told.append((path, len(kernel.writes)))  # type: ignore[attr-defined]
+    with SysfsGovernor(kernel, (board,)) as governor:
+        assert told == []
+        governor.set(board.states[2])
+        assert told == [(f"{policy.folder}/schedutil/rate_limit_us", 0)], "before any write"
+
+
 def test_a_policy_found_under_userspace_gets_its_clock_back(tmp_path: Path) -> None:
     policy = rpi4()
     policy.governor, policy.speed, policy.tunables = "userspace", 1_200_000, {}
