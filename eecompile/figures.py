@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 __all__ = [
+    "duration",
     "hertz",
     "joules",
     "milliseconds",
@@ -45,6 +46,18 @@ def milliseconds(seconds: float) -> str:
         return f"{value:.3g} ms"
     digits = 3 if value < 1 else 2 if value < 10 else 1
     return f"{value:.{digits}f} ms"
+
+
+def duration(seconds: float) -> str:
+    """A time in three figures, from microseconds to seconds.
+
+    >>> duration(2.31e-6), duration(0.000151), duration(0.00151), duration(0.0432), duration(1.5)
+    ('2.31 us', '151 us', '1.51 ms', '43.2 ms', '1.5 s')
+    """
+    for limit, unit in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= 0.9995 * limit:
+            return f"{seconds / limit:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
 
 
 def hertz(frequency_hz: float | None) -> str:

@@ -6,24 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from eecompile.console import table
-from eecompile.figures import hertz, joules, percent, threads_in_words
+from eecompile.figures import duration, hertz, joules, percent, threads_in_words, written
 
-__all__ = ["duration", "print_bench"]
+__all__ = ["print_bench"]
 
 _COLUMNS = 8  # clocks in one table
 _MODELLED = "~"
-
-
-def duration(seconds: float) -> str:
-    """A time in three figures, from microseconds to seconds.
-
-    >>> duration(2.31e-6), duration(0.000151), duration(0.00151), duration(0.0432), duration(1.5)
-    ('2.31 us', '151 us', '1.51 ms', '43.2 ms', '1.5 s')
-    """
-    for limit, unit in ((1.0, "s"), (1e-3, "ms")):
-        if seconds >= 0.9995 * limit:
-            return f"{seconds / limit:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} us"
 
 
 def print_bench(found: Mapping[str, Any]) -> None:
@@ -169,11 +157,12 @@ def _exits(found: Mapping[str, Any]) -> None:
     rows = []
     for name in dict.fromkeys(way["exit"] for way in found["pareto"]):
         ways = [way for way in found["pareto"] if way["exit"] == name]
-        rows.append([name, _part(ways[0]["share"]), _part(ways[0]["accuracy"]), *best(ways)])
+        told = [written(ways[0][key], percent) for key in ("share", "accuracy")]
+        rows.append([name, *told, *best(ways)])
     policy = found["policy"]
     if policy is not None and policy["points"]:
         title = f"mean, {policy['name']}"
-        rows.append([title, "", _part(policy["accuracy"]), *best(policy["points"])])
+        rows.append([title, "", written(policy["accuracy"], percent), *best(policy["points"])])
     columns = ["leaving at", "share", "accuracy", "fastest", "latency"]
     columns += ["energy", "thriftiest", "latency", "energy"] if energies else []
     table([*columns, "on the front"], rows)
@@ -182,10 +171,6 @@ def _exits(found: Mapping[str, Any]) -> None:
 def _thrift(way: Mapping[str, Any]) -> tuple[float, float]:
     """Energies that are shown alike are alike: then the faster clock is better."""
     return float(f"{way['energy_j']:.3g}"), way["latency_s"]
-
-
-def _part(fraction: float | None) -> str:
-    return "-" if fraction is None else percent(fraction)
 
 
 def _legend(found: Mapping[str, Any]) -> Iterator[str]:
