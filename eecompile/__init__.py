@@ -6,6 +6,10 @@
 
 ``ee.load("out/")`` gives a `Session` whose `run` answers one input. Importing this package, and
 loading an artifact, needs numpy only.
+
+Who sets the clocks a policy asks for is a `Governor`: by itself a session uses Linux's, and says
+with a `ClockWarning` where it may not. ``ee.load("out/", governor=ee.NoGovernor())`` leaves clocks
+alone; a `RecordingGovernor` writes down what it is asked for.
 """
 
 from __future__ import annotations
@@ -14,9 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eecompile.runtime.answers import Answer, BatchAnswer
+    from eecompile.runtime.governor import ClockWarning, Governor, NoGovernor, RecordingGovernor
     from eecompile.runtime.session import Session, load
 
-__all__ = ["Answer", "BatchAnswer", "Session", "__version__", "load"]
+__all__ = [
+    "Answer",
+    "BatchAnswer",
+    "ClockWarning",
+    "Governor",
+    "NoGovernor",
+    "RecordingGovernor",
+    "Session",
+    "__version__",
+    "load",
+]
 
 __version__ = "0.1.0"
 
@@ -25,6 +40,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Answer": "eecompile.runtime.answers",
     "BatchAnswer": "eecompile.runtime.answers",
+    "ClockWarning": "eecompile.runtime.governor",
+    "Governor": "eecompile.runtime.governor",
+    "NoGovernor": "eecompile.runtime.governor",
+    "RecordingGovernor": "eecompile.runtime.governor",
     "Session": "eecompile.runtime.session",
     "load": "eecompile.runtime.session",
 }

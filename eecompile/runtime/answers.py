@@ -25,8 +25,9 @@ class Answer:
         latency_s: time from the call to the answer, measured.
         energy_j: what the artifact's cost table says it took, at the clocks it ran at, changes of
             clock included; measured or modelled as the table is. None where the policy sets no
-            clock, or an energy is not known.
-        frequency_hz: the clock it was answered at; None likewise.
+            clock, one of them was not reached, or an energy is not known.
+        frequency_hz: the clock it was answered at, as it was set and read back then: what heat did
+            to it since is not seen. None where none was set or it was not reached.
         outputs: the network's outputs by name, with the shapes the source network gives them;
             empty where an earlier exit answered.
         label_names: names of the classes, where the artifact has them.

@@ -84,6 +84,7 @@ class Scheduler:
         self._steps = [[Step(due, state) for state in states] for due in exits]
         self._answers = [[Step(due, state, True) for state in states] for due in exits]
         self._exits = [Step(EXIT, state) for state in states]
+        self._rests = [self._rest(state) for state in states]
         self.notes = tuple(self._notes(table))
 
     def begin(self, first: int, state: int, elapsed_s: float = 0.0) -> Step:
@@ -129,15 +130,19 @@ class Scheduler:
         """
         if self.rule.objective != "race_to_idle":
             return state
+        lowest, there_and_back = self._rests[state]
+        if there_and_back < elapsed_s and there_and_back <= self._limit - elapsed_s:
+            return lowest
+        return state
+
+    def _rest(self, state: int) -> tuple[int, float]:
+        """The clock of lowest power in a state's cluster, and the time to go there and back."""
         states = self.costs.states
         same = [k for k, other in enumerate(states) if other.cluster == states[state].cluster]
         powers = self.costs.power_w[same]
         # Clusters list their states by rising frequency, and power rises with it.
         lowest = same[0] if np.isnan(powers).any() else same[int(powers.argmin())]
-        there_and_back = 2 * float(self.costs.change_s[state, lowest])
-        if there_and_back < elapsed_s and there_and_back <= self._limit - elapsed_s:
-            return lowest
-        return state
+        return lowest, 2 * float(self.costs.change_s[state, lowest])
 
     def change(self, before: int, after: int) -> tuple[float, float]:
         """Time and energy of changing the clock: 0 s where not known, NaN J where not known."""

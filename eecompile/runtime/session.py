@@ -51,7 +51,8 @@ def load(
             the bit, whatever the number. Threads sleep while there is nothing to answer.
         governor: what sets clocks for a policy that chooses them. None: Linux's files, where this
             process may write them; if not, clocks stay as they are, a `ClockWarning` says so once,
-            and `eecompile doctor` how to allow it.
+            and `eecompile doctor` how to allow it. `NoGovernor()` leaves them alone without a word.
+            One that is given is shared with clones, and `close` restores through it.
 
     Raises:
         CompileErrors: it is no artifact, damaged, for another machine or version, or has no such
