@@ -92,6 +92,8 @@ class Clock:
             for index in range(-1, self._last)
             for due in range(index + 1, self._last + 1)
         }
+        #: Of changing from a state to another one; NaN where not known.
+        self._changes_j: list[list[float]] = costs.change_j.tolist()
         self._state = scheduler.home
         #: What was set last; None where nothing was.
         self._wanted: DvfsState | None = None
@@ -180,7 +182,7 @@ class Clock:
     def _change(self, state: int) -> None:
         if state == self._state:
             return
-        self._energy_j += self._scheduler.change(self._state, state)[1]
+        self._energy_j += self._changes_j[self._state][state]
         self._set(state)
         self.transitions += 1
 
