@@ -23,8 +23,8 @@ _JIFFIES = 100.0
 
 def clock_of(told: Conditions, cpus: Sequence[int]) -> float | None:
     """What some CPUs run at; None where it is not told."""
-    own = [policy.current_hz for policy in told.policies if set(policy.cpus) & set(cpus)]
-    return own[0] if own else None
+    policy = told.policy_of(cpus)
+    return None if policy is None else policy.current_hz
 
 
 def clock_now(files: SysFiles, cpus: Sequence[int] = ()) -> float | None:
@@ -35,8 +35,8 @@ def clock_now(files: SysFiles, cpus: Sequence[int] = ()) -> float | None:
 
 def governor_of(told: Conditions, cpus: Sequence[int]) -> str | None:
     """What chooses the clock of some CPUs; None where nothing does."""
-    own = [policy.governor for policy in told.policies if set(policy.cpus) & set(cpus)]
-    return own[0] if own else None
+    policy = told.policy_of(cpus)
+    return None if policy is None else policy.governor
 
 
 @dataclass

@@ -6,12 +6,11 @@ this machine, on a board at the other end of a wire, and on a copy of a tree.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from typing import Protocol
 
-from eecompile.runtime.watchdog import put
+from eecompile.runtime.watchdog import GONE, put
 
 __all__ = [
     "LocalFiles",
@@ -209,7 +208,7 @@ def number_or_why(files: SysFiles, path: str) -> int | str:
     try:
         found = number_in(files.read(path))
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        if error.errno in GONE:
             return "gone"
         return (error.strerror or "unreadable").lower()
     return "not a number" if found is None else found

@@ -62,7 +62,6 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 #: Refusals in a row after which a clock is left alone; a CPU that is being unplugged gives a few.
 _PATIENCE = 3
 _PASSING = (errno.EBUSY, errno.EAGAIN, errno.EINTR)
-_GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
 
 
 class CannotSet(Exception):
@@ -283,7 +282,7 @@ class SysfsGovernor(RestoringContext):
         try:
             return domain.move(value)
         except OSError as error:
-            if error.errno not in _GONE:
+            if error.errno not in watchdog.GONE:
                 raise
             # A CPU that was unplugged and is back has new files, and its governor of before.
             domain.reopen()

@@ -11,6 +11,7 @@ drivers/hwmon/raspberrypi-hwmon.c, and Raspberry Pi's documentation of ``get_thr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -83,6 +84,10 @@ class Conditions:
     throttle_counts: dict[str, int] = field(default_factory=dict)
     throttled: tuple[str, ...] = ()
     throttled_before: tuple[str, ...] = ()
+
+    def policy_of(self, cpus: Collection[int]) -> PolicyConditions | None:
+        """The first policy that has some of these CPUs; None where no cpufreq has."""
+        return next((one for one in self.policies if set(one.cpus) & set(cpus)), None)
 
     def to_json(self) -> dict[str, Any]:
         """JSON value with these names."""

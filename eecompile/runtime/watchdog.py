@@ -34,6 +34,7 @@ from typing import Any
 
 __all__ = [
     "FORMAT",
+    "GONE",
     "RESTORED",
     "Restored",
     "cooling",
@@ -61,7 +62,7 @@ _FILES = (
 )
 _LIMITS = (("scaling_min_freq", "scaling_max_freq"), ("min_freq", "max_freq"))
 #: Files that have gone, and their settings with them.
-_GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
 _LOCK_WAIT_S = 2.0
 
 
@@ -121,7 +122,7 @@ def restore_domains(domains: list[dict[str, Any]], read: Read, write: Write) -> 
             _restore_governor(domain, read, write, done)
             _restore_limits(domain, read, write, done)
         except OSError as error:
-            if error.errno not in _GONE:
+            if error.errno not in GONE:
                 done.failed.append(domain)
                 done.errors.append(f"{domain['folder']}: {error.strerror or error}")
     return done
