@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from eecompile.boards.file import read_board
+from eecompile.clocks.planning import allowed_states
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span, missing_package
 from eecompile.dsl.check import GraphFacts, can_open, check, unsupported
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse_file
-from eecompile.hardware import board_names, usable_cores
+from eecompile.hardware import board_names, is_board_path, usable_cores
 from eecompile.passes.base import Program
 from eecompile.passes.host import HostError, HostGraph, Problem
 from eecompile.spec import Model, Output, Spec
@@ -48,7 +50,23 @@ def check_file(
             found.add(*errors.diagnostics)
     facts = None if host is None else GraphFacts.of(host.graph(), host.outputs(), host.points())
     found.add(*check(spec, facts, names, names, usable_cores()), *unsupported(spec))
+    found.add(*_of_boards(spec))
     return spec, host, found
+
+
+def _of_boards(spec: Spec) -> list[Diagnostic]:
+    """What is wrong with clusters and clocks of the targets, and in board files of the user's."""
+    found: list[Diagnostic] = []
+    for target in spec.targets:
+        name = target.board or target.name
+        is_own = is_board_path(name)
+        if not (spec.resolve(name).is_file() if is_own else name in board_names()):
+            continue  # That is told already.
+        try:
+            allowed_states(read_board(name, Path(spec.folder), target.at("board")), target)
+        except CompileErrors as errors:
+            found += errors.diagnostics
+    return found
 
 
 def open_host(spec: Spec) -> HostGraph:

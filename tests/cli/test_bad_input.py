@@ -78,6 +78,19 @@ def test_wrong_options_are_refused(options: list[str], id: str, call: Call, demo
     assert (done.status, done.ids) == (1, [id])
 
 
+def test_check_tells_what_is_wrong_with_clusters_and_clocks(call: Call, demo: Path) -> None:
+    target = 'target rk3399 { cluster "bgi" }'
+    pi = "target raspberry-pi-4 { frequencies [900 MHz, 990 MHz .. 999 MHz] }"
+    (demo.parent / "mine.toml").write_text("[machine]\n")
+    own = 'target host { board "mine.toml" }'
+    edited(demo, ("data uci", f"{target}\n{pi}\n{own}\ndata uci"))
+    done = call("check", demo, "--json")
+    assert done.status == 1
+    assert set(done.ids) == {"unknown-target", "unknown-frequency", "bad-board"}
+    assert "did you mean `big`?" in done.out
+    assert "no clock of 990 MHz to 999 MHz" in done.out and done.out.count("no clock of") == 1
+
+
 def test_an_exit_on_a_dead_branch_is_refused(call: Call, demo: Path) -> None:
     model = onnx.load(demo.parent / "digits.onnx")
     value = model.graph.node[2].output[0]
