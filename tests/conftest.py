@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,19 @@ def _cache_folder() -> Path:
     given = os.environ.get("EECOMPILE_ARM_ENV")
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return Path(given) if given else base / "eecompile-tests" / "arm"
+
+
+@pytest.fixture
+def signals_heard() -> Iterator[None]:
+    """Signals end this process, and what it starts, though it began with some of them ignored.
+
+    Under nohup, or in the background of a script, it does.
+    """
+    ends = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in ends.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ milliwatts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter, thread_time
 
@@ -115,9 +115,10 @@ class PowerMeter:
         covers: str,
         max_power_w: float = MAX_POWER_W,
         period_s: float = PERIOD_S,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._files, self.channel, self.covers = files, channel, covers
-        self._max_power_w, self.period_s = max_power_w, period_s
+        self._max_power_w, self.period_s, self._clock = max_power_w, period_s, clock
         self.problems: tuple[str, ...] = ()
         self._began_s = self._overhead_s = 0.0
         self._thread = Ticker(self._sample)
@@ -127,7 +128,7 @@ class PowerMeter:
         self._thread.end()
         self.problems, self._overhead_s = (), 0.0
         self._integral = PowerIntegral(self._max_power_w)
-        self._began_s = perf_counter()
+        self._began_s = self._clock()
         self._sample()
         self._thread.start(self.period_s)
 
@@ -138,7 +139,7 @@ class PowerMeter:
             return None
         self._thread.end()
         self._sample()
-        found = judged(self._integral, perf_counter() - self._began_s, self.period_s)
+        found = judged(self._integral, self._clock() - self._began_s, self.period_s)
         told = [found] if isinstance(found, str) else found
         self.problems = tuple(f"{self.channel.name}: {text}" for text in told)
         if isinstance(found, str):
@@ -155,9 +156,9 @@ class PowerMeter:
 
     def _sample(self) -> None:
         start = thread_time()
-        before = perf_counter()
+        before = self._clock()
         watts = self.channel.watts(self._files)
-        self._integral.add((before + perf_counter()) / 2, watts)
+        self._integral.add((before + self._clock()) / 2, watts)
         self._overhead_s += thread_time() - start
 
 

@@ -19,6 +19,7 @@ from eecompile.atomic import write_file
 from eecompile.console import Reporter, Steps
 from tests.cli.calls import ROOT, Call, content, copy_demo, edited, start
 
+pytestmark = pytest.mark.usefixtures("signals_heard")
 STAGES = 10
 
 

@@ -15,6 +15,7 @@ import pytest
 from tests.governor.killing import policies
 from tests.governor.sysfs_tree import make_tree, settings
 
+pytestmark = pytest.mark.usefixtures("signals_heard")
 ROOT = Path(__file__).parent.parent.parent
 #: Kills of one test; raise it to kill at every line.
 KILLS = int(os.environ.get("EECOMPILE_TEST_KILLS", "12"))

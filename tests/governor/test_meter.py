@@ -6,8 +6,9 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -217,16 +218,35 @@ def test_power_readings_are_judged() -> None:
     assert judgement([*good[:5], *good[25:]], 3.0) == ["2.1 s passed between two readings"]
 
 
+class Watched(LocalFiles):
+    """Files, and whether somebody has read them a number of times."""
+
+    def __init__(self, root: Path, reads: int) -> None:
+        super().__init__(root)
+        self.left, self.done = reads, Event()
+
+    def read_bytes(self, path: str) -> bytes:
+        self.left -= 1
+        if not self.left:
+            self.done.set()
+        return super().read_bytes(path)
+
+
 def test_a_power_sensor_is_sampled_while_something_runs(tmp_path: Path) -> None:
     (tmp_path / "power").write_text("2500000\n")
-    meter = PowerMeter(LocalFiles(tmp_path), Channel("p", ("/power",), 1e-6), "p", period_s=0.002)
+    files, ticks = Watched(tmp_path, 50), count()
+    channel = Channel("p", ("/power",), 1e-6)
+    meter = PowerMeter(files, channel, "p", period_s=0.002, clock=lambda: next(ticks) * 0.001)
     for _ in range(2):
+        files.left = 50
+        files.done.clear()
         meter.start()
-        time.sleep(0.05)
+        assert files.done.wait(60)
         found = meter.stop()
-        assert found is not None
-        assert found.joules == pytest.approx(2.5 * found.seconds) and found.watts > 0
-        assert found.seconds >= 0.05 and found.samples >= 2 and found.overhead_s > 0
+        assert found is not None and found.samples >= 50 and found.overhead_s > 0
+        # Each sample looks at the clock before and after.
+        assert found.seconds == pytest.approx(0.002 * (found.samples - 1))
+        assert found.joules == pytest.approx(2.5 * found.seconds)
         assert f"p: all {found.samples} readings were the same" in found.problems
 
 
@@ -235,7 +255,6 @@ def test_a_power_sensor_that_vanishes_gives_no_joule(tmp_path: Path) -> None:
     meter = PowerMeter(LocalFiles(tmp_path), Channel("p", ("/power",), 1e-6), "p", period_s=0.002)
     meter.start()
     (tmp_path / "power").unlink()
-    time.sleep(0.05)
     assert meter.stop() is None
     assert "gone" in meter.problems[0]
 
@@ -330,12 +349,10 @@ INA = {
 }
 
 
-def watts(meter: Meter) -> float:
-    meter.start()
-    time.sleep(0.03)
-    found = meter.stop()
-    assert found is not None, meter.problems
-    return round(found.watts, 6)
+def watts(meter: Meter, files: LocalFiles) -> float | str:
+    """What the sensor that was found shows."""
+    assert isinstance(meter, PowerMeter), meter.problems
+    return meter.channel.watts(files)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +387,8 @@ def watts(meter: Meter) -> float:
 def test_sensors_of_power(
     tmp_path: Path, files: dict[str, str], sensor: Sensor, expected: float
 ) -> None:
-    assert watts(found_meter(tree(tmp_path, **files), sensor)) == expected
+    found = tree(tmp_path, **files)
+    assert watts(found_meter(found, sensor), found) == pytest.approx(expected)
 
 
 def test_a_channel_of_another_label_is_not_taken(tmp_path: Path) -> None:
@@ -393,4 +411,5 @@ def test_a_counter_of_hwmon(tmp_path: Path) -> None:
 
 def test_the_first_sensor_that_can_be_read_is_taken(tmp_path: Path) -> None:
     sensors = (Sensor("hwmon", "none"), Sensor("ina3221", "ina3221", "VDD_IN"), Sensor("rapl", ""))
-    assert watts(found_meter(tree(tmp_path, **INA), *sensors)) == 15.0
+    files = tree(tmp_path, **INA)
+    assert watts(found_meter(files, *sensors), files) == pytest.approx(15.0)
