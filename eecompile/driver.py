@@ -152,18 +152,17 @@ class _Build:
             written = self.spec.policies if self.spec.model.exits else ()
             exit_costs = {"macs": ExitCosts.macs(segments), **budget_costs(costs)}
             policies = build_policies(written, network, exit_costs, records, seed=self.options.seed)
-            clocks = build_clocks(written, policies, costs, records)
+            clocks = build_clocks(written, policies, costs, records, exit_costs)
         for warning in clocks.warnings:
             self.steps.warn(warning.full())
         with self.steps.step(f"write {self.output}"):
-            rules = {name: built.policy for name, built in policies.items()}
             contents = Contents(
                 version=__version__,
                 target=_target_info(self.machine),
                 network=network,
                 library=compiled.library,
                 weights=compiled.weights,
-                vectors=make_vectors(network, inputs, values, equivalence.source, rules),
+                vectors=make_vectors(network, inputs, values, equivalence.source, clocks.policies),
                 segments_text=print_segments(segments, "full"),
                 source_text=self.path.read_text(encoding="utf-8"),
                 policies=clocks.entries,

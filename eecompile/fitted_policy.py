@@ -16,7 +16,10 @@ from eecompile.policies.points import OperatingPoint, cheapest, most_accurate
 from eecompile.record import CalibrateRecord
 from eecompile.spec import Budget
 
-__all__ = ["Calibration", "FittedPolicy", "isotonic"]
+__all__ = ["CONFIDENCE", "Calibration", "FittedPolicy", "drop_at_most", "isotonic"]
+
+#: With what confidence a budget is to hold for data like the calibration data.
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,14 @@ class FittedPolicy:
         policy: the rule with its thresholds.
         point: what it does on the calibration data.
         points: settings for other budgets, cheapest first; empty where nothing is left to choose.
+        others: more settings that keep an accuracy budget, at other exits: one of them may take
+            less energy where clocks are chosen.
     """
 
     policy: ExitPolicy
     point: OperatingPoint
     points: tuple[OperatingPoint, ...]
+    others: tuple[ExitPolicy, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,11 @@ class Calibration:
         record = self.record
         replayed = replay(policy, record.outputs(), record.final)
         right = replayed.correct(record.labels)
-        lost = (record.final.argmax(axis=1) == record.labels).astype(float) - right
         paid = {name: cost.of(replayed) for name, cost in self.costs.items()}
         return OperatingPoint(
             to_json(policy),
             float(right.mean()),
-            float(lost.mean()) + z * standard_error(lost),
+            drop_at_most(record, right, self.confidence),
             {name: float(cost.mean()) for name, cost in paid.items()},
             {name: float(cost.mean()) + z * standard_error(cost) for name, cost in paid.items()},
         )
@@ -106,6 +111,20 @@ class Calibration:
             help="allow more, or give the model earlier exits",
         )
         return CompileErrors([diagnostic])
+
+
+def drop_at_most(
+    record: CalibrateRecord, right: np.ndarray[Any, Any], confidence: float = CONFIDENCE
+) -> float:
+    """What answers lose in accuracy against full depth, at most, with that confidence.
+
+    Args:
+        record: of which they are.
+        right: bool (n,), which of them are right.
+        confidence: for the mean over data like these.
+    """
+    lost = (record.final.argmax(axis=1) == record.labels).astype(float) - right
+    return float(lost.mean()) + NormalDist().inv_cdf(confidence) * standard_error(lost)
 
 
 def isotonic(score: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

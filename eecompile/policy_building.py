@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eecompile.artifact import PolicyEntry
 from eecompile.compiled import CompiledGraph
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
 from eecompile.dsl.check_policies import needs_calibration
+from eecompile.fitted_policy import CONFIDENCE, Calibration, FittedPolicy
 from eecompile.forecast_report import forecast_report
 from eecompile.outcomes import ExitCosts, evaluate
 from eecompile.policies import ExitPolicy, from_json, to_json
-from eecompile.policy_fitting import fit_policy
+from eecompile.policy_fitting import DEFAULT_BUDGET, fit_policy
 from eecompile.predicted_fitting import given_predicted
 from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord
 from eecompile.report import policy_report
 from eecompile.rule_family import given_policy
 from eecompile.spec import Policy
 
-__all__ = ["BuiltPolicy", "build_policies"]
+__all__ = ["BuiltPolicy", "build_policies", "in_setting"]
 
 
 @dataclass(frozen=True)
 class BuiltPolicy:
-    """A policy ready to decide, and how it came about as JSON."""
+    """A policy ready to decide, and how it came about as JSON.
+
+    Attributes:
+        settings: of the policy that keep an accuracy budget, its own first; only that where
+            another quantity is limited.
+        drop: accuracy the budget allows to lose, as a fraction; None where there is no such budget.
+    """
 
     policy: ExitPolicy
     report: Mapping[str, Any]
+    settings: tuple[ExitPolicy, ...] = ()
+    drop: float | None = None
 
     @property
     def entry(self) -> PolicyEntry:
@@ -57,48 +66,90 @@ def build_policies(
         CompileErrors: budgets that cannot be kept, or thresholds that cannot be fitted; all of
             them at once.
     """
-    calibrate, test = records.get("calibrate"), records.get("test")
+    calibrate = records.get("calibrate")
     found: dict[str, BuiltPolicy] = {}
     problems = Diagnostics()
     for policy in written:
         try:
             if isinstance(calibrate, CalibrateRecord):
-                made = _fitted(policy, calibrate, costs, seed)
+                fitted = fit_policy(policy.rule, policy.budget, calibrate, costs, seed=seed)
+                found[policy.name] = _fitted(policy, fitted, costs, records)
             else:
-                made = _given(policy, network)
+                given = to_json(_given(policy, network))
+                found[policy.name] = _reported(policy, given, None, [], costs, records)
         except CompileErrors as errors:
             problems.add(*errors.diagnostics)
-            continue
-        # What is reported is what the artifact's own form of the policy does.
-        ready = from_json(made["policy"])
-        held_out = evaluate(ready, test, costs) if isinstance(test, TestRecord) else None
-        report = policy_report(policy, made, held_out)
-        if ready.forecasts:
-            report["forecast"] = {
-                split: forecast_report(ready, own)
-                for split, own in records.items()
-                if not isinstance(own, FitRecord)
-            }
-        found[policy.name] = BuiltPolicy(ready, report)
     problems.raise_errors()
     return found
 
 
+def in_setting(
+    written: Policy,
+    built: BuiltPolicy,
+    setting: ExitPolicy,
+    costs: Mapping[str, ExitCosts],
+    records: Mapping[str, Record],
+) -> BuiltPolicy:
+    """The policy in another of its settings, with that one's figures.
+
+    Args:
+        written: as in the file.
+        built: as `build_policies` made it.
+        setting: one of its settings.
+        costs: as for `build_policies`.
+        records: as for `build_policies`; "calibrate" among them.
+    """
+    calibrate = records["calibrate"]
+    assert isinstance(calibrate, CalibrateRecord), "settings are fitted on calibration data"
+    budget = written.budget or DEFAULT_BUDGET
+    point = Calibration(calibrate, costs, budget, CONFIDENCE).point(setting)
+    points = built.report["points"]
+    made = _reported(written, to_json(setting), point.to_json(), points, costs, records)
+    return replace(made, drop=built.drop)
+
+
 def _fitted(
     written: Policy,
-    calibrate: CalibrateRecord,
+    fitted: FittedPolicy,
     costs: Mapping[str, ExitCosts],
-    seed: int,
-) -> dict[str, Any]:
-    fitted = fit_policy(written.rule, written.budget, calibrate, costs, seed=seed)
-    return {
-        "policy": to_json(fitted.policy),
-        "point": fitted.point.to_json(),
-        "points": [point.to_json() for point in fitted.points],
-    }
+    records: Mapping[str, Record],
+) -> BuiltPolicy:
+    points = [point.to_json() for point in fitted.points]
+    policy = to_json(fitted.policy)
+    built = _reported(written, policy, fitted.point.to_json(), points, costs, records)
+    budget = written.budget or (DEFAULT_BUDGET if fitted.points else None)
+    if budget is None or budget.quantity != "accuracy_drop":
+        return built
+    kept = [point.policy for point in fitted.points if point.accuracy_drop <= budget.limit]
+    more = [other for other in (*kept, *map(to_json, fitted.others)) if other != policy]
+    distinct = [other for k, other in enumerate(more) if other not in more[:k]]
+    settings = (built.policy, *map(from_json, distinct))
+    return replace(built, settings=settings, drop=budget.limit)
 
 
-def _given(written: Policy, network: CompiledGraph) -> dict[str, Any]:
+def _reported(
+    written: Policy,
+    policy: Mapping[str, Any],
+    point: Mapping[str, Any] | None,
+    points: Sequence[Mapping[str, Any]],
+    costs: Mapping[str, ExitCosts],
+    records: Mapping[str, Record],
+) -> BuiltPolicy:
+    """With what it does to held-out data: the artifact's own form of the policy."""
+    ready, test = from_json(policy), records.get("test")
+    held_out = evaluate(ready, test, costs) if isinstance(test, TestRecord) else None
+    made = {"policy": policy, "point": point, "points": points}
+    report = policy_report(written, made, held_out)
+    if ready.forecasts:
+        report["forecast"] = {
+            split: forecast_report(ready, own)
+            for split, own in records.items()
+            if not isinstance(own, FitRecord)
+        }
+    return BuiltPolicy(ready, report, (ready,))
+
+
+def _given(written: Policy, network: CompiledGraph) -> ExitPolicy:
     """A policy without calibration data: all its thresholds have to be given."""
     if needs_calibration(written):
         message = f"Thresholds of policy `{written.name}` cannot be fitted"
@@ -107,9 +158,7 @@ def _given(written: Policy, network: CompiledGraph) -> dict[str, Any]:
         raise CompileErrors([Diagnostic("missing-data", message, place, notes=(why,))])
     if written.rule is not None and written.rule.terms[0].kind == "predicted":
         trained = {exit_.name: exit_.head is not None for exit_ in network.exits}
-        forecasting = given_predicted(written.rule.terms[0], trained)
-        return {"policy": to_json(forecasting), "point": None, "points": []}
+        return given_predicted(written.rule.terms[0], trained)
     heads = [exit_.head is not None for exit_ in network.exits]
     class_means = [exit_.comparator is not None for exit_ in network.exits]
-    policy = given_policy(written.rule, heads, class_means)
-    return {"policy": to_json(policy), "point": None, "points": []}
+    return given_policy(written.rule, heads, class_means)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eecompile.diagnostics import InternalError
-from eecompile.fitted_policy import Calibration, FittedPolicy, isotonic
+from eecompile.fitted_policy import CONFIDENCE, Calibration, FittedPolicy, isotonic
 from eecompile.heads.logistic import fit_logistic
 from eecompile.operating_points import Search, Trial
 from eecompile.outcomes import ExitCosts
@@ -26,9 +26,6 @@ Array = np.ndarray[Any, Any]
 
 #: What a policy without a budget is fitted to: half a percentage point of accuracy.
 DEFAULT_BUDGET = Budget("accuracy_drop", 0.005)
-
-#: With what confidence a budget is to hold for data like the calibration data.
-CONFIDENCE = 0.95
 
 
 def fit_policy(

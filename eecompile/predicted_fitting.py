@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eecompile.diagnostics import CompileErrors, Diagnostic
-from eecompile.fitted_policy import Calibration, FittedPolicy, isotonic
+from eecompile.fitted_policy import Calibration, FittedPolicy, drop_at_most, isotonic
 from eecompile.operating_points import Trial, hull
 from eecompile.policies import ExitOutputs, ExitPolicy, NeverPolicy, PredictedPolicy, replay
 from eecompile.policies.activations import ACTIVATIONS
@@ -39,6 +39,9 @@ _LEAST_SCALE = 1e-3
 
 #: Starts and thresholds tried before the best of them is refined.
 _STARTS, _BETAS, _STEPS = 9, 25, 10
+
+#: Of the betas that keep an accuracy budget, so many are kept for each start, the least ones.
+_OTHERS = 4
 
 
 def scales(name: str, record: CalibrateRecord) -> list[float]:
@@ -222,6 +225,8 @@ class _Fitting:
         self.ratios = setting.ratios()
         self.beta = beta
         self.chances = self._chances()
+        #: Start -> betas tried there that keep an accuracy budget, rising.
+        self.kept: dict[int, list[float]] = {start: [] for start in starts}
 
     def _chances(self) -> list[Array]:
         """Chance of each sample to be right at each exit, the final one last.
@@ -253,7 +258,14 @@ class _Fitting:
             raise self.judge.infeasible(min(self.judge.reached(point) for point in points))
         if self.beta is None:
             best = self._refined(chain, points, best)
-        return FittedPolicy(best.make(), best, tuple(points))
+        return FittedPolicy(best.make(), best, tuple(points), self._others())
+
+    def _others(self) -> tuple[ExitPolicy, ...]:
+        return tuple(
+            self.setting.policy(start, beta)
+            for start, betas in self.kept.items()
+            for beta in betas[:_OTHERS]
+        )
 
     def _grid(self) -> list[float]:
         """Betas from one at which all leave at the start to one at which nearly none ever does."""
@@ -270,6 +282,9 @@ class _Fitting:
             replayed = replay(_Recorded(start, due), self.setting.outputs, record.final)
             value = float(chances[replayed.exit, samples].mean())
             found.append(Trial((start, beta), float(cost.of(replayed).mean()), value))
+            lost = drop_at_most(record, replayed.correct(record.labels), self.judge.confidence)
+            if self.judge.budget.quantity == "accuracy_drop" and lost <= self.judge.budget.limit:
+                self.kept[start].append(beta)
         return found
 
     def _point(self, trial: Trial) -> OperatingPoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from eecompile.figures import joules, milliseconds, percent, threads_in_words
+from eecompile.figures import hertz, joules, milliseconds, percent, threads_in_words
 from eecompile.forecast_report import forecast_line
 from eecompile.outcomes import Interval, Report
 from eecompile.policy_fitting import DEFAULT_BUDGET
@@ -95,13 +95,16 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
     if forecast is not None:
         lines.append(f"  {forecast_line(forecast)}")
     if report["budget"]:
-        lines.append(f"  budget {_kept(test['budget_missed_by'], test['budget_quantity'])}")
+        missed_by, forced = test["budget_missed_by"], report.get("clock", {}).get("test") or {}
+        if forced.get("budget_missed_by") is not None:
+            missed_by = forced["budget_missed_by"]
+        lines.append(f"  budget {_kept(missed_by, test['budget_quantity'])}")
     return lines
 
 
 def clock_lines(clock: Mapping[str, Any]) -> list[str]:
     """What a person reads about a policy's clocks after a build, on held-out data."""
-    lines = [f"  clocks of `{clock['board']}`: {clock['rule']}"]
+    lines = [f"  clocks of `{clock['board']}`: {clock['rule']}", *_fitting_lines(clock["fitting"])]
     if clock["test"] is None:
         return lines
     chosen = clock["test"]["chosen"]
@@ -119,11 +122,22 @@ def clock_lines(clock: Mapping[str, Any]) -> list[str]:
         f"accuracy {percent(chosen['accuracy'], 2)}"
     )
     if clock["deadline_s"] is not None:
-        lines.append(
-            f"  {chosen['deadline_misses']} of {chosen['n']} answers late, "
-            f"{chosen['forced_answers']} forced by the deadline"
-        )
+        late = f"{chosen['deadline_misses']} of {chosen['n']} answers late"
+        if chosen["deadline_misses"]:
+            share = chosen["deadline_misses"] / chosen["n"]
+            late += f", by {milliseconds(chosen['mean_lateness_s'] / share)} on the average"
+        lines.append(f"  {late}, {chosen['forced_answers']} forced by the deadline")
     return lines
+
+
+def _fitting_lines(fitting: Mapping[str, Any] | None) -> list[str]:
+    """What was chosen on calibration data, where there was something to choose."""
+    if fitting is None or fitting["start"] is None:
+        return []
+    line = f"  samples begin at {hertz(fitting['start']['frequency_hz'])}"
+    if fitting["settings"] > 1:
+        line += f"; of {fitting['settings']} settings that keep the budget, the one of least energy"
+    return [line]
 
 
 def _kept(missed: float, quantity: str) -> str:

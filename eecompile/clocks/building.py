@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eecompile.artifact import PolicyEntry
 from eecompile.clock_rule import ClockRule
 from eecompile.clocks.checks import check_rule
-from eecompile.clocks.fitting import fit_start
-from eecompile.clocks.outcomes import clock_outcomes
+from eecompile.clocks.fitting import FittedClocks, fit_clocks
+from eecompile.clocks.outcomes import clock_outcomes, costs_of
 from eecompile.clocks.planning import clock_rule
 from eecompile.cost_table import CostTable
 from eecompile.diagnostics import Diagnostic, Diagnostics
-from eecompile.policies import to_json
-from eecompile.policy_building import BuiltPolicy
+from eecompile.figures import percent
+from eecompile.outcomes import ExitCosts
+from eecompile.policies import ExitPolicy, to_json
+from eecompile.policy_building import BuiltPolicy, in_setting
+from eecompile.policy_fitting import DEFAULT_BUDGET
 from eecompile.record import CalibrateRecord, Record, TestRecord
 from eecompile.spec import Policy
 
@@ -24,8 +27,9 @@ __all__ = ["BuiltClocks", "build_clocks"]
 
 @dataclass(frozen=True)
 class BuiltClocks:
-    """Policies with their clock rules, as the artifact keeps them, and what to warn of."""
+    """Policies with their clock rules: as they decide, as the artifact keeps them, and warnings."""
 
+    policies: Mapping[str, ExitPolicy]
     entries: Mapping[str, PolicyEntry]
     warnings: tuple[Diagnostic, ...]
 
@@ -35,14 +39,19 @@ def build_clocks(
     policies: Mapping[str, BuiltPolicy],
     table: CostTable,
     records: Mapping[str, Record],
+    costs: Mapping[str, ExitCosts],
 ) -> BuiltClocks:
     """Each built policy with the rule its clocks are chosen by, where the file has one.
+
+    A policy with an accuracy budget is in the one of its settings that suits its clocks best: see
+    `eecompile.clocks.fitting.fit_clocks`.
 
     Args:
         written: as in the file.
         policies: built, by name.
         table: costs at the clocks that may be used.
         records: by split; "calibrate" is fitted on, "test" reported on.
+        costs: as for `build_policies`.
 
     Raises:
         CompileErrors: a deadline no clock can keep, a clock that is not there, or costs that are
@@ -57,31 +66,97 @@ def build_clocks(
             place = policy.at("frequency" if policy.frequency is not None else "deadline")
             problems.add(*check_rule(rule, table, policy.at("deadline"), place))
     problems.raise_errors()
+    made = {name: built.policy for name, built in policies.items()}
     entries = {name: built.entry for name, built in policies.items()}
-    for name, rule in rules.items():
-        entries[name] = _with_clock(policies[name], rule, table, records)
-    return BuiltClocks(entries, problems.in_order())
+    for policy in written:
+        if policy.name in rules:
+            one = _Clocked(policy, policies[policy.name], rules[policy.name], table, None)
+            one = one.fitted(records, costs)
+            problems.add(*one.warnings())
+            made[policy.name] = one.built.policy
+            entries[policy.name] = one.entry(records.get("test"))
+    return BuiltClocks(made, entries, problems.in_order())
 
 
-def _with_clock(
-    built: BuiltPolicy, rule: ClockRule, table: CostTable, records: Mapping[str, Record]
-) -> PolicyEntry:
-    calibrate, test = records.get("calibrate"), records.get("test")
-    if isinstance(calibrate, CalibrateRecord):
-        rule = fit_start(built.policy, calibrate, table, rule)
-    report: dict[str, Any] = {
-        "rule": str(rule),
-        "board": table.board,
-        "deadline_s": rule.deadline_s,
-        "latency_provenance": _provenance(table, "provenance"),
-        "energy_provenance": _provenance(table, "energy_provenance"),
-        "test": None,
-    }
-    if isinstance(test, TestRecord):
-        report["test"] = dict(
-            clock_outcomes(built.policy, test.outputs(), test.final, test.labels, table, rule)
+@dataclass(frozen=True)
+class _Clocked:
+    """A policy and its rule; `found` where they were fitted."""
+
+    written: Policy
+    built: BuiltPolicy
+    rule: ClockRule
+    table: CostTable
+    found: FittedClocks | None
+
+    def fitted(self, records: Mapping[str, Record], costs: Mapping[str, ExitCosts]) -> _Clocked:
+        """The same in the setting, and with the start, that calibration data show to be best."""
+        calibrate, built = records.get("calibrate"), self.built
+        if not isinstance(calibrate, CalibrateRecord):
+            return self
+        found = fit_clocks(built.settings, calibrate, self.table, self.rule, built.drop)
+        if found.policy is not built.settings[0]:
+            built = in_setting(self.written, built, found.policy, costs, records)
+        return replace(self, built=built, rule=found.rule, found=found)
+
+    def warnings(self) -> list[Diagnostic]:
+        """Whether answers in time break the accuracy budget, whatever the setting."""
+        found, deadline = self.found, self.written.deadline
+        if found is None or found.kept or deadline is None:
+            return []
+        budget = self.written.budget or DEFAULT_BUDGET
+        least = percent(found.drop_at_most, 2)
+        return [
+            Diagnostic(
+                "infeasible-budget",
+                f"Answers that the deadline forces break the budget of policy "
+                f"`{self.written.name}`",
+                self.written.at("deadline"),
+                f"no setting keeps `{budget}` with `deadline {deadline}`",
+                severity="warning",
+                notes=(
+                    f"the one taken loses least: {least} of accuracy, with a margin for the "
+                    f"number of calibration samples, of which "
+                    f"{percent(float(found.chosen.forced.mean()))} were answered early by force",
+                ),
+                help="allow more time, or more loss of accuracy",
+            )
+        ]
+
+    def entry(self, test: Record | None) -> PolicyEntry:
+        """As the artifact keeps it."""
+        report = {
+            "rule": str(self.rule),
+            "board": self.table.board,
+            "deadline_s": self.rule.deadline_s,
+            "latency_provenance": _provenance(self.table, "provenance"),
+            "energy_provenance": _provenance(self.table, "energy_provenance"),
+            "fitting": self.found and self._fitting(self.found),
+            "test": self._held_out(test) if isinstance(test, TestRecord) else None,
+        }
+        return PolicyEntry(
+            to_json(self.built.policy), {**self.built.report, "clock": report}, self.rule.to_json()
         )
-    return PolicyEntry(to_json(built.policy), {**built.report, "clock": report}, rule.to_json())
+
+    def _fitting(self, found: FittedClocks) -> dict[str, Any]:
+        """What was chosen, with mean figures of the calibration data it was chosen on."""
+        start = None if self.rule.start is None else self.table.states[self.rule.start]
+        return {
+            "settings": found.settings,
+            "start": start and {"cluster": start.cluster, "frequency_hz": start.frequency_hz},
+            "drop_at_most": found.drop_at_most,
+            "drop_allowed": self.built.drop,
+            "chosen": costs_of(found.chosen),
+            "reference": costs_of(found.reference),
+        }
+
+    def _held_out(self, test: TestRecord) -> dict[str, Any]:
+        outputs, policy = test.outputs(), self.built.policy
+        found = clock_outcomes(policy, outputs, test.final, test.labels, self.table, self.rule)
+        missed_by = None
+        if self.built.drop is not None:
+            accuracies = [found[run]["accuracy"] for run in ("full_depth_top_clock", "chosen")]
+            missed_by = max(0.0, accuracies[0] - accuracies[1] - self.built.drop)
+        return {**found, "budget_missed_by": missed_by}
 
 
 def _provenance(table: CostTable, of: str) -> str | None:

@@ -14,20 +14,24 @@ from eecompile.policies import ExitPolicy, NeverPolicy
 from eecompile.policies.base import ExitOutputs
 from eecompile.runtime.scheduler import Scheduler
 
-__all__ = ["clock_outcomes", "outcome"]
+__all__ = ["clock_outcomes", "costs_of", "outcome"]
 
 
 def outcome(found: Simulation, labels: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Figures of one run; SI units, energies None where not known."""
-    count = len(labels)
+    return {"accuracy": float(found.correct(labels).mean()), **costs_of(found)}
+
+
+def costs_of(found: Simulation) -> dict[str, Any]:
+    """The same without what labels say."""
     return {
-        "n": count,
-        "accuracy": float(found.correct(labels).mean()),
+        "n": len(found.exit),
         "mean_latency_s": float(found.latency_s.mean()),
         "p50_latency_s": float(np.quantile(found.latency_s, 0.5)),
         "p99_latency_s": float(np.quantile(found.latency_s, 0.99)),
         "mean_energy_j": found.mean_energy_j,
         "deadline_misses": int(found.missed.sum()),
+        "mean_lateness_s": float(found.late_s.mean()),
         "forced_answers": int(found.forced.sum()),
         "transitions_per_sample": float(found.transitions.mean()),
         "heads_per_sample": float(found.evaluated.sum(axis=1).mean()),

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import nan
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from eecompile.policies.base import EXIT, ExitOutputs
 from eecompile.runtime.clock_fronts import TOLERANCE
 from eecompile.runtime.scheduler import Scheduler
 
-__all__ = ["Courses", "Replayed", "Simulation", "at_top_clock", "simulate"]
+__all__ = ["Courses", "Replayed", "Run", "Simulation", "at_top_clock", "simulate"]
 
 Array = np.ndarray[Any, Any]
 
@@ -39,7 +38,7 @@ class Simulation:
         energy_j: (n,), of the same, of going to the clock it waits at, and of `waiting_j`; NaN
             where not known.
         waiting_j: (n,), for waiting until the deadline at idle power; 0 where either is not known.
-        missed: bool (n,), whether the answer came after the deadline.
+        late_s: (n,), how long after the deadline the answer came; 0 where it did not.
         forced: bool (n,), whether an exit answered because of the deadline where the policy would
             have gone on.
         transitions: int64 (n,), changes of clock.
@@ -52,7 +51,7 @@ class Simulation:
     latency_s: Array
     energy_j: Array
     waiting_j: Array
-    missed: Array
+    late_s: Array
     forced: Array
     transitions: Array
     seconds_at: Array
@@ -60,6 +59,11 @@ class Simulation:
     def correct(self, labels: Array) -> Array:
         """Whether each answer is right, bool (n,)."""
         return np.asarray(self.logits.argmax(axis=1) == labels)
+
+    @property
+    def missed(self) -> Array:
+        """Whether the answer came after the deadline, bool (n,)."""
+        return np.asarray(self.late_s > 0)
 
     @property
     def mean_energy_j(self) -> float | None:
@@ -94,10 +98,10 @@ class Replayed:
                 self._paths.append((wanted, key[1]))
             self._path_of.append(number)
 
-    def simulated(self, courses: Courses, state: int | None = None) -> Simulation:
-        """As `simulate`, with the courses of a scheduler."""
-        scheduler, forecast = courses.scheduler, self.policy.forecasts
-        at = scheduler.home if state is None else state
+    def run(self, courses: Courses, state: int | None = None) -> Run:
+        """All samples in their order with a scheduler; `state` as for `simulate`."""
+        forecast = self.policy.forecasts
+        at = courses.scheduler.home if state is None else state
         # Samples of one path that begin at one clock share what they cost.
         known: dict[tuple[int, int], int] = {}
         found: list[_Course] = []
@@ -109,8 +113,39 @@ class Replayed:
                 found.append(courses.of(*self._paths[path], at, forecast))
             picked.append(number)
             at = found[number].state
-        picks = np.array(picked)
-        return _gathered(self.policy, self.outputs, self.final, found, picks, scheduler)
+        return Run(self, courses.scheduler, tuple(found), np.array(picked))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of the samples cost, known before what it answered is gathered."""
+
+    replayed: Replayed
+    scheduler: Scheduler
+    _courses: tuple[_Course, ...]
+    _picked: Array
+
+    def each(self, name: str) -> Array:
+        """A figure of its course, for each sample."""
+        return np.array([getattr(course, name) for course in self._courses])[self._picked]
+
+    @property
+    def energy_j(self) -> Array:
+        """As `Simulation.energy_j`."""
+        return self.each("energy_j")
+
+    @property
+    def late_s(self) -> Array:
+        """As `Simulation.late_s`."""
+        deadline_s, latency_s = self.scheduler.rule.deadline_s, self.each("latency_s")
+        if deadline_s is None:
+            return np.zeros(len(latency_s))
+        late = latency_s > deadline_s * (1 + TOLERANCE)
+        return np.where(late, latency_s - deadline_s, 0.0)
+
+    def simulation(self) -> Simulation:
+        """Everything that is known of each sample."""
+        return _gathered(self)
 
 
 def simulate(
@@ -129,7 +164,7 @@ def simulate(
         scheduler: made from the costs that are to be counted.
         state: the clock at hand before the first sample; the scheduler's `home` if not given.
     """
-    return Replayed(policy, outputs, final).simulated(Courses(scheduler), state)
+    return Replayed(policy, outputs, final).run(Courses(scheduler), state).simulation()
 
 
 def at_top_clock(
@@ -238,23 +273,14 @@ class Courses:
         return max(0.0, deadline_s - elapsed_s) * idle_w
 
 
-def _gathered(
-    policy: ExitPolicy,
-    outputs: Sequence[ExitOutputs],
-    final: Array,
-    courses: Sequence[_Course],
-    picked: Array,
-    scheduler: Scheduler,
-) -> Simulation:
+def _gathered(run: Run) -> Simulation:
     """Courses written out for every sample."""
-
-    def each(name: str) -> Array:
-        return np.array([getattr(course, name) for course in courses])[picked]
-
+    replayed, courses, picked = run.replayed, run._courses, run._picked
+    policy, outputs, final = replayed.policy, replayed.outputs, replayed.final
     evaluated = np.zeros((len(courses), len(outputs)), bool)
     for row, course in zip(evaluated, courses, strict=True):
         row[list(course.evaluated)] = True
-    exits, latency_s = each("exit"), each("latency_s")
+    exits = run.each("exit")
     logits, forced = np.array(final, np.float32), np.zeros(len(final), bool)
     for index, seen in enumerate(outputs):
         here = np.flatnonzero(exits == index)
@@ -262,19 +288,17 @@ def _gathered(
     for path, alike in _answered(courses, policy.start(1) is not None).items():
         here = np.flatnonzero(np.isin(picked, alike))
         forced[here] = _would_go_on(policy, outputs, here, path)
-    deadline_s = scheduler.rule.deadline_s
-    limit_s = nan if deadline_s is None else deadline_s * (1 + TOLERANCE)
     return Simulation(
         exits,
         logits,
         evaluated[picked],
-        latency_s,
-        each("energy_j"),
-        each("waiting_j"),
-        latency_s > limit_s,
+        run.each("latency_s"),
+        run.energy_j,
+        run.each("waiting_j"),
+        run.late_s,
         forced,
-        each("transitions"),
-        each("seconds_at"),
+        run.each("transitions"),
+        run.each("seconds_at"),
     )
 
 
