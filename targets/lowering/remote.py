@@ -41,20 +41,8 @@ __all__ = ["Reading", "RemoteDevice", "RemoteFiles", "Repeated", "read_address"]
 
 _SOURCES = tuple(Path(__file__).parent / name for name in ("remote.c", "remote_files.c"))
 _FUNCTIONS = (
-    *(
-        "read",
-        "write",
-        "remember",
-        "names",
-        "begin",
-        "open",
-        "add",
-        "put",
-        "get",
-        "place",
-        "round",
-        "repeat",
-    ),
+    *("read", "write", "remember", "names"),  # remote_files.c
+    *("begin", "open", "add", "put", "get", "place", "round", "repeat"),  # remote.c
 )
 #: Bytes of weights and samples that travel together: some seconds of a slow wire.
 _PART = 4 << 20

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import cached_property
 
 from eecompile.diagnostics import InternalError, ToolError
 from eecompile.hardware import processor_name
@@ -24,16 +23,6 @@ class RemoteFiles:
     def __init__(self, connection: Connection) -> None:
         """`connection` has the board's library loaded."""
         self._connection = connection
-
-    @cached_property
-    def privileged(self) -> bool:
-        """Whether files the kernel makes anew can be written as well: root's server can."""
-        try:
-            status = self.read("/proc/self/status")
-        except OSError:
-            return False
-        users = next((line.split() for line in status.splitlines() if line[:4] == "Uid:"), [])
-        return users[2:3] == ["0"]  # real, effective, ...
 
     def read(self, path: str) -> str:
         """Text of a file; what is no UTF-8 is replaced."""

@@ -149,19 +149,6 @@ def test_files_are_read_where_the_kernel_has_them(port: int, tmp_path: Path, tre
             files.names("/sys/bytes")
 
 
-@pytest.mark.parametrize("user", ["0", "1000", None])
-def test_a_server_is_privileged_where_it_runs_as_root(
-    port: int, tmp_path: Path, tree: Path, user: str | None
-) -> None:
-    (tree / "proc").unlink()
-    (tree / "proc" / "self").mkdir(parents=True)
-    if user is not None:
-        text = f"Name:\tpython\nUid:\t1000\t{user}\t0\t0\n"
-        (tree / "proc" / "self" / "status").write_text(text)
-    with open_device(port, artifact(tmp_path), tree) as device:
-        assert device.files.privileged == (user == "0")
-
-
 def test_settings_are_put_back_when_a_session_ends(port: int, tmp_path: Path, tree: Path) -> None:
     with open_device(port, artifact(tmp_path), tree) as device:
         device.files.write(f"/{POLICY}/scaling_max_freq", "900000")
