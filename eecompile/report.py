@@ -102,6 +102,16 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
     return lines
 
 
+def _compared(energy_j: float, other_j: float) -> str:
+    """An energy beside another one.
+
+    >>> _compared(3.0, 4.0), _compared(5.0, 4.0)
+    ('25.0 % less than 4 J', '25.0 % more than 4 J')
+    """
+    share = energy_j / other_j - 1
+    return f"{percent(abs(share))} {'more' if share > 0 else 'less'} than {joules(other_j)}"
+
+
 def clock_lines(clock: Mapping[str, Any]) -> list[str]:
     """What a person reads about a policy's clocks after a build, on held-out data."""
     lines = [f"  clocks of `{clock['board']}`: {clock['rule']}", *_fitting_lines(clock["fitting"])]
@@ -111,10 +121,10 @@ def clock_lines(clock: Mapping[str, Any]) -> list[str]:
     if chosen["mean_energy_j"] is not None:
         others = ("early_exit_top_clock", "full_depth_top_clock")
         before = [clock["test"][name]["mean_energy_j"] for name in others]
-        less = [percent(1 - chosen["mean_energy_j"] / joule) for joule in before if joule]
+        less = [_compared(chosen["mean_energy_j"], joule) for joule in before if joule]
         lines.append(
-            f"  energy {joules(chosen['mean_energy_j'])}, {clock['energy_provenance']}: "
-            f"{' and '.join(less)} less than these exits, and full depth, at the fastest clock"
+            f"  energy {joules(chosen['mean_energy_j'])}, {clock['energy_provenance']}; these exits, "
+            f"and full depth, at the fastest clock: {' and '.join(less)}"
         )
     lines.append(
         f"  latency {milliseconds(chosen['mean_latency_s'])}, {clock['latency_provenance']}, "

@@ -156,6 +156,11 @@ class Session:
         self._policy: ExitPolicy | None = None
         self._policy_name: str | None = None
         self._clock: Clock | None
+        if governor is not None and not hasattr(governor, "set"):
+            raise bad_argument(
+                f"Expected a governor, found {governor!r}",
+                "`NoGovernor()` of eecompile.runtime.governor leaves clocks alone",
+            )
         self._governor, self._clock = governor, None
         self.set_policy(artifact.manifest.default_policy if policy is None else policy)
 

@@ -405,3 +405,9 @@ def test_a_damaged_clock_rule_is_refused(tmp_path: Path) -> None:
     write_artifact(tmp_path / "out", tiny.contents(policies={"p": entry}, default_policy="p"))
     with pytest.raises(CompileErrors, match="objective must be one of"):
         ee.load(tmp_path / "out")
+
+
+def test_what_is_no_governor_is_refused(tmp_path: Path) -> None:
+    folder = artifact(tmp_path, tiny.POLICIES["fast"], ClockRule())
+    with pytest.raises(CompileErrors, match="Expected a governor, found 'none'"):
+        ee.load(folder, governor="none")  # type: ignore[arg-type]
