@@ -123,8 +123,8 @@ def clock_lines(clock: Mapping[str, Any]) -> list[str]:
         before = [clock["test"][name]["mean_energy_j"] for name in others]
         less = [_compared(chosen["mean_energy_j"], joule) for joule in before if joule]
         lines.append(
-            f"  energy {joules(chosen['mean_energy_j'])}, {clock['energy_provenance']}; these exits, "
-            f"and full depth, at the fastest clock: {' and '.join(less)}"
+            f"  energy {joules(chosen['mean_energy_j'])}, {clock['energy_provenance']}; these "
+            f"exits, and full depth, at the fastest clock: {' and '.join(less)}"
         )
     lines.append(
         f"  latency {milliseconds(chosen['mean_latency_s'])}, {clock['latency_provenance']}, "
