@@ -85,7 +85,8 @@ def workspace_bytes(function: Function, capacity: int, threads: int) -> int:
     Sharing phases they share the workspace, with a part of each thread's own behind it; sharing
     samples each has all of it for itself.
 
-    >>> f = Function("f", (), (), workspace_bytes=128, private_bytes=64, threads=2, macs=0)
+    >>> from eecompile.cost import Work
+    >>> f = Function("f", (), (), workspace_bytes=128, private_bytes=64, threads=2, work=Work())
     >>> [workspace_bytes(f, capacity, threads) for capacity, threads in ((1, 1), (1, 4), (8, 4))]
     [192, 256, 768]
     """
