@@ -318,8 +318,6 @@ class Session:
             raise _in_use()
         try:
             self._take(x, normalize)
-            if self._clock is not None:
-                return self._clocked(policy, self._clock, start)
             return self._answer(policy, start)
         finally:
             self._in_use.release()
@@ -393,9 +391,13 @@ class Session:
             memory[:] = as_batch(name, type_, arrays[name], single=True)
 
     def _answer(self, policy: ExitPolicy, start: float) -> Answer:
+        """Segment by segment; with a clock, each stretch at the one that is chosen for it."""
+        clock, last = self._clock, len(self._stops)
         segments_run = heads_run = macs = 0
-        last = len(self._stops)
-        due, state = policy.first(), policy.start(1)
+        due, answers = policy.first(), False
+        if clock is not None:
+            due, _, answers = clock.begin(due)
+        state = policy.start(1)
         for index, (call, cost) in enumerate(self._segments):
             call.one()
             segments_run += 1
@@ -407,38 +409,19 @@ class Session:
                 head.one()
                 heads_run += 1
             macs += stop.macs
-            due = policy.decide(index, stop.outputs, state).item()
-            if due == EXIT:
-                logits = policy.answer(index, stop.outputs)[0].copy()
-                return self._made(index, logits, segments_run, heads_run, macs, start)
-            if not index < due <= last:
-                raise InternalError(f"policy {policy.kind} asked for exit {due} after {index}")
-        return self._final(segments_run, heads_run, macs, start)
-
-    def _clocked(self, policy: ExitPolicy, clock: Clock, start: float) -> Answer:
-        """As `_answer`, each stretch at the clock that is chosen for it."""
-        segments_run = heads_run = macs = 0
-        last = len(self._stops)
-        step, state = clock.begin(policy.first()), policy.start(1)
-        for index, (call, cost) in enumerate(self._segments):
-            call.one()
-            segments_run += 1
-            macs += cost
-            if index != step.due or index == last:
-                continue
-            stop = self._stops[index]
-            for head in stop.calls:
-                head.one()
-                heads_run += 1
-            macs += stop.macs
-            due = policy.decide(index, stop.outputs, state).item()
-            if due != EXIT:
-                if not index < due <= last:
-                    raise InternalError(f"policy {policy.kind} asked for exit {due} after {index}")
-                if not step.answer:
+            wanted = policy.decide(index, stop.outputs, state).item()
+            if wanted != EXIT:
+                if not index < wanted <= last:
+                    raise InternalError(
+                        f"policy {policy.kind} asked for exit {wanted} after {index}"
+                    )
+                if clock is None:
+                    due = wanted
+                    continue
+                if not answers:
                     elapsed_s = perf_counter() - start
-                    step = clock.after(index, due, elapsed_s, policy.forecasts)
-                    if step.due != EXIT:
+                    due, _, answers = clock.after(index, wanted, elapsed_s, policy.forecasts)
+                    if due != EXIT:
                         continue
                 clock.forced += 1
             logits = policy.answer(index, stop.outputs)[0].copy()
