@@ -128,8 +128,8 @@ class _Clocked:
             "rule": str(self.rule),
             "board": self.table.board,
             "deadline_s": self.rule.deadline_s,
-            "latency_provenance": _provenance(self.table, "provenance"),
-            "energy_provenance": _provenance(self.table, "energy_provenance"),
+            "latency_provenance": self.table.latency_provenance,
+            "energy_provenance": self.table.energy_provenance,
             "fitting": self.found and self._fitting(self.found),
             "test": self._held_out(test) if isinstance(test, TestRecord) else None,
         }
@@ -157,10 +157,3 @@ class _Clocked:
             accuracies = [found[run]["accuracy"] for run in ("full_depth_top_clock", "chosen")]
             missed_by = max(0.0, accuracies[0] - accuracies[1] - self.built.drop)
         return {**found, "budget_missed_by": missed_by}
-
-
-def _provenance(table: CostTable, of: str) -> str | None:
-    """Whether every cost is measured; None where there is none."""
-    full = [table.full_depth(state) for state in range(len(table.states))]
-    found = {getattr(cost, of) for cost in full if cost is not None} - {None}
-    return None if not found else "measured" if found == {"measured"} else "modelled"
