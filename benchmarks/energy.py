@@ -3,7 +3,7 @@
     python -m benchmarks.energy [--folder DIR]
 
 MobileNetV2 at 224 x 224 on CIFAR-10 (benchmarks/transfer.py) is built and run here, every head
-included; policies, and for each board and deadline their settings and start clocks, are fitted on
+included, and built for each board, whose code is what is counted; policies, and for each board and deadline their settings and start clocks, are fitted on
 the first 5,000 test images. The last 5,000 are replayed through the scheduler with each board's
 costs. All times and energies are modelled: what goes into the model is printed with them.
 
@@ -26,15 +26,13 @@ import numpy as np
 from benchmarks.machine import describe_machine, shared_data
 from benchmarks.resnet56 import command
 from benchmarks.transfer import transferred
-from eecompile.artifact import PolicyEntry
+from eecompile.artifact import PolicyEntry, read_artifact
 from eecompile.board import Board
 from eecompile.boards.file import read_board
 from eecompile.clock_rule import ClockRule
 from eecompile.clocks.evaluation import recorded
 from eecompile.clocks.fitting import fit_clocks
 from eecompile.clocks.simulation import Simulation, at_top_clock, simulate
-from eecompile.compiled import CompiledGraph
-from eecompile.cost_model import model_table
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Split, open_dataset
 from eecompile.dsl.parser import read_spec
@@ -68,16 +66,22 @@ DEADLINES = (1.0, 1.5)
 
 @dataclass(frozen=True)
 class Study:
-    """What was recorded here: a network, its policies, and what every exit says of every image."""
+    """What was recorded here: a network, its policies, and what every exit says of every image.
 
-    network: CompiledGraph
+    Attributes:
+        file: the `.ee` file.
+        settings: by policy, those that keep its budget, the fitted one first.
+        calibrate, test: what every exit says.
+    """
+
+    file: Path
     settings: dict[str, list[ExitPolicy]]
     calibrate: CalibrateRecord
     test: TestRecord
 
     def at_top(self, name: str, table: CostTable, deadline_s: float) -> Simulation:
         """A policy, or "full", with every image at the fastest clock."""
-        settings = self.settings.get(name) or [NeverPolicy(len(self.network.exits))]
+        settings = self.settings.get(name) or [NeverPolicy(len(self.test.exits))]
         return at_top_clock(settings[0], self.test.outputs(), self.test.final, table, deadline_s)
 
     def chosen(self, name: str, table: CostTable, rule: ClockRule) -> Simulation:
@@ -104,7 +108,7 @@ def study(folder: Path, data: Path) -> Study:
         )
     with load(folder / "host.artifact") as session:
         return Study(
-            session.manifest.network,
+            file,
             {name: _settings(entry) for name, entry in session.artifact.policies.items()},
             _record(CalibrateRecord, session, file, "calibrate"),
             _record(TestRecord, session, file, "test"),
@@ -140,7 +144,10 @@ def bound_j(found: Simulation, table: CostTable, deadline_s: float) -> float:
 
 def report(board: Board, cluster: str, made: Study) -> None:
     """One board: what goes into the model, then every kind of deadline."""
-    whole = model_table(made.network, board, 1, "host")
+    folder = made.file.parent / board.name
+    command("build", str(made.file), "-t", board.name, "-o", str(folder), folder=made.file.parent)
+    whole = read_artifact(folder, must_run=False).costs
+    assert whole is not None, "the board has clocks"
     table = whole.restricted([k for k, s in enumerate(whole.states) if s.cluster == cluster])
     top = max(range(len(table.states)), key=lambda k: table.states[k].frequency_hz or 0)
     full = table.full_depth(top)
@@ -197,8 +204,8 @@ def main() -> None:
         folder = (options.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         made = study(folder, shared_data().resolve())
-    for name, cluster in BOARDS:
-        report(read_board(name), cluster, made)
+        for name, cluster in BOARDS:
+            report(read_board(name), cluster, made)
 
 
 if __name__ == "__main__":

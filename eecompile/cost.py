@@ -47,6 +47,7 @@ class Work:
         weight_bytes: weights read.
         wide_bytes: of `value_bytes` those of kernels whose values take more than each of
             `WIDE_BYTES`, in that order.
+        lanes: float32 elements of the vectors that instructions are counted in.
     """
 
     macs: int = 0
@@ -59,9 +60,10 @@ class Work:
     value_bytes: int = 0
     weight_bytes: int = 0
     wide_bytes: tuple[int, ...] = (0,) * len(WIDE_BYTES)
+    lanes: int = 4
 
     def __add__(self, other: Work) -> Work:
-        """Both, one after the other.
+        """Both, one after the other; of code for one machine, or of no instructions at all.
 
         >>> Work(macs=1, kernels=1) + Work(macs=2, kernels=1) == Work(macs=3, kernels=2)
         True
@@ -77,6 +79,7 @@ class Work:
             self.value_bytes + other.value_bytes,
             self.weight_bytes + other.weight_bytes,
             tuple(map(add, self.wide_bytes, other.wide_bytes)),
+            max(self.lanes, other.lanes),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -92,6 +95,7 @@ class Work:
             "value_bytes": self.value_bytes,
             "weight_bytes": self.weight_bytes,
             "wide_bytes": list(self.wide_bytes),
+            "lanes": self.lanes,
         }
 
     @classmethod
@@ -114,6 +118,7 @@ class Work:
         if not known or sorted([0, *wide, values]) != [0, *reversed(wide), values]:
             count = len(WIDE_BYTES)
             entry.fail("wide_bytes", f"{count} whole numbers from `value_bytes` falling to 0")
+        lanes = entry.whole("lanes", 1024, 1)
         entry.done()
         return cls(
             macs,
@@ -126,6 +131,7 @@ class Work:
             values,
             weights,
             tuple(wide),
+            lanes,
         )
 
 

@@ -12,7 +12,7 @@ scales or replaces what is modelled here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eecompile.board import Board, Cluster, DvfsState
 from eecompile.compiled import CompiledGraph, Function, FunctionLike
@@ -90,9 +90,20 @@ class CostModel:
         return cls(cluster, board.memory_bandwidth)
 
     def cycles(self, work: Work) -> float:
-        """Of one core that has all it reads in its caches."""
+        """Of one core that has all it reads in its caches.
+
+        Instructions that were counted in vectors of another width are taken for as many more, or
+        fewer: near for wide loops, while schedules and choices are those of the other machine.
+        """
         # ARM's cores load as many vectors in a cycle as they multiply; nothing else is known.
         rate = self.cluster.fma_per_cycle
+        widths = work.lanes / self.cluster.lanes
+        work = replace(
+            work,
+            operations=round(work.operations * widths),
+            divisions=round(work.divisions * widths),
+            accesses=round(work.accesses * widths),
+        )
         found = features(work, rate, rate)
         return sum(a * b for a, b in zip(self.coefficients, found, strict=True))
 

@@ -216,7 +216,7 @@ def kernel_counts(
         for called in calls:
             spec = called.spec
             uses[spec] = uses.get(spec, 0) + 1
-            work[spec] = _cycles(_work(called, placed.graph), machine)
+            work[spec] = _cycles(_work(called, placed.graph, machine), machine)
     return [KernelCount(spec, count, work[spec]) for spec, count in uses.items()]
 
 
@@ -371,7 +371,7 @@ def _called(graph: Graph, kernels: _Kernels) -> tuple[Placed, list[_Called]]:
 _WORTH_A_THREAD = 3000
 
 
-def _work(called: _Called, graph: Graph) -> Work:
+def _work(called: _Called, graph: Graph, machine: Machine) -> Work:
     """What one kernel does; each tensor it touches is counted once."""
     group, executed = called.group, called.kernel.instructions
     constants = [name for name in group.inputs if name in graph.constants]
@@ -385,6 +385,7 @@ def _work(called: _Called, graph: Graph) -> Work:
         value_bytes=nbytes,
         weight_bytes=sum(graph.types[name].nbytes for name in constants),
         wide_bytes=tuple(nbytes if nbytes > size else 0 for size in WIDE_BYTES),
+        lanes=machine.lanes,
     )
     return sum((op_work(op, graph) for op in group.ops), touched)
 
@@ -398,7 +399,7 @@ def _cycles(work: Work, machine: Machine) -> float:
 def _use(
     called: _Called, graph: Graph, arguments: tuple[Address, ...], machine: Machine
 ) -> KernelUse:
-    group, kernel, work = called.group, called.kernel, _work(called, graph)
+    group, kernel, work = called.group, called.kernel, _work(called, graph, machine)
     sharing = max(1, int(_cycles(work, machine) // _WORTH_A_THREAD))
     phases = tuple(Shared(p.symbol, p.units, min(p.units, sharing)) for p in kernel.phases)
     return KernelUse(

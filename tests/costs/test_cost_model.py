@@ -69,6 +69,14 @@ def test_cycles_are_a_sum_over_what_a_core_can_do_in_a_cycle() -> None:
     assert CostModel(LITTLE, None, UNITS).cycles(work) == 40 + 30 + 24 + 400 + 50 + 200
 
 
+def test_instructions_of_wider_vectors_are_more_of_narrower_ones() -> None:
+    narrow = Work(operations=400, divisions=8, accesses=100, kernels=2, value_bytes=640)
+    wide = replace(narrow, operations=100, divisions=2, accesses=25, lanes=16)
+    for cluster in (BIG, LITTLE):
+        assert CostModel(cluster).cycles(wide) == CostModel(cluster).cycles(narrow)
+    assert (wide + Work(macs=1)).lanes == 16
+
+
 def test_only_what_the_last_cache_cannot_hold_comes_from_memory() -> None:
     network = FIRST + SECOND  # 4 MiB of weights and a cache of one: three quarters are missed
     model = CostModel(BIG, 1e9)

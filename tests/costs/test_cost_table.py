@@ -35,6 +35,7 @@ def works(draw: st.DrawFn) -> Work:
         values,
         draw(counts),
         tuple(wide),
+        draw(st.integers(1, 1024)),
     )
 
 

@@ -40,6 +40,7 @@ def test_an_element_wise_kernel_is_a_load_an_operation_and_a_store_a_vector(
 
 def test_wide_values_are_told_apart_by_what_a_kernel_touches() -> None:
     found = work(relu("1, 64, 32, 32"))  # 512 KiB in and out
+    assert found.lanes == lanes
     assert found.wide_bytes == tuple(2**19 if size < 2**19 else 0 for size in WIDE_BYTES)
 
 
