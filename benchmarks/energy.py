@@ -3,9 +3,10 @@
     python -m benchmarks.energy [--folder DIR]
 
 MobileNetV2 at 224 x 224 on CIFAR-10 (benchmarks/transfer.py) is built and run here, every head
-included, and built for each board, whose code is what is counted; policies, and for each board and deadline their settings and start clocks, are fitted on
-the first 5,000 test images. The last 5,000 are replayed through the scheduler with each board's
-costs. All times and energies are modelled: what goes into the model is printed with them.
+included, and built for each board, whose code is what is counted. Policies, and for each board and
+deadline their settings and start clocks, are fitted on the first 5,000 test images. The last 5,000
+are replayed through the scheduler with each board's costs. All times and energies are modelled:
+what goes into the model is printed with them.
 
 (a) is the full network at the top clock, (b) early exit at the top clock: the same accuracy budget,
 heads asked in order by their softmax. Deadlines are the full depth at the top clock, and half as

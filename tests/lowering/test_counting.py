@@ -34,13 +34,12 @@ def test_an_element_wise_kernel_is_a_load_an_operation_and_a_store_a_vector(
     found = work(relu("1, 64, 32, 32"), target)
     vectors = 64 * 32 * 32 // lanes
     assert (found.operations, found.accesses, found.divisions) == (vectors, 2 * vectors, 0)
-    assert (found.macs, found.elements, found.kernels) == (0, 65536, 1)
+    assert (found.macs, found.elements, found.kernels, found.lanes) == (0, 65536, 1, lanes)
     assert (found.value_bytes, found.weight_bytes) == (2 * 4 * 65536, 0)
 
 
 def test_wide_values_are_told_apart_by_what_a_kernel_touches() -> None:
     found = work(relu("1, 64, 32, 32"))  # 512 KiB in and out
-    assert found.lanes == lanes
     assert found.wide_bytes == tuple(2**19 if size < 2**19 else 0 for size in WIDE_BYTES)
 
 
