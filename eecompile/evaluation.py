@@ -20,6 +20,7 @@ from eecompile.dsl.convert import BUDGETS
 from eecompile.dsl.given import given_budget
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse, parse_file
+from eecompile.outcomes import exits_json, exits_taken
 from eecompile.policies import ExitPolicy, from_json
 from eecompile.policies.points import OperatingPoint, cheapest, most_accurate
 from eecompile.runtime.session import Session
@@ -63,12 +64,7 @@ class Evaluation:
         """SI units; fractions are of the untouched backbone at full depth."""
         labels = np.asarray(self.labels)
         right = np.asarray(self.answers) == labels
-        taken = np.asarray(self.exits)
-        exits = []
-        for name in self.exit_names:
-            here = taken == name
-            accuracy = float(right[here].mean()) if here.any() else None
-            exits.append({"name": name, "fraction": float(here.mean()), "accuracy": accuracy})
+        taken = np.array([self.exit_names.index(name) for name in self.exits])
         latencies = np.asarray(self.latencies_s)
         full = np.asarray(self.full_latencies_s)
         energies = [energy for energy in self.energies_j if energy is not None]
@@ -89,7 +85,7 @@ class Evaluation:
             "energy_provenance": self.energy_provenance if known else None,
             "latency_provenance": "measured",
             "threads": self.threads,
-            "exits": exits,
+            "exits": exits_json(exits_taken(self.exit_names, taken, right)),
             "policy": self.policy,
             "budget": self.budget,
             **self._clock_json(len(labels)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import sqrt
@@ -16,7 +16,16 @@ from eecompile.record import CalibrateRecord, TestRecord
 from eecompile.segments import SegmentGraph
 from eecompile.spec import Budget
 
-__all__ = ["ExitCosts", "Interval", "Report", "evaluate", "standard_error", "wilson"]
+__all__ = [
+    "ExitCosts",
+    "Interval",
+    "Report",
+    "evaluate",
+    "exits_json",
+    "exits_taken",
+    "standard_error",
+    "wilson",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -134,11 +143,6 @@ def evaluate(
     replayed = replay(policy, record.outputs(), record.final)
     right = replayed.correct(record.labels)
     full = record.final.argmax(axis=1) == record.labels
-    exits = []
-    for index, name in enumerate((*record.exits, "final")):
-        here = replayed.exit == index
-        accuracy = float(right[here].mean()) if here.any() else None
-        exits.append((name, float(here.mean()), accuracy))
     return Report(
         n=len(record),
         accuracy=wilson(int(right.sum()), len(record)),
@@ -146,8 +150,37 @@ def evaluate(
         accuracy_drop=Interval.of_mean(full.astype(float) - right),
         costs={name: Interval.of_mean(cost.of(replayed)) for name, cost in costs.items()},
         provenance={name: cost.provenance for name, cost in costs.items()},
-        exits=tuple(exits),
+        exits=exits_taken((*record.exits, "final"), replayed.exit, right),
     )
+
+
+def exits_taken(
+    names: Sequence[str], taken: Array, right: Array
+) -> tuple[tuple[str, float, float | None], ...]:
+    """Per exit: name, share of the samples, their accuracy or None where there are none.
+
+    Args:
+        names: of the exits, the final one last.
+        taken: int64 (n,), index of the exit each sample left at.
+        right: bool (n,), whether its answer is right.
+
+    >>> exits_taken(["early", "final"], np.array([0, 0]), np.array([True, False]))
+    (('early', 1.0, 0.5), ('final', 0.0, None))
+    """
+    found = []
+    for index, name in enumerate(names):
+        here = taken == index
+        accuracy = float(right[here].mean()) if here.any() else None
+        found.append((name, float(here.mean()), accuracy))
+    return tuple(found)
+
+
+def exits_json(exits: Iterable[tuple[str, float, float | None]]) -> list[dict[str, Any]]:
+    """What `exits_taken` gives, as JSON; keys scripts rely on."""
+    return [
+        {"name": name, "fraction": fraction, "accuracy": accuracy}
+        for name, fraction, accuracy in exits
+    ]
 
 
 def standard_error(samples: Array) -> float:

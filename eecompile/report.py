@@ -7,7 +7,7 @@ from typing import Any
 
 from eecompile.figures import hertz, joules, milliseconds, percent, threads_in_words
 from eecompile.forecast_report import forecast_line
-from eecompile.outcomes import Interval, Report
+from eecompile.outcomes import Interval, Report, exits_json
 from eecompile.policy_fitting import DEFAULT_BUDGET
 from eecompile.spec import Policy
 
@@ -52,10 +52,7 @@ def _report(report: Report) -> dict[str, Any]:
             name: _interval(interval) | {"provenance": report.provenance[name]}
             for name, interval in report.costs.items()
         },
-        "exits": [
-            {"name": name, "fraction": fraction, "accuracy": accuracy}
-            for name, fraction, accuracy in report.exits
-        ],
+        "exits": exits_json(report.exits),
     }
 
 

@@ -10,7 +10,7 @@ from eecompile.artifact import PolicyEntry
 from eecompile.clock_rule import ClockRule
 from eecompile.clocks.checks import check_rule
 from eecompile.clocks.fitting import FittedClocks, fit_clocks
-from eecompile.clocks.outcomes import clock_outcomes, costs_of
+from eecompile.clocks.outcomes import clock_outcomes, costs_of, outcome
 from eecompile.clocks.planning import clock_rule
 from eecompile.cost_table import CostTable
 from eecompile.diagnostics import Diagnostic, Diagnostics
@@ -20,6 +20,7 @@ from eecompile.policies import ExitPolicy, to_json
 from eecompile.policy_building import BuiltPolicy, in_setting
 from eecompile.policy_fitting import DEFAULT_BUDGET
 from eecompile.record import CalibrateRecord, Record, TestRecord
+from eecompile.runtime.scheduler import Scheduler
 from eecompile.spec import Policy
 
 __all__ = ["BuiltClocks", "build_clocks"]
@@ -150,8 +151,9 @@ class _Clocked:
         }
 
     def _held_out(self, test: TestRecord) -> dict[str, Any]:
-        outputs, policy = test.outputs(), self.built.policy
-        found = clock_outcomes(policy, outputs, test.final, test.labels, self.table, self.rule)
+        scheduler = Scheduler(self.table, self.rule)
+        runs = clock_outcomes(self.built.policy, test.outputs(), test.final, self.table, scheduler)
+        found = {name: outcome(run, test.labels) for name, run in runs.items()}
         missed_by = None
         if self.built.drop is not None:
             accuracies = [found[run]["accuracy"] for run in ("full_depth_top_clock", "chosen")]

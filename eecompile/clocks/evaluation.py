@@ -6,7 +6,7 @@ then replayed over what was recorded, with the board's costs. All of those are m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +19,9 @@ from eecompile.boards.file import read_board
 from eecompile.clock_rule import ClockRule
 from eecompile.clocks.checks import check_rule
 from eecompile.clocks.fitting import fit_start
-from eecompile.clocks.outcomes import outcome
+from eecompile.clocks.outcomes import clock_outcomes, outcome
 from eecompile.clocks.planning import allowed_states, clock_rule
-from eecompile.clocks.simulation import Simulation, at_top_clock, simulate
+from eecompile.clocks.simulation import Simulation
 from eecompile.compiled import CompiledGraph
 from eecompile.console import Reporter
 from eecompile.cost_model import model_table
@@ -31,8 +31,9 @@ from eecompile.diagnostics import CompileErrors, Diagnostics, Span
 from eecompile.dsl.given import given_deadline, given_frequency
 from eecompile.dsl.parser import parse_file
 from eecompile.evaluation import choose_budget, open_test_data
+from eecompile.outcomes import exits_json, exits_taken
 from eecompile.policies import ExitPolicy, NeverPolicy, from_json
-from eecompile.record import CalibrateRecord, Record, TestRecord
+from eecompile.record import CalibrateRecord, Record, TestRecord, record
 from eecompile.runtime.governor import NoGovernor
 from eecompile.runtime.runner import Runner
 from eecompile.runtime.scheduler import Scheduler
@@ -108,8 +109,9 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
         known = recorded(CalibrateRecord, session, calibration, None, progress)
         rule, fitted_on = fit_start(policy, known, table, rule), len(known)
     tested = recorded(TestRecord, session, dataset, options.samples, progress)
+    scheduler = Scheduler(table, rule)
     return {
-        **_figures(policy, tested, table, rule, network),
+        **_figures(policy, tested, table, scheduler, network),
         "energy_provenance": "modelled" if table.energy_covers else None,
         "latency_provenance": "modelled",
         "threads": threads,
@@ -121,7 +123,7 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
         "clock": str(rule),
         "start_fitted_on": fitted_on,
         "model": _model(board, table),
-        "notes": _notes(found, Scheduler(table, rule), table),
+        "notes": _notes(found, scheduler, table),
     }
 
 
@@ -208,54 +210,58 @@ def _calibration(session: Session, options: BoardOptions) -> Dataset | None:
 def recorded(
     kind: type[R], session: Session, dataset: Dataset, samples: int | None, progress: Reporter
 ) -> R:
-    """What every exit computes for every sample."""
+    """What every exit computes for every sample, or for the first `samples`."""
     network = session.manifest.network
     runner, names = Runner.of(session.library, network), shown_values(network)
     ((input_, _),) = network.inputs
-    labels: list[np.ndarray] = []
-    values: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    done = 0
-    for images, classes in dataset.batches(_BATCH * session.threads):
-        images = images[: None if samples is None else samples - done]
-        classes = classes[: len(images)]
-        for name, rows in runner.run_all({input_: images}, names, session.threads).items():
-            values[name].append(rows.reshape(len(rows), -1))
-        labels.append(classes)
-        done += len(images)
-        progress(done, min(dataset.count or done, samples or dataset.count or done))
-        if done == samples:
-            break
-    joined = {name: np.concatenate(rows) for name, rows in values.items()}
-    return kind(
-        network.exit_names[:-1],
-        np.concatenate(labels),
-        joined[network.output],
-        logits={e.name: joined[e.head.outputs[0][0]] for e in network.exits if e.head},
-        class_means={
-            e.name: joined[e.comparator.outputs[0][0]] for e in network.exits if e.comparator
-        },
+    total = min(dataset.count or samples or 0, samples or dataset.count or 0)
+
+    def run_batch(images: np.ndarray) -> dict[str, np.ndarray]:
+        found = runner.run_all({input_: images}, names, session.threads)
+        return {name: rows.reshape(len(rows), -1) for name, rows in found.items()}
+
+    return record(
+        kind,
+        run_batch,
+        _first(samples, dataset.batches(_BATCH * session.threads)),
+        output=network.output,
+        exits=network.exit_names[:-1],
+        logits={e.name: e.head.outputs[0][0] for e in network.exits if e.head},
+        class_means={e.name: e.comparator.outputs[0][0] for e in network.exits if e.comparator},
+        progress=lambda done: progress(done, max(total, done)),
     )
+
+
+def _first(
+    samples: int | None, batches: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The batches up to so many samples; all of them where that is None."""
+    left = samples
+    for images, labels in batches:
+        yield images[:left], labels[:left]
+        if left is not None:
+            left -= len(images)
+            if left <= 0:
+                return
 
 
 def _figures(
     policy: ExitPolicy,
     tested: TestRecord,
     table: CostTable,
-    rule: ClockRule,
+    scheduler: Scheduler,
     network: CompiledGraph,
 ) -> dict[str, Any]:
     """Of the policy with its clocks, and of what that is compared with."""
-    exits, final, labels = tested.outputs(), tested.final, tested.labels
-    scheduler = Scheduler(table, rule)
-    chosen = simulate(policy, exits, final, scheduler)
-    early = at_top_clock(policy, exits, final, table, rule.deadline_s)
-    never = NeverPolicy(len(exits))
-    full = at_top_clock(never, exits, final, table, rule.deadline_s)
+    labels = tested.labels
+    runs = dict(clock_outcomes(policy, tested.outputs(), tested.final, table, scheduler))
+    chosen = runs.pop("chosen")
 
     def figures(found: Simulation) -> dict[str, Any]:
         return outcome(found, labels) | {"mean_macs_fraction": _macs_fraction(found, network)}
 
-    whole = outcome(full, labels)
+    whole = outcome(runs["full_depth_top_clock"], labels)
+    taken = exits_taken(network.exit_names, chosen.exit, chosen.correct(labels))
     return {
         **figures(chosen),
         "full_depth_accuracy": whole["accuracy"],
@@ -263,12 +269,9 @@ def _figures(
         "full_depth_energy_j": whole["mean_energy_j"],
         "full_depth_p50_latency_s": whole["p50_latency_s"],
         "full_depth_p99_latency_s": whole["p99_latency_s"],
-        "exits": _exits(network.exit_names, chosen, labels),
+        "exits": exits_json(taken),
         "clocks": _clocks(table, chosen, scheduler.home),
-        "baselines": {
-            "full_depth_top_clock": figures(full),
-            "early_exit_top_clock": figures(early),
-        },
+        "baselines": {name: figures(run) for name, run in runs.items()},
     }
 
 
@@ -276,15 +279,6 @@ def _macs_fraction(found: Simulation, network: CompiledGraph) -> float:
     segments = np.cumsum([segment.macs for segment in network.segments])
     heads = found.evaluated @ np.array([exit_.macs for exit_ in network.exits], np.int64)
     return float((segments[found.exit] + heads).mean()) / max(network.macs, 1)
-
-
-def _exits(names: Sequence[str], found: Simulation, labels: np.ndarray) -> list[dict[str, Any]]:
-    right, rows = found.correct(labels), []
-    for index, name in enumerate(names):
-        here = found.exit == index
-        accuracy = float(right[here].mean()) if here.any() else None
-        rows.append({"name": name, "fraction": float(here.mean()), "accuracy": accuracy})
-    return rows
 
 
 def _clocks(table: CostTable, found: Simulation, home: int) -> list[dict[str, Any]]:

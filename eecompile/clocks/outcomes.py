@@ -1,4 +1,4 @@
-"""What choosing clocks gives on recorded samples, beside the same without: as JSON values."""
+"""What choosing clocks gives on recorded samples, beside the same without."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from eecompile.clock_rule import ClockRule
-from eecompile.clocks.simulation import Simulation, at_top_clock, simulate
+from eecompile.clocks.simulation import (
+    Courses,
+    Replayed,
+    Simulation,
+    at_top_clock,
+    top_clock,
+)
 from eecompile.cost_table import CostTable
 from eecompile.policies import ExitPolicy, NeverPolicy
 from eecompile.policies.base import ExitOutputs
@@ -18,7 +23,7 @@ __all__ = ["clock_outcomes", "costs_of", "outcome"]
 
 
 def outcome(found: Simulation, labels: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Figures of one run; SI units, energies None where not known."""
+    """Figures of one run as JSON; SI units, energies None where not known."""
     return {"accuracy": float(found.correct(labels).mean()), **costs_of(found)}
 
 
@@ -42,22 +47,19 @@ def clock_outcomes(
     policy: ExitPolicy,
     exits: Sequence[ExitOutputs],
     final: np.ndarray[Any, Any],
-    labels: np.ndarray[Any, Any],
     table: CostTable,
-    rule: ClockRule,
-) -> Mapping[str, dict[str, Any]]:
-    """The policy with its clock rule, and what it is compared with, on the same samples.
+    scheduler: Scheduler,
+) -> Mapping[str, Simulation]:
+    """The policy with its clocks chosen, and what it is compared with, on the same samples.
 
     ``early_exit_top_clock``: the same policy with every sample at the fastest clock.
     ``full_depth_top_clock``: no exits either.
     """
+    deadline_s = scheduler.rule.deadline_s
+    replayed = Replayed(policy, exits, final)
     never = NeverPolicy(len(exits))
     return {
-        "chosen": outcome(simulate(policy, exits, final, Scheduler(table, rule)), labels),
-        "early_exit_top_clock": outcome(
-            at_top_clock(policy, exits, final, table, rule.deadline_s), labels
-        ),
-        "full_depth_top_clock": outcome(
-            at_top_clock(never, exits, final, table, rule.deadline_s), labels
-        ),
+        "chosen": replayed.run(Courses(scheduler)).simulation(),
+        "early_exit_top_clock": replayed.run(Courses(top_clock(table, deadline_s))).simulation(),
+        "full_depth_top_clock": at_top_clock(never, exits, final, table, deadline_s),
     }

@@ -21,7 +21,7 @@ from eecompile.policies.base import EXIT, ExitOutputs
 from eecompile.runtime.clock_fronts import TOLERANCE
 from eecompile.runtime.scheduler import Scheduler
 
-__all__ = ["Courses", "Replayed", "Run", "Simulation", "at_top_clock", "simulate"]
+__all__ = ["Courses", "Replayed", "Run", "Simulation", "at_top_clock", "simulate", "top_clock"]
 
 Array = np.ndarray[Any, Any]
 
@@ -178,8 +178,12 @@ def at_top_clock(
 
     With a `NeverPolicy`, the full network.
     """
-    scheduler = Scheduler(table, ClockRule("lowest_latency", deadline_s))
-    return simulate(policy, outputs, final, scheduler)
+    return simulate(policy, outputs, final, top_clock(table, deadline_s))
+
+
+def top_clock(table: CostTable, deadline_s: float | None = None) -> Scheduler:
+    """The scheduler with which every sample is at the fastest clock."""
+    return Scheduler(table, ClockRule("lowest_latency", deadline_s))
 
 
 @dataclass(frozen=True, slots=True)
