@@ -18,14 +18,13 @@ of both policies' exits.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import describe_machine, shared_data
+from benchmarks.machine import describe_machine, shared_data, working_folder
 from benchmarks.resnet56 import command
 from benchmarks.transfer import transferred
 from eecompile.artifact import PolicyEntry, read_artifact
@@ -202,9 +201,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep everything here")
     options = parser.parse_args()
     print(describe_machine())
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (options.folder or Path(temporary)).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+    with working_folder(options.folder) as folder:
         made = study(folder, shared_data().resolve())
         for name, cluster in BOARDS:
             report(read_board(name), cluster, made)

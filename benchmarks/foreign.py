@@ -15,7 +15,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import describe_machine, shared_data
+from benchmarks.machine import describe_machine, shared_data, working_folder
 
 __all__ = ["NETWORKS", "Labelled", "Network", "labelled_images", "real_inputs", "write_file"]
 
@@ -381,9 +380,7 @@ def main() -> None:
         f"{'file':24} opset result   build s    random     real   ours ms  ORT ms ratio"
         "  accuracy (ONNX Runtime's)"
     )
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (options.folder or Path(temporary)).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+    with working_folder(options.folder) as folder:
         built = [report(name, folder, data, options.samples) for name in options.only]
     print(f"built {sum(built)} of {len(built)}")
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from eecompile.hardware import cpu_name, machine
 
-__all__ = ["describe_machine", "shared_data"]
+__all__ = ["describe_machine", "shared_data", "working_folder"]
 
 
 def describe_machine() -> str:
@@ -23,6 +26,15 @@ def describe_machine() -> str:
         f"machine: {cpu_name()}, {here.cores} cores, {here.lanes} float32 lanes, "
         f"load {load:.1f}; Python {platform.python_version()}, {platform.system()}"
     )
+
+
+@contextmanager
+def working_folder(kept: Path | None) -> Iterator[Path]:
+    """The folder `kept`, made where it is not there; one that vanishes in the end if it is None."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (kept or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
 
 
 def shared_data() -> Path:

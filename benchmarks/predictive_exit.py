@@ -11,14 +11,13 @@ images would be 32 GB. Heads are fitted on 20,000 training images, policies cali
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import describe_machine, shared_data
+from benchmarks.machine import describe_machine, shared_data, working_folder
 from benchmarks.resnet56 import command, normalized, prepare, test_images
 
 HERE = Path(__file__).parent
@@ -211,9 +210,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000, help="images timed")
     options = parser.parse_args()
     data = shared_data().resolve()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (options.folder or Path(temporary)).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+    with working_folder(options.folder) as folder:
         print(describe_machine())
         artifact = folder / f"predictive_{options.head}.artifact"
         file = written(folder, data, options.head)

@@ -14,14 +14,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import describe_machine, shared_data
+from benchmarks.machine import describe_machine, shared_data, working_folder
 
 HERE = Path(__file__).parent
 WEIGHTS = "nets/resnet56_cifar10.th"
@@ -196,9 +195,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=5000, help="test images (at most 5,000)")
     options = parser.parse_args()
     data = shared_data().resolve()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (options.folder or Path(temporary)).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+    with working_folder(options.folder) as folder:
         report(folder, data, options.samples)
 
 

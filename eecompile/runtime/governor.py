@@ -7,7 +7,6 @@ out what can be done here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Protocol, Self
 
 from eecompile.board import DvfsState
@@ -49,12 +48,7 @@ class Governor(Protocol):
     def __enter__(self) -> Self:
         """Itself."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Restores."""
 
 
@@ -65,12 +59,7 @@ class RestoringContext:
         """Itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Restores."""
         self.restore()
 

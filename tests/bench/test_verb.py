@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,8 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from eecompile.artifact import write_artifact
-from eecompile.cli import main
-from tests.cli.calls import Call, Done, content
+from tests.cli.calls import Call, content, in_process
 from tests.runtime import tiny
 
 QUICK = ("--rounds", "20", "--seconds", "0.2")
@@ -20,13 +18,7 @@ QUICK = ("--rounds", "20", "--seconds", "0.2")
 
 @pytest.fixture
 def call(capfd: pytest.CaptureFixture[str]) -> Call:
-    def run(*arguments: object) -> Done:
-        capfd.readouterr()
-        status = main([str(argument) for argument in arguments])
-        sys.stdout.flush()
-        return Done(status, *capfd.readouterr())
-
-    return run
+    return in_process(capfd)
 
 
 def test_help_has_an_example(call: Call) -> None:

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import eecompile.demo
+import pytest
 
-__all__ = ["ROOT", "Call", "Done", "content", "copy_demo", "edited", "start"]
+import eecompile.demo
+from eecompile.cli import main
+
+__all__ = ["ROOT", "Call", "Done", "content", "copy_demo", "edited", "in_process", "start"]
 
 ROOT = Path(__file__).parents[2]
 FILES = ("digits.ee", "digits.onnx", "fit.npz", "calibrate.npz", "test.npz")
@@ -46,6 +49,18 @@ class Done:
 
 
 Call = Callable[..., Done]
+
+
+def in_process(capfd: pytest.CaptureFixture[str]) -> Call:
+    """Runs commands in this process."""
+
+    def run(*arguments: object) -> Done:
+        capfd.readouterr()
+        status = main([str(argument) for argument in arguments])
+        sys.stdout.flush()
+        return Done(status, *capfd.readouterr())
+
+    return run
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:

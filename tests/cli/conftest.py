@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from eecompile.cli import main
-from tests.cli.calls import Call, Done, copy_demo
+from tests.cli.calls import Call, copy_demo, in_process
 
 
 @pytest.fixture(scope="session")
@@ -31,14 +30,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def call(capfd: pytest.CaptureFixture[str], cache: Path) -> Call:
     """Runs a command in this process."""
-
-    def run(*arguments: object) -> Done:
-        capfd.readouterr()
-        status = main([str(argument) for argument in arguments])
-        sys.stdout.flush()
-        return Done(status, *capfd.readouterr())
-
-    return run
+    return in_process(capfd)
 
 
 @pytest.fixture(scope="session")
