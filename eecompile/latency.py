@@ -7,8 +7,9 @@ from time import perf_counter
 
 import numpy as np
 
+from eecompile.benching.device import timed_round
 from eecompile.compiled import CompiledGraph
-from eecompile.runtime.lane import Call, Lane
+from eecompile.runtime.lane import Lane
 from eecompile.runtime.runner import Runner
 
 __all__ = ["measure"]
@@ -38,14 +39,5 @@ def measure(
     times: list[list[float]] = []
     most, begun = _ROUNDS + _ROUNDS // 10, perf_counter()
     while len(times) < most and (len(times) < 5 or perf_counter() - begun < _LIMIT_S):
-        row = len(times) % count
-        for name, array in inputs.items():
-            lane.values[name][:1] = array[row : row + 1]
-        times.append([_seconds(call) for call in calls])
+        times.append(timed_round(lane, calls, inputs, len(times) % count))
     return np.array(times[len(times) // 11 :])
-
-
-def _seconds(call: Call) -> float:
-    start = perf_counter()
-    call.one()
-    return perf_counter() - start

@@ -11,12 +11,12 @@ import numpy as np
 
 from eecompile.hardware import cpu_name
 from eecompile.runtime.affinity import Placement
-from eecompile.runtime.lane import Lane
+from eecompile.runtime.lane import Call, Lane
 from eecompile.runtime.runner import batch_inputs
 from eecompile.runtime.session import Session
 from eecompile.runtime.sysfs import LocalFiles, SysFiles
 
-__all__ = ["Device", "LocalDevice", "Placing", "Repeating"]
+__all__ = ["Device", "LocalDevice", "Placing", "Repeating", "timed_round"]
 
 
 class Device(Protocol):
@@ -52,6 +52,20 @@ class Placing(Protocol):
 
     def place(self, cpus: Sequence[int]) -> None:
         """Run there from now on; raises OSError where the system does not allow it."""
+
+
+def timed_round(
+    lane: Lane, calls: Sequence[Call], inputs: Mapping[str, np.ndarray], row: int
+) -> list[float]:
+    """Seconds of each call, made in turn on the sample of `inputs` (n, ...) in that row."""
+    for name, array in inputs.items():
+        lane.values[name][:1] = array[row : row + 1]
+    times = []
+    for call in calls:
+        start = perf_counter()
+        call.one()
+        times.append(perf_counter() - start)
+    return times
 
 
 class LocalDevice:
@@ -92,14 +106,7 @@ class LocalDevice:
         """Every function once, on the next sample."""
         row = self._rounds % self._count
         self._rounds += 1
-        for name, array in self._inputs.items():
-            self._lane.values[name][:] = array[row : row + 1]
-        times = []
-        for call in self._calls:
-            start = perf_counter()
-            call.one()
-            times.append(perf_counter() - start)
-        return times
+        return timed_round(self._lane, self._calls, self._inputs, row)
 
     def repeat(self, function: int, seconds: float) -> float:
         """One function on the values that the latest round left, for at least so many seconds."""
