@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import socket
+import stat
 import struct
 import threading
 from collections.abc import Callable
@@ -313,9 +314,12 @@ def _hang_up(server: Address) -> None:
         known = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
         peers = {info[4][:2] for info in known}
         for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as wire:
-                if wire.getpeername()[:2] in peers:
-                    wire.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                    continue  # `socket` would refuse a copy of it without closing that
+                with socket.socket(fileno=os.dup(int(name))) as wire:
+                    if wire.getpeername()[:2] in peers:
+                        wire.shutdown(socket.SHUT_RDWR)
 
 
 def _refusal(address: Address, error: Exception) -> ToolError:

@@ -284,11 +284,13 @@ def listening(greeting: bytes) -> Iterator[int]:
 
         thread = threading.Thread(target=accept)
         thread.start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        for connection in held:
-            connection.close()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in held:
+                connection.close()
 
 
 def test_another_service(tmp_path: Path) -> None:
@@ -305,6 +307,22 @@ def test_a_server_that_is_busy(tmp_path: Path) -> None:
         pytest.raises(ToolError, match=r"No answer from .* within 0.5 s.*nobody else measures"),
     ):
         open_device(there, artifact(tmp_path), connect_s=0.5)
+
+
+def open_files() -> list[str]:
+    """What this process has open beside sockets, which threads may yet close."""
+    paths = [Path("/proc/self/fd") / fd for fd in os.listdir("/proc/self/fd")]
+    found = [os.readlink(path) for path in paths if path.is_symlink()]
+    return sorted(name for name in found if not name.startswith(("socket:", "/proc/")))
+
+
+def test_giving_up_leaves_no_file_open(tmp_path: Path) -> None:
+    given = artifact(tmp_path)
+    with listening(b"") as there:
+        before = open_files()
+        with pytest.raises(ToolError, match="No answer from"):
+            open_device(there, given, connect_s=0.2)
+        assert before and open_files() == before
 
 
 @pytest.mark.parametrize(
