@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 #include <tvm/ffi/c_api.h>
@@ -199,6 +200,33 @@ static void *watch(void *given) {
     _exit(0);
 }
 
+static int watched = -1;
+
+/* A reset makes the server's thread fail with another status than 0, before or after `watch` comes
+ * to run. The kernel raises this signal while it holds the socket, so that a call which waits for
+ * it gets here before it returns. */
+static void changed(int signal) {
+    (void)signal;
+    int before = errno;
+    struct pollfd socket = {watched, 0, 0}; /* asks for errors only */
+    if (poll(&socket, 1, 0) > 0) _exit(0);
+    errno = before;
+}
+
+/* Has `changed` called, in this thread, whenever something happens to the client's socket. */
+static void watch_resets(int handle) {
+    struct sigaction action = {.sa_handler = changed, .sa_flags = SA_RESTART};
+    struct f_owner_ex own = {F_OWNER_TID, (pid_t)syscall(SYS_gettid)};
+    sigset_t one;
+    watched = handle;
+    sigemptyset(&one);
+    sigaddset(&one, SIGIO);
+    sigaction(SIGIO, &action, NULL);
+    pthread_sigmask(SIG_UNBLOCK, &one, NULL);
+    fcntl(handle, F_SETOWN_EX, &own);
+    fcntl(handle, F_SETFL, fcntl(handle, F_GETFL) | O_ASYNC);
+}
+
 static void watch_client(void) {
     int handle = client_socket(), on = 1, idle = 15, each = 5, probes = 3, silent_ms = 30000;
     if (handle < 0) return;
@@ -214,6 +242,7 @@ static void watch_client(void) {
     pthread_sigmask(SIG_BLOCK, &all, &before);
     if (!pthread_create(&thread, NULL, watch, (void *)(intptr_t)handle)) pthread_detach(thread);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    watch_resets(handle);
 }
 
 /* (root) -> 0. Once, before all else; paths are taken to lie under `root`, for tests. */
