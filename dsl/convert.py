@@ -177,7 +177,7 @@ class Converter(Values):
         if "offload" in once:
             item = once["offload"]
             cost = self.number(item.leaf(3), low=0.0)
-            fields["offload"] = Offload(item.leaf(1).value, cost, span=item.span)
+            fields["offload"] = Offload((item.leaf(1).value,), cost, span=item.span)
         if "split" in once:
             fields["split"] = self.call(once["split"].branch(1))
         return Policy(name.text, span=tree.span, spans=spans, **fields)

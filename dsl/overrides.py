@@ -297,7 +297,9 @@ class _Override:
         if policy.offload is None:
             raise self.wrong("The policy has no `offload`", self.keys[depth - 1].span, "not given")
         if self.key(depth, ("url", "cost")) == "url":
-            return replace(policy, offload=replace(policy.offload, url=self.string(depth + 1)[0]))
+            return replace(
+                policy, offload=replace(policy.offload, urls=(self.string(depth + 1)[0],))
+            )
         cost = self.leaf(depth + 1, "number", lambda c: lambda tree: c.number(tree.leaf(0), 0.0))
         return replace(policy, offload=replace(policy.offload, cost=cost))
 

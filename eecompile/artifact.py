@@ -91,11 +91,15 @@ class PolicyEntry:
         rule: the JSON of `eecompile.policies.to_json`.
         report: how it was fitted, and what it achieved.
         clock: the JSON of `eecompile.clock_rule.ClockRule`; None where it leaves the clock alone.
+        offload: the JSON of `eecompile.offload_rule.OffloadRule`; None where all is computed here.
+        guard: the JSON of `eecompile.guard_rule.GuardRule`; None where nothing is watched.
     """
 
     rule: Mapping[str, Any]
     report: Mapping[str, Any] = field(default_factory=dict)
     clock: Mapping[str, Any] | None = None
+    offload: Mapping[str, Any] | None = None
+    guard: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +249,12 @@ def _files(contents: Contents) -> dict[str, memoryview]:
         WEIGHTS: weights,
         "policies.json": canonical_json(
             {
-                name: {"rule": dict(policy.rule), "clock": policy.clock and dict(policy.clock)}
+                name: {
+                    "rule": dict(policy.rule),
+                    "clock": policy.clock and dict(policy.clock),
+                    "offload": policy.offload and dict(policy.offload),
+                    "guard": policy.guard and dict(policy.guard),
+                }
                 for name, policy in contents.policies.items()
             }
         ),
@@ -396,9 +405,12 @@ def _check_members(
 
 def _policy_entry(name: str, value: Mapping[str, Any], report: Mapping[str, Any]) -> PolicyEntry:
     reader = ObjectReader(dict(value), name)
-    rule, clock = reader.mapping("rule"), reader.maybe("clock", reader.mapping)
+    rule = reader.mapping("rule")
+    clock, offload, guard = (
+        reader.maybe(key, reader.mapping) for key in ("clock", "offload", "guard")
+    )
     reader.done()
-    return PolicyEntry(rule, report, clock)
+    return PolicyEntry(rule, report, clock, offload, guard)
 
 
 def _by_policy(

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 FORMAT = "eecompile artifact"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 MOST_THREADS = 1024  #: of a network; see team.c
 

@@ -26,6 +26,7 @@ __all__ = [
     "Deadline",
     "Exit",
     "FrequencyRange",
+    "Guard",
     "HeadSpec",
     "Input",
     "Model",
@@ -259,7 +260,8 @@ class RuleTerm(Node):
     """One test of an exit rule, fulfilled when its confidence is at least the threshold.
 
     Attributes:
-        kind: "confidence", "patience", "predicted" or "learned_score".
+        kind: "confidence", "patience", "predicted", "learned_score", or "auto" for the best of
+            all that need no further choice.
         measure: confidence only: "max_softmax", "entropy", "margin" or "class_means", each turned
             so that 1 is certain.
         options: the other options, such as ``count`` of patience.
@@ -324,10 +326,37 @@ class Budget(Node):
 
 @dataclass(frozen=True)
 class Offload(Node):
-    """Where unsure samples go, and the price of sending one, relative to one layer's cost."""
+    """Where unsure samples go, and what sending one is worth.
 
-    url: str
+    Attributes:
+        urls: servers of the Open Inference Protocol ("http://edge:8000", "grpc://edge:8001"), the
+            one used by default first. No other endpoint is ever spoken to.
+        cost: the price of sending one sample, as a fraction of what the whole network costs here.
+        border: how border tensors travel: "float32", "float16" or "int8".
+        timeout_s: the most that one answer may take, all attempts together.
+        retries: attempts after a failed one, within `timeout_s`.
+    """
+
+    urls: tuple[str, ...]
     cost: float
+    border: Literal["float32", "float16", "int8"] = "float32"
+    timeout_s: float = 1.0
+    retries: int = 1
+    # Parts with a place: "urls", "url0", "url1", ..., "cost", "border", "timeout", "retries".
+
+
+@dataclass(frozen=True)
+class Guard(Node):
+    """What answers may lose against the network's own while the artifact runs.
+
+    Attributes:
+        drop: the largest share of answers that may differ from the network's own, as a fraction.
+        share: of the samples that run to the end to find out.
+    """
+
+    drop: float
+    share: float = 0.02
+    # Parts with a place: "drop", "share".
 
 
 @dataclass(frozen=True)
@@ -360,6 +389,7 @@ class Policy(Node):
         deadline: how long a sample may take.
         frequency: "lowest_energy", "race_to_idle", "highest", or a fixed frequency in hertz.
         offload, split: sending unsure samples elsewhere, and who chooses where to split.
+        guard: what is watched while the artifact runs.
         halt: stop at once when this is spent, and answer with the deepest exit reached.
     """
 
@@ -370,6 +400,7 @@ class Policy(Node):
     frequency: Name | float | None = None
     offload: Offload | None = None
     split: HeadSpec | None = None
+    guard: Guard | None = None
     halt: Budget | None = None
     # Parts with a place: "name", and each statement by its field's name.
 

@@ -16,7 +16,7 @@ from eecompile.cost_table import CostTable
 from eecompile.diagnostics import Diagnostic, Diagnostics
 from eecompile.figures import percent
 from eecompile.outcomes import ExitCosts
-from eecompile.policies import ExitPolicy, to_json
+from eecompile.policies import ExitPolicy
 from eecompile.policy_building import BuiltPolicy, in_setting
 from eecompile.policy_fitting import DEFAULT_BUDGET
 from eecompile.record import CalibrateRecord, Record, TestRecord
@@ -134,9 +134,8 @@ class _Clocked:
             "fitting": self.found and self._fitting(self.found),
             "test": self._held_out(test) if isinstance(test, TestRecord) else None,
         }
-        return PolicyEntry(
-            to_json(self.built.policy), {**self.built.report, "clock": report}, self.rule.to_json()
-        )
+        entry = self.built.entry
+        return replace(entry, report={**entry.report, "clock": report}, clock=self.rule.to_json())
 
     def _fitting(self, found: FittedClocks) -> dict[str, Any]:
         """What was chosen, with mean figures of the calibration data it was chosen on."""

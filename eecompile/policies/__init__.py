@@ -1,6 +1,6 @@
 """Exit policies: who decides to leave. Each is one small file behind `ExitPolicy`."""
 
-from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
+from eecompile.policies.base import EXIT, OFFLOAD, ExitOutputs, ExitPolicy
 from eecompile.policies.class_means import ClassMeansPolicy
 from eecompile.policies.either import EitherPolicy
 from eecompile.policies.json_form import from_json, to_json
@@ -12,6 +12,7 @@ from eecompile.policies.threshold import ThresholdPolicy
 
 __all__ = [
     "EXIT",
+    "OFFLOAD",
     "ClassMeansPolicy",
     "EitherPolicy",
     "ExitOutputs",

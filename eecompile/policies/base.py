@@ -14,10 +14,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-__all__ = ["EXIT", "ExitOutputs", "ExitPolicy"]
+__all__ = ["EXIT", "OFFLOAD", "ExitOutputs", "ExitPolicy"]
 
 #: Returned by `ExitPolicy.decide`: answer with the exit just evaluated.
 EXIT = -1
+
+#: Returned by `ExitPolicy.decide`: have a server answer from here on; where none answers, the
+#: network runs to its end.
+OFFLOAD = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,9 @@ class ExitPolicy(ABC):
     #: Whether what `decide` returns foretells where a sample will leave, so that a clock can be
     #: chosen for the way there; else it only says which head is evaluated next.
     forecasts: ClassVar[bool] = False
+    #: Whether it learns from the samples it decides on: the session then tells it of each one
+    #: (`learn`), and keeps what it knows across restarts (`memory`, `remember`).
+    online: ClassVar[bool] = False
     #: kind -> class, of every policy there is.
     kinds: ClassVar[dict[str, type[ExitPolicy]]] = {}
 
@@ -66,11 +73,33 @@ class ExitPolicy(ABC):
 
     @abstractmethod
     def decide(self, index: int, outputs: ExitOutputs, state: Any) -> np.ndarray:
-        """For each sample: `EXIT`, or the index of the next exit to evaluate.
+        """For each sample: `EXIT`, `OFFLOAD`, or the index of the next exit to evaluate.
 
         Heads between `index` and the returned one do not run. An index of ``len(exits)`` means the
         network's own final answer. int64 (n,). May update `state` in place.
         """
+
+    def learn(self, state: Any, final: np.ndarray | None) -> None:
+        """Told of a sample that was answered; only asked where `online`.
+
+        Args:
+            state: of this one sample, from `start`, as `decide` left it.
+            final: the network's own logits (1, classes), where the sample got that far, here or on
+                a server; None where nobody computed them.
+        """
+        return
+
+    def memory(self) -> dict[str, Any]:
+        """JSON value of what was learned so far; empty where not `online`."""
+        return {}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Go on from what `memory` gave, in an earlier life of this policy.
+
+        Raises:
+            ValueError: it is of another policy, or damaged; nothing has changed then.
+        """
+        return
 
     def answer(self, index: int, outputs: ExitOutputs) -> np.ndarray:
         """The logits given to a sample that leaves at `index`, float32 (n, classes)."""

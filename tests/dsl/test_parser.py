@@ -158,7 +158,7 @@ def test_the_rest_of_policies() -> None:
         "p",
         deadline=Deadline(0.004),
         frequency=600e6,
-        offload=Offload("http://edge:8000", 0.5),
+        offload=Offload(("http://edge:8000",), 0.5),
         split=HeadSpec("fixed", {"at": Name("early")}),
         halt=Budget("energy", 0.003, "each"),
     )
