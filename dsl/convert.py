@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, cast
 
 from eecompile.diagnostics import Diagnostics, Span, did_you_mean_help
+from eecompile.dsl.endpoints import endpoint_fault
 from eecompile.dsl.options import DTYPES
 from eecompile.dsl.syntax import Branch, Leaf
 from eecompile.dsl.values import Values
@@ -23,6 +24,7 @@ from eecompile.spec import (
     Deadline,
     Exit,
     FrequencyRange,
+    Guard,
     Input,
     Model,
     Name,
@@ -36,11 +38,18 @@ from eecompile.spec import (
     Skip,
     Spec,
     Target,
+    Value,
 )
 
 __all__ = ["HALTS", "Converter", "convert", "split_entry"]
 
 LAYOUTS = ("HWC", "CHW", "HW")
+
+#: How border tensors may travel to a server.
+BORDERS = ("float32", "float16", "int8")
+
+#: The longest that an offloaded answer may be waited for: an hour.
+_LONGEST_S = 3600.0
 
 #: How a budget is written -> quantity, statistic, what its limit is measured in.
 BUDGETS = {
@@ -54,6 +63,7 @@ HALTS = {
     "latency": ("latency", "each", "time"),
     "energy": ("energy", "each", "energy"),
 }
+GUARDS = {"accuracy drop": BUDGETS["accuracy drop"]}
 
 
 def convert(tree: Branch, found: Diagnostics, folder: str) -> Spec:
@@ -175,11 +185,11 @@ class Converter(Values):
         if "frequency" in once:
             fields["frequency"] = self.frequency_value(once["frequency"].branch(1))
         if "offload" in once:
-            item = once["offload"]
-            cost = self.number(item.leaf(3), low=0.0)
-            fields["offload"] = Offload((item.leaf(1).value,), cost, span=item.span)
+            fields["offload"] = self.offload(once["offload"].branch(1))
         if "split" in once:
             fields["split"] = self.call(once["split"].branch(1))
+        if "guard" in once:
+            fields["guard"] = self.guard(once["guard"].branch(1))
         return Policy(name.text, span=tree.span, spans=spans, **fields)
 
     def target(self, tree: Branch) -> Target:
@@ -268,17 +278,21 @@ class Converter(Values):
                 spans[name],
                 "options: `count`",
             )
-        count = options.get("count", Range(1, 8))
-        bounds = (count.low, count.high) if isinstance(count, Range) else (count, count)
-        if not all(isinstance(b, int) and 1 <= b <= 1000 for b in bounds):
-            self.found.error(
-                "bad-option",
-                "Option `count` of `auto` is no number of exits",
-                spans["count"],
-                "expected a whole number, or a range such as `3..6`",
-            )
-            bounds = (1, 8)
-        return AutoExits(int(cast(int, bounds[0])), int(cast(int, bounds[1])), head, span=tree.span)
+        low, high = self.count(options.get("count", Range(1, 8)), spans.get("count", tree.span))
+        return AutoExits(low, high, head, span=tree.span, spans=spans)
+
+    def count(self, value: Value, span: Span) -> tuple[int, int]:
+        """``4`` or ``3..6``: the fewest and the most exits."""
+        low, high = (value.low, value.high) if isinstance(value, Range) else (value, value)
+        if isinstance(low, int) and isinstance(high, int) and low >= 1 and high <= 1000:
+            return low, high
+        self.found.error(
+            "bad-option",
+            "Option `count` of `auto` is no number of exits",
+            span,
+            "expected a whole number from 1 to 1000, or a range such as `3..6`",
+        )
+        return 1, 8
 
     def skip(self, tree: Branch) -> Skip:
         """``skip layers "layer3.[1-8]" gate recurrent(hidden: 10)``."""
@@ -387,7 +401,10 @@ class Converter(Values):
         )
 
     def limit(
-        self, tree: Branch, known: Mapping[str, tuple[str, str, str]] = BUDGETS
+        self,
+        tree: Branch,
+        known: Mapping[str, tuple[str, str, str]] = BUDGETS,
+        what: str = "budget",
     ) -> Budget | None:
         """``mean macs <= 70 %``; None where it cannot be meant."""
         words = tree.leaves("NAME")
@@ -397,7 +414,7 @@ class Converter(Values):
             listed = ", ".join(f"`{name}`" for name in known)
             self.found.error(
                 "unknown-budget",
-                f"Unknown budget `{written}`",
+                f"Unknown {what} `{written}`",
                 span,
                 f"expected {listed}",
                 help=did_you_mean_help(written, known),
@@ -419,6 +436,97 @@ class Converter(Values):
             return None
         kind = tree.leaf(1).text if tree.parts[1] else "expected"
         return Deadline(seconds, cast(Any, kind), span=tree.span)
+
+    def offload(self, tree: Branch) -> Offload:
+        """``"http://edge:8000" cost 0.5 border float16 timeout 200 ms retries 1``."""
+        endpoints, cost = tree.branch(0), tree.leaf(2)
+        once = self._once(tree.branches()[1:], lambda item: item.rule)
+        spans = {"urls": endpoints.span, "cost": cost.span}
+        spans |= {f"url{i}": leaf.span for i, leaf in enumerate(endpoints.leaves("STRING"))}
+        spans |= {name: item.parts[1].span for name, item in once.items() if item.parts[1]}
+        fields: dict[str, Any] = {}
+        if "border" in once:
+            fields["border"] = self.border(once["border"].branch(1))
+        if "timeout" in once:
+            fields["timeout_s"] = self.timeout(once["timeout"].branch(1))
+        if "retries" in once:
+            fields["retries"] = self.retries(once["retries"].leaf(1))
+        return Offload(
+            self.endpoints(endpoints.leaves("STRING")),
+            self.number(cost, low=0.0),
+            span=tree.span,
+            spans=spans,
+            **fields,
+        )
+
+    def endpoints(self, urls: Iterable[Leaf]) -> tuple[str, ...]:
+        """``"http://a:8000", "grpc://b:8001"``, each of which a server may listen at."""
+        first: dict[str, Leaf] = {}
+        for leaf in urls:
+            if leaf.value in first:
+                self.twice(
+                    f"Endpoint `{leaf.value}` is given twice", leaf.span, first[leaf.value].span
+                )
+                continue
+            first[leaf.value] = leaf
+            fault = endpoint_fault(leaf.value)
+            if fault is not None:
+                self.found.error(
+                    "bad-endpoint",
+                    f"Expected an endpoint such as `http://edge:8000`, found `{leaf.value[:60]}`",
+                    leaf.span,
+                    fault.label,
+                    help=fault.help,
+                )
+        return tuple(first)
+
+    def border(self, tree: Branch) -> Literal["float32", "float16", "int8"]:
+        """``float16``."""
+        leaf = tree.leaf(0)
+        if leaf.text in BORDERS:
+            return cast(Literal["float32", "float16", "int8"], leaf.text)
+        self.unknown("unknown-dtype", "type of border tensors", leaf, BORDERS)
+        return "float32"
+
+    def timeout(self, tree: Branch) -> float:
+        """``200 ms``."""
+        seconds = self.quantity(tree, "time")
+        if seconds is not None and seconds > _LONGEST_S:
+            self.bad_number(f"of at most {_LONGEST_S:g} s", tree.span)
+            return _LONGEST_S
+        return 1.0 if seconds is None else seconds
+
+    def retries(self, leaf: Leaf) -> int:
+        """``1``."""
+        return self.whole(leaf, low=0, high=10)
+
+    def guard(self, tree: Branch) -> Guard | None:
+        """``accuracy drop <= 1 % audit 5 %``; None where it cannot be meant."""
+        limit = tree.branch(0)
+        written = self.limit(limit, GUARDS, "guard")
+        spans = {"drop": limit.branch(3).span}
+        share: dict[str, float] = {}
+        if tree.parts[1]:
+            spans["share"] = tree.branch(2).span
+            share["share"] = self.share(tree.branch(2))
+        if written is None:
+            return None
+        self.drop(limit.branch(3), written.limit)
+        return Guard(written.limit, **share, span=tree.span, spans=spans)
+
+    def drop(self, tree: Branch, fraction: float | None = None) -> float:
+        """``1 %``, of answers that may differ; `fraction` is its value where it is known."""
+        value = self.quantity(tree, "accuracy") if fraction is None else fraction
+        if value is not None and not 0 < value < 1:
+            self.bad_number("above 0 % and below 100 %", tree.span)
+        return 1.0 if value is None else value
+
+    def share(self, tree: Branch) -> float:
+        """``5 %``, of samples that are looked at."""
+        value = self.quantity(tree, "share")
+        if value is not None and not 0 < value <= 1:
+            self.bad_number("above 0 % and of at most 100 %", tree.span)
+        return 1.0 if value is None else value
 
     def frequency_value(self, tree: Branch) -> Name | float | None:
         """``lowest_energy`` or ``600 MHz``."""

@@ -53,13 +53,21 @@ def whole(low: int, high: int | None = None) -> Option:
     return Option(f"a whole number {limits}", accepts)
 
 
-def number(low: float, high: float | None = None) -> Option:
-    """A number from `low` to `high`."""
-    limits = f"of at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+def number(low: float, high: float | None = None, above: bool = False) -> Option:
+    """A number from `low` to `high`; with `above`, `low` itself is none of them.
+
+    >>> [number(0, 1, above=True).accepts(value) for value in (0, 0.5, 1)]
+    [False, True, True]
+    """
+    if above:
+        limits = f"above {low:g}" if high is None else f"above {low:g} and of at most {high:g}"
+    else:
+        limits = f"of at least {low:g}" if high is None else f"from {low:g} to {high:g}"
 
     def accepts(value: Value) -> bool:
-        given = isinstance(value, int | float)
-        return given and low <= value and (high is None or value <= high)  # type: ignore[operator]
+        if not isinstance(value, int | float) or not value >= low or (above and value == low):
+            return False
+        return high is None or value <= high
 
     return Option(f"a number {limits}", accepts)
 
@@ -79,9 +87,9 @@ def text(required: bool = False) -> Option:
     )
 
 
-def name() -> Option:
-    """Any bare word."""
-    return Option("a name", lambda value: isinstance(value, Name))
+def exit_name(required: bool = False) -> Option:
+    """An exit's name: whether the model has it is checked with the model."""
+    return Option("an exit's name", lambda value: isinstance(value, Name), required)
 
 
 def either(first: Option, second: Option) -> Option:
@@ -125,13 +133,14 @@ RULES: Mapping[str, Mapping[str, Option]] = {
     "confidence": {},
     "patience": {"count": whole(1, 1000)},
     "predicted": {
-        "start": name(),
+        "start": exit_name(),
         "window": whole(1, 1000),
         "forecast": word("class_order", "sorted", "fitted"),
         "scale": word("mean_logit", "probability"),
         "beta": number(0),
     },
     "learned_score": {},
+    "auto": {},
 }
 
 #: Element types, by numpy's names.
@@ -152,8 +161,14 @@ DTYPES = (
 
 #: Who chooses where to split between device and server.
 SPLITS: Mapping[str, Mapping[str, Option]] = {
-    "online_ucb": {"side_observations": word("on", "off"), "exploration": number(0)},
-    "fixed": {"at": name()},
+    "online_ucb": {
+        "observations": word("own", "side"),
+        "unknown": word("skip", "impute"),
+        "discount": number(0, 1, above=True),
+        "exploration": number(0),
+        "weight": number(0, above=True),
+    },
+    "fixed": {"at": exit_name(required=True)},
 }
 
 #: Rules that choose the clock frequency.

@@ -8,7 +8,7 @@ kind. The value is written as in the file; strings may stand without their quote
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,17 +21,20 @@ from eecompile.diagnostics import (
     did_you_mean_help,
 )
 from eecompile.dsl.convert import HALTS, Converter, split_entry
-from eecompile.dsl.options import HEADS
+from eecompile.dsl.options import HEADS, SPLITS, Option
 from eecompile.dsl.parser import parse_tree
-from eecompile.dsl.syntax import Branch
+from eecompile.dsl.syntax import Branch, Leaf
 from eecompile.spec import (
+    AutoExits,
     DataSet,
     DataSource,
     Exit,
+    Guard,
     HeadSpec,
     Model,
     Node,
     Normalize,
+    Offload,
     Policy,
     Spec,
     Target,
@@ -42,10 +45,11 @@ __all__ = ["apply_overrides"]
 _T = TypeVar("_T")
 _N = TypeVar("_N", bound=Node)
 
-_MODEL = ("source", "weights", "input", "output", "data", "exit")
+_MODEL = ("source", "weights", "input", "output", "data", "exit", "exits")
 _EXIT = ("after", "head", "comparator")
 _DATA = ("fit", "calibrate", "test", "normalize", "keys", "layout", "pixels")
-_POLICY = ("exit", "budget", "halt", "deadline", "frequency", "offload", "split")
+_POLICY = ("exit", "budget", "halt", "deadline", "frequency", "offload", "split", "guard")
+_OFFLOAD = ("urls", "url", "cost", "border", "timeout", "retries")
 _TARGET = ("board", "cluster", "cores", "frequencies")
 
 
@@ -178,6 +182,8 @@ class _Override:
             index, below = self.named(depth + 1, model.exits, "exit", _EXIT)
             exits = _replaced(model.exits, index, self.exit(model.exits[index], below))
             return replace(model, exits=exits)
+        if key == "exits":
+            return replace(model, auto_exits=self.auto_exits(model, depth + 1))
         if key == "input":
             return self.input(model, depth + 1)
         if key == "output":
@@ -216,6 +222,23 @@ class _Override:
         output = _at(model.output, "classes", self.value_span, classes=classes)
         return replace(model, output=output)
 
+    def auto_exits(self, model: Model, depth: int) -> AutoExits:
+        placed = model.auto_exits
+        if placed is None:
+            where = self.keys[depth - 1].span
+            raise self.wrong("The model has no `exits auto`", where, "not given")
+        if depth < len(self.keys) and self.keys[depth].text == "auto":
+            depth += 1
+        if self.key(depth, ("count", "head")) == "count":
+            value = self.leaf(depth + 1, "value", lambda c: c.value)
+            low, high = Converter(self.found).count(value, self.value_span)
+            return _at(placed, "count", self.value_span, low=low, high=high)
+        if depth + 1 == len(self.keys) or placed.head is None:
+            head = self.leaf(depth + 1, "call", lambda c: c.call)
+        else:
+            head = self.option(placed.head, depth + 1, HEADS)
+        return replace(placed, head=head)
+
     def exit(self, exit: Exit, depth: int) -> Exit:
         key = self.key(depth, _EXIT)
         if key == "after":
@@ -227,11 +250,13 @@ class _Override:
         elif head is None:
             raise self.wrong("The exit has no comparator", self.keys[depth].span, "not given")
         else:
-            new = self.option(head, depth + 1)
+            new = self.option(head, depth + 1, HEADS)
         return replace(exit, head=new) if key == "head" else replace(exit, comparator=new)
 
-    def option(self, head: HeadSpec, depth: int) -> HeadSpec:
-        key = self.key(depth, HEADS.get(head.kind, head.options))
+    def option(
+        self, head: HeadSpec, depth: int, kinds: Mapping[str, Mapping[str, Option]]
+    ) -> HeadSpec:
+        key = self.key(depth, kinds.get(head.kind, head.options))
         self.end(depth + 1)
         if key in ("entry", "path", "weights"):
             value: Any = self.string(depth + 1)[0]
@@ -290,18 +315,67 @@ class _Override:
             frequency = self.leaf(depth + 1, "frequency_value", lambda c: c.frequency_value)
             return _at(policy, "frequency", at, frequency=frequency)
         if key == "split":
-            return _at(policy, "split", at, split=self.leaf(depth + 1, "call", lambda c: c.call))
-        return self.offload(policy, depth + 1)
-
-    def offload(self, policy: Policy, depth: int) -> Policy:
-        if policy.offload is None:
-            raise self.wrong("The policy has no `offload`", self.keys[depth - 1].span, "not given")
-        if self.key(depth, ("url", "cost")) == "url":
+            if depth + 1 == len(self.keys):
+                return _at(policy, key, at, split=self.leaf(depth + 1, "call", lambda c: c.call))
+            split = self.given(policy.split, key, depth)
+            return replace(policy, split=self.option(split, depth + 1, SPLITS))
+        if key == "guard":
+            if depth + 1 == len(self.keys):
+                guard = self.leaf(depth + 1, "guard_value", lambda c: c.guard)
+                return _at(policy, key, at, guard=guard)
             return replace(
-                policy, offload=replace(policy.offload, urls=(self.string(depth + 1)[0],))
+                policy, guard=self.guard(self.given(policy.guard, key, depth), depth + 1)
             )
-        cost = self.leaf(depth + 1, "number", lambda c: lambda tree: c.number(tree.leaf(0), 0.0))
-        return replace(policy, offload=replace(policy.offload, cost=cost))
+        if depth + 1 == len(self.keys):
+            offload = self.leaf(depth + 1, "offload_value", lambda c: c.offload)
+            return _at(policy, key, at, offload=offload)
+        offload = self.given(policy.offload, key, depth)
+        return replace(policy, offload=self.offload(offload, depth + 1))
+
+    def given(self, node: _T | None, key: str, depth: int) -> _T:
+        """A statement of a policy, of which a part is set: it has to be there."""
+        if node is None:
+            raise self.wrong(f"The policy has no `{key}`", self.keys[depth].span, "not given")
+        return node
+
+    def guard(self, guard: Guard, depth: int) -> Guard:
+        at = self.value_span
+        if self.key(depth, ("drop", "audit")) == "drop":
+            return _at(guard, "drop", at, drop=self.leaf(depth + 1, "quantity", lambda c: c.drop))
+        return _at(guard, "share", at, share=self.leaf(depth + 1, "quantity", lambda c: c.share))
+
+    def offload(self, offload: Offload, depth: int) -> Offload:
+        key = self.key(depth, _OFFLOAD)
+        at = self.value_span
+        if key in ("urls", "url"):
+            return self.endpoints(offload, depth + 1)
+        if key == "cost":
+            cost = self.leaf(depth + 1, "number", lambda c: lambda t: c.number(t.leaf(0), 0.0))
+            return _at(offload, key, at, cost=cost)
+        if key == "border":
+            border = self.leaf(depth + 1, "name", lambda c: c.border)
+            return _at(offload, key, at, border=border)
+        if key == "timeout":
+            timeout_s = self.leaf(depth + 1, "quantity", lambda c: c.timeout)
+            return _at(offload, key, at, timeout_s=timeout_s)
+        retries = self.leaf(depth + 1, "number", lambda c: lambda t: c.retries(t.leaf(0)))
+        return _at(offload, key, at, retries=retries)
+
+    def endpoints(self, offload: Offload, depth: int) -> Offload:
+        """One endpoint or several with commas between, each with or without its quotes."""
+        self.end(depth)
+        leaves = []
+        for match in re.finditer(r"[^,]+", self.source.text[self.offset :]):
+            text = match[0].strip()
+            start = self.offset + match.start() + match[0].index(text)
+            span = Span(self.source, start, start + len(text))
+            quoted = len(text) > 1 and text[0] == text[-1] == '"'
+            leaves.append(Leaf("STRING" if quoted else "NAME", text, span))
+        if not leaves:
+            leaves = [Leaf("NAME", "", self.value_span)]
+        urls = Converter(self.found).endpoints(leaves)
+        spans = {f"url{i}": leaf.span for i, leaf in enumerate(leaves)} | {"urls": self.value_span}
+        return replace(offload, urls=urls, spans={**offload.spans, **spans})
 
     def target(self, target: Target, depth: int) -> Target:
         key = self.key(depth, _TARGET)

@@ -26,8 +26,6 @@ def unsupported(spec: Spec) -> tuple[Diagnostic, ...]:
             refuse("Networks of importable modules are", model.at("path"), "name the .py file")
         for skip in model.skips:
             refuse(f"Gates that skip {skip.what} are", skip.span)
-        if model.auto_exits is not None:
-            refuse("Exits placed by the compiler are", model.auto_exits.span)
     for policy in spec.policies:
         _refuse_policy(policy, refuse)
     return found.in_order()
@@ -37,9 +35,12 @@ def _refuse_policy(policy: Policy, refuse: Callable[[str, Span | None], None]) -
     for term in policy.rule.terms if policy.rule else ():
         if term.kind == "learned_score":
             refuse("Learned scores are", term.span)
+        if term.kind == "auto":
+            refuse("Choosing the rule is", term.span)
     parts = {
         "offload": "Offloading is",
         "split": "Choosing where to split is",
+        "guard": "Guarding the accuracy is",
         "halt": "Halting at a budget is",
     }
     for part, what in parts.items():

@@ -64,7 +64,7 @@ _LANGUAGE = {
         "budget mean latency <= 2 mJ",
     ),
     "unknown-dtype": DiagnosticInfo(
-        "The element type of an input does not exist.",
+        "The element type of an input does not exist, or border tensors cannot travel as it.",
         "Element types have numpy's names.",
         "input x: float[1, 3]",
     ),
@@ -97,6 +97,11 @@ _LANGUAGE = {
         "There is no exit rule, split rule or frequency rule of this name.",
         "Only the listed rules are known.",
         "exit when confidant(entropy)",
+    ),
+    "bad-endpoint": DiagnosticInfo(
+        "An endpoint is no protocol, host and port.",
+        "Samples are sent to what is written, and nowhere else: no part of it is guessed.",
+        'offload "edge:8000" cost 0.5',
     ),
     "unknown-measure": DiagnosticInfo(
         "There is no measure of confidence of this name.",

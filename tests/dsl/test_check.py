@@ -47,7 +47,7 @@ data cifar10 {
 policy fast      { exit when confidence(max_softmax)   budget mean latency <= 2 ms }
 policy thrifty   { exit when predicted(start: early, window: 8)   deadline 4 ms }
 policy learned   { exit when learned_score   budget mean macs <= 50 % }
-policy split     { exit when confidence(max_softmax) >= 0.8   offload "http://edge" cost 0.5 }
+policy split     { exit when confidence(max_softmax) >= 0.8   offload "http://edge:8000" cost 0.5 }
 policy either    { exit when confidence(class_means) or confidence(entropy)
                    budget accuracy drop <= 0.5 % }
 policy patient   { exit when patience(count: 2) }

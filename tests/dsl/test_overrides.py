@@ -19,10 +19,16 @@ model net {
     output logits: classes(10)
     exit early after "layer1" head linear(pool: 4) comparator class_means
     exit late after "layer2" head module("heads.py:Head" weights "h.pth")
+    exits auto(count: 3..6) head linear(pool: 4)
 }
 data d { fit "train.npz"   normalize mean [0.5] std [0.2] }
-policy fast { exit when confidence(entropy)   budget mean macs <= 70 % }
-policy far { offload "http://edge" cost 0.5   halt at budget latency <= 1 ms }
+policy fast {
+    exit when confidence(entropy)   budget mean macs <= 70 %   guard accuracy drop <= 1 % audit 5 %
+}
+policy far {
+    offload "http://edge:8000" cost 0.5   split online_ucb(discount: 0.9)
+    halt at budget latency <= 1 ms
+}
 target host { cores 2 }
 """
 
@@ -82,6 +88,28 @@ def changed(override: str) -> dict[str, Any]:
         ("policy.fast.exit=confidence(margin)", {"policies.0.rule.terms.0.measure": "margin"}),
         ("policy.fast.exit.when=confidence(margin)", {"policies.0.rule.terms.0.measure": "margin"}),
         ("policy.far.offload.cost=2", {"policies.1.offload.cost": 2.0}),
+        ("policy.far.offload.url=grpc://e:8001", {"policies.1.offload.urls.0": "grpc://e:8001"}),
+        ('policy.far.offload.urls=http://a:80, "http://b:80"', {
+            "policies.1.offload.urls.0": "http://a:80",
+            "policies.1.offload.urls.1": "http://b:80",
+        }),
+        ("policy.far.offload.border=int8", {"policies.1.offload.border": "int8"}),
+        ("policy.far.offload.timeout=20 ms", {"policies.1.offload.timeout_s": 0.02}),
+        ("policy.far.offload.retries=0", {"policies.1.offload.retries": 0}),
+        ('policy.far.offload="http://edge:8000" cost 0.5 retries 3', {
+            "policies.1.offload.retries": 3,
+        }),
+        ("policy.far.split.exploration=2", {"policies.1.split.options.exploration": 2}),
+        ("policy.far.split=online_ucb", {
+            "policies.1.split.options.discount": None,
+            "policies.1.split.options": {},
+        }),
+        ("policy.fast.guard.drop=2 points", {"policies.0.guard.drop": 0.02}),
+        ("policy.fast.guard.audit=100 %", {"policies.0.guard.share": 1.0}),
+        ("policy.fast.guard=accuracy drop <= 3 % audit 5 %", {"policies.0.guard.drop": 0.03}),
+        ("model.exits.count=4", {"models.0.auto_exits.low": 4, "models.0.auto_exits.high": 4}),
+        ("model.exits.auto.count=3..5", {"models.0.auto_exits.high": 5}),
+        ("model.exits.head.pool=2", {"models.0.auto_exits.head.options.pool": 2}),
         ("policy.far.halt=latency <= 3 ms", {"policies.1.halt.limit": 0.003}),
         ("policy.fast.deadline=4 ms safe", {
             "policies.0.deadline": None,

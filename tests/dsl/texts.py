@@ -44,8 +44,16 @@ POLICY = [
     "deadline 4 ms safe",
     "frequency lowest_energy",
     "frequency 600 MHz",
+    "exit when auto",
+    "exit when learned_score",
     'offload "http://edge:8000" cost 0.5',
+    'offload "http://a:8000" , "grpc://[::1]:8001" cost 1 border int8 timeout 200 ms retries 0',
+    'offload "https://a:443" cost 2e-1 retries 10 timeout 1.5 s',
     "split online_ucb",
+    "split online_ucb ( observations : side , unknown : impute , discount : 0.9 , weight : 2 )",
+    "split fixed ( at : early )",
+    "guard accuracy drop <= 1 %",
+    "guard accuracy drop <= 0.5 points audit 5 %",
     "halt at budget energy <= 3 mJ",
 ]
 TARGET = [
