@@ -20,7 +20,8 @@ from eecompile.diagnostics import (
     Span,
     did_you_mean_help,
 )
-from eecompile.dsl.convert import HALTS, Converter, split_entry
+from eecompile.dsl.convert import Converter, split_entry
+from eecompile.dsl.convert_policies import HALTS
 from eecompile.dsl.options import HEADS, SPLITS, Option
 from eecompile.dsl.parser import parse_tree
 from eecompile.dsl.syntax import Branch, Leaf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from eecompile.diagnostics import Diagnostics, Span, did_you_mean_help
 from eecompile.dsl.options import POSITIONAL
@@ -21,6 +21,23 @@ class Values:
 
     def __init__(self, found: Diagnostics) -> None:
         self.found = found
+
+    def once(
+        self, items: Iterable[Branch], name_of: Callable[[Branch], str | None]
+    ) -> dict[str, Branch]:
+        """Statements that may be given once, by name; `name_of` is None for the others."""
+        once: dict[str, Branch] = {}
+        for item in items:
+            name = name_of(item)
+            if name is None:
+                continue
+            if name in once:
+                word = item.leaf(0).text
+                shown = "exit when" if name == "when" else word
+                self.twice(f"`{shown}` is given twice", item.span, once[name].span)
+                continue
+            once[name] = item
+        return once
 
     def call(self, tree: Branch) -> HeadSpec:
         """``linear(pool: 4)``."""

@@ -16,7 +16,7 @@ from eecompile.console import Reporter
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset, open_dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Source
-from eecompile.dsl.convert import BUDGETS
+from eecompile.dsl.convert_policies import BUDGETS
 from eecompile.dsl.given import given_budget
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse, parse_file
