@@ -150,6 +150,15 @@ def _check_model(model: Model, spec: Spec, found: Diagnostics) -> None:
     for skip in model.skips:
         what = f"gate for {skip.what}"
         check_call("unknown-gate", what, skip.gate, GATES[skip.what], found)
+    auto = model.auto_exits
+    if auto is not None and auto.head is not None and auto.head.kind in ("module", "onnx"):
+        found.error(
+            "bad-option",
+            f"The compiler cannot place heads of the kind `{auto.head.kind}`",
+            auto.head.span,
+            "is made for one tensor, and fitted to no other",
+            help=f"choose its point: `exit ... after ... head {auto.head}`",
+        )
     _check_model_data(model, spec, found)
 
 
@@ -196,6 +205,8 @@ def _check_model_data(model: Model, spec: Spec, found: Diagnostics) -> None:
     wanted = [head for head in heads_of(model) if head.kind in _FITTED]
     if wanted and (data is None or data.fit is None):
         missing_data("fit", f"Head `{wanted[0].kind}`", wanted[0].span, data, found)
+    if model.auto_exits is not None and (data is None or data.calibrate is None):
+        missing_data("calibrate", "The choice of exits", model.auto_exits.span, data, found)
     if data is not None:
         _check_channels(model, data, found)
 

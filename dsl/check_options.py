@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from eecompile.diagnostics import Diagnostics, Span, did_you_mean_help
 from eecompile.dsl.options import FREQUENCIES, Option
-from eecompile.spec import DataSet, HeadSpec, Model, Name, Value
+from eecompile.spec import AutoExits, DataSet, HeadSpec, Model, Name, Value
 
 __all__ = [
     "check_call",
@@ -15,6 +15,7 @@ __all__ = [
     "heads_of",
     "listed_names",
     "missing_data",
+    "placed_head",
 ]
 
 
@@ -79,11 +80,16 @@ def listed_names(names: Iterable[str]) -> str:
 
 
 def heads_of(model: Model) -> list[HeadSpec]:
-    """All heads and comparators of a model."""
+    """All heads and comparators of a model, also the one of exits that the compiler places."""
     heads = [head for exit in model.exits for head in (exit.head, exit.comparator) if head]
-    if model.auto_exits and model.auto_exits.head:
-        heads.append(model.auto_exits.head)
+    if model.auto_exits is not None:
+        heads.append(placed_head(model.auto_exits))
     return heads
+
+
+def placed_head(auto: AutoExits) -> HeadSpec:
+    """The head of exits that the compiler places: as written, else `linear` with its defaults."""
+    return auto.head or HeadSpec("linear", span=auto.span)
 
 
 def missing_data(

@@ -10,26 +10,33 @@ from eecompile.dsl.check_options import (
     listed_names,
     missing_data,
 )
+from eecompile.dsl.check_statements import (
+    check_split_point,
+    check_statements,
+    is_given,
+    is_open,
+)
 from eecompile.dsl.options import MEASURES, RULES, SPLITS
 from eecompile.spec import DataSet, HeadSpec, Model, Name, Policy, Rule, RuleTerm, Spec
 
 __all__ = ["check_policy", "needs_calibration"]
 
+#: What may be given instead of a budget, by rule.
+_GIVEN = {"confidence": "`>= 0.9`, or ", "patience": "`count: 2`, or "}
+
+#: Rules that stand alone, and why.
+_ALONE = {
+    "predicted": "runs no head between its forecasts, which the other rule would have to",
+    "learned_score": "learns all exits' scores and thresholds together",
+    "auto": "chooses among all rules",
+}
+
 
 def needs_calibration(policy: Policy) -> bool:
     """Whether anything of the policy is left to be fitted."""
     return policy.rule is not None and any(
-        _is_open(term) or _is_measured(term) for term in policy.rule.terms
+        is_open(term) or _is_measured(term) for term in policy.rule.terms
     )
-
-
-def _is_open(term: RuleTerm) -> bool:
-    """Whether there is something left to choose, so that a budget is kept."""
-    if term.kind == "patience":
-        return "count" not in term.options
-    if term.kind == "predicted":
-        return not {"beta", "start"} <= term.options.keys()
-    return term.threshold is None
 
 
 def _is_measured(term: RuleTerm) -> bool:
@@ -38,11 +45,6 @@ def _is_measured(term: RuleTerm) -> bool:
         term.options.get("forecast", "fitted") == "fitted"
         or term.options.get("scale") == "mean_logit"
     )
-
-
-def _is_given(policy: Policy, part: str) -> bool:
-    """Whether it is written, even where its value cannot be meant."""
-    return getattr(policy, part) is not None or part in policy.spans
 
 
 def check_policy(policy: Policy, spec: Spec, found: Diagnostics) -> None:
@@ -55,7 +57,9 @@ def check_policy(policy: Policy, spec: Spec, found: Diagnostics) -> None:
     if policy.split is not None:
         check_call("unknown-rule", "split rule", policy.split, SPLITS, found)
     check_frequency(policy.frequency, policy.at("frequency"), found)
-    if policy.rule is None and not _is_given(policy, "halt"):
+    check_statements(policy, found)
+    stops = any(is_given(policy, part) for part in ("halt", "offload", "split"))
+    if policy.rule is None and not stops:
         found.error(
             "missing-setting",
             f"Policy `{policy.name}` never exits",
@@ -85,20 +89,20 @@ def _check_term(term: RuleTerm, found: Diagnostics) -> None:
                 f"expected {listed_names(MEASURES)}",
                 help=did_you_mean_help(term.measure, MEASURES),
             )
-    if term.kind in ("patience", "predicted") and term.threshold is not None:
+    if term.kind in RULES and term.kind != "confidence" and term.threshold is not None:
         message = f"`{term.kind}` has no threshold"
         found.error("bad-option", message, term.at("threshold"), "remove it")
 
 
 def _check_alone(rule: Rule, found: Diagnostics) -> None:
-    """A forecast saves the heads on its way, and any other rule would have to run them."""
+    """Some rules cannot be one of several."""
     for term in rule.terms:
-        if term.kind == "predicted" and len(rule.terms) > 1:
+        if term.kind in _ALONE and len(rule.terms) > 1:
             found.error(
                 "cannot-combine",
-                "`predicted` cannot be one of several rules",
+                f"`{term.kind}` cannot be one of several rules",
                 term.span,
-                "runs no head between its forecasts, which the other rule would have to",
+                _ALONE[term.kind],
                 help="give each rule a policy of its own",
             )
             return
@@ -121,14 +125,16 @@ def _check_against_model(policy: Policy, model: Model, spec: Spec, found: Diagno
             _check_class_means(term, model, found)
         elif term.measure in MEASURES:
             _check_trained(term, model, found)
-        if term.kind == "predicted":
+        if term.kind in ("predicted", "learned_score"):
             _check_trained(term, model, found)
+        if term.kind == "predicted":
             _check_start(term, model, found)
+    check_split_point(policy, model, found)
     _check_fit(policy, model, spec, found)
 
 
 def _check_class_means(term: RuleTerm, model: Model, found: Diagnostics) -> None:
-    if any(head.kind == "class_means" for head in heads_of(model)) or not model.exits:
+    if any(head.kind == "class_means" for head in heads_of(model)):
         return
     found.error(
         "no-class-means",
@@ -140,7 +146,7 @@ def _check_class_means(term: RuleTerm, model: Model, found: Diagnostics) -> None
 
 
 def _check_trained(term: RuleTerm, model: Model, found: Diagnostics) -> None:
-    if not model.exits or any(exit.head.kind != "class_means" for exit in model.exits):
+    if any(head.kind != "class_means" for head in heads_of(model)):
         return
     found.error(
         "no-exits",
@@ -178,7 +184,7 @@ def _check_start(term: RuleTerm, model: Model, found: Diagnostics) -> None:
 def _check_fit(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> None:
     if policy.rule is None:
         return
-    if not any(map(_is_open, policy.rule.terms)) and _is_given(policy, "budget"):
+    if not any(map(is_open, policy.rule.terms)) and is_given(policy, "budget"):
         found.error(
             "nothing-to-fit",
             f"Policy `{policy.name}` has a budget, and no threshold left to choose",
@@ -190,16 +196,14 @@ def _check_fit(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> 
     if not needs_calibration(policy):
         _check_scale(policy.rule, spec.data_for(model), found)
         return
-    fitted = [term for term in policy.rule.terms if _is_open(term) and term.kind != "predicted"]
-    if fitted and not _is_given(policy, "budget"):
+    fitted = [term for term in policy.rule.terms if is_open(term) and term.kind != "predicted"]
+    if fitted and not is_given(policy, "budget"):
         found.error(
             "missing-setting",
             f"Nothing says how sure `{policy.name}` has to be",
             fitted[0].span,
             "has no threshold, and the policy no budget",
-            help="add `>= 0.9`, or `budget accuracy drop <= 0.5 %`"
-            if fitted[0].kind != "patience"
-            else "add `count: 2`, or `budget accuracy drop <= 0.5 %`",
+            help=f"add {_GIVEN.get(fitted[0].kind, '')}`budget accuracy drop <= 0.5 %`",
         )
         return
     data = spec.data_for(model)

@@ -12,6 +12,7 @@ from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span, 
 from eecompile.dsl.check import GraphFacts, can_open, check, unsupported
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse_file
+from eecompile.exit_candidates import with_candidates
 from eecompile.hardware import board_names, is_board_path, usable_cores
 from eecompile.passes.base import Program
 from eecompile.passes.host import HostError, HostGraph, Problem
@@ -51,6 +52,8 @@ def check_file(
     facts = None if host is None else GraphFacts.of(host.graph(), host.outputs(), host.points())
     found.add(*check(spec, facts, names, names, usable_cores()), *unsupported(spec))
     found.add(*_of_boards(spec))
+    if host is not None and not any(d.severity == "error" for d in found):
+        with_candidates(spec, host, found)
     return spec, host, found
 
 

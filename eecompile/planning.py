@@ -18,6 +18,7 @@ from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
+from eecompile.exit_candidates import Placing, with_candidates
 from eecompile.exit_table import exit_rows
 from eecompile.hardware import Machine, usable_cores
 from eecompile.head_fitting import ExitPlan, plan_exits
@@ -48,6 +49,8 @@ class Prepared:
         splits: the data by split; none for a network without exits or data.
         warnings: what is allowed and hardly meant.
         tuning: schedules of kernels that were measured.
+        placing: which of the spec's exits are candidates that the compiler chooses from; None where
+            all of them are written.
     """
 
     spec: Spec
@@ -57,6 +60,7 @@ class Prepared:
     splits: dict[str, Dataset]
     tuning: Tuning
     warnings: tuple[Diagnostic, ...] = ()
+    placing: Placing | None = None
 
     @property
     def machine(self) -> Machine:
@@ -74,7 +78,7 @@ def prepare(path: Path, options: BuildOptions) -> Prepared:
     check_destination(options.output_for(path))
     if options.emit is not None:
         check_file(options.emit)
-    spec, host, warnings = _checked_network(path, options.overrides)
+    spec, host, warnings, placing = _checked_network(path, options.overrides)
     board, states = choose_board(spec, options.target)
     _check_budgets(spec, board)
     warnings += _few_cores(spec, board, options.target)
@@ -82,7 +86,7 @@ def prepare(path: Path, options: BuildOptions) -> Prepared:
         _check_measurable(board.machine, path)
     tuning = read_tuning(tuning_path(path))
     splits = open_splits(spec, host.graph())
-    return Prepared(spec, host, board, states, splits, tuning, warnings)
+    return Prepared(spec, host, board, states, splits, tuning, warnings, placing)
 
 
 def _check_measurable(machine: Machine, path: Path) -> None:
@@ -102,8 +106,8 @@ def _check_measurable(machine: Machine, path: Path) -> None:
 
 def _checked_network(
     path: Path, overrides: Sequence[str]
-) -> tuple[Spec, HostGraph, tuple[Diagnostic, ...]]:
-    """The file's meaning, its network, and warnings.
+) -> tuple[Spec, HostGraph, tuple[Diagnostic, ...], Placing | None]:
+    """The file's meaning with all candidates for exits, its network, warnings, what to choose.
 
     Raises:
         CompileErrors: anything in the file is wrong.
@@ -111,7 +115,8 @@ def _checked_network(
     spec, host, found = check_source(path, overrides)
     found.raise_errors()
     assert host is not None, "a host that cannot be opened is an error"
-    return with_classes(spec, host), host, found.in_order()
+    expanded, placing = with_candidates(spec, host, Diagnostics())
+    return with_classes(expanded, host), host, found.in_order(), placing
 
 
 def _few_cores(spec: Spec, board: Board, target: str | None) -> tuple[Diagnostic, ...]:
@@ -252,12 +257,12 @@ def plan_heads(prepared: Prepared, backbone: SegmentGraph) -> tuple[ExitPlan, ..
 
 
 def cut_file(path: Path, overrides: Sequence[str] = ()) -> tuple[Spec, SegmentGraph]:
-    """A file and its backbone, cut at its exits, with no heads inserted.
+    """A file and its backbone, cut at its exits and candidates, with no heads inserted.
 
     Raises:
         CompileErrors: the file or the network are wrong.
     """
-    spec, host, _ = _checked_network(path, overrides)
+    spec, host, _, _ = _checked_network(path, overrides)
     return spec, cut(host, spec.model, backbone_pipeline())
 
 
