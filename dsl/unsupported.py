@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from eecompile.diagnostics import Diagnostic, Diagnostics, Span
 from eecompile.spec import Policy, Spec
 
 __all__ = ["unsupported"]
+
+
+class _Refuse(Protocol):
+    """Keeps a refusal: what is not built, where, and a few words for the place."""
+
+    def __call__(self, what: str, span: Span | None, label: str = "") -> None: ...
 
 
 def unsupported(spec: Spec) -> tuple[Diagnostic, ...]:
@@ -31,7 +37,7 @@ def unsupported(spec: Spec) -> tuple[Diagnostic, ...]:
     return found.in_order()
 
 
-def _refuse_policy(policy: Policy, refuse: Callable[[str, Span | None], None]) -> None:
+def _refuse_policy(policy: Policy, refuse: _Refuse) -> None:
     for term in policy.rule.terms if policy.rule else ():
         if term.kind == "learned_score":
             refuse("Learned scores are", term.span)
@@ -46,3 +52,21 @@ def _refuse_policy(policy: Policy, refuse: Callable[[str, Span | None], None]) -
     for part, what in parts.items():
         if getattr(policy, part) is not None:
             refuse(what, policy.at(part))
+    _refuse_together(policy, refuse)
+
+
+def _refuse_together(policy: Policy, refuse: _Refuse) -> None:
+    """Statements that are each built, and not yet side by side."""
+    given = {
+        part: getattr(policy, part) is not None
+        for part in ("deadline", "frequency", "offload", "split", "guard")
+    }
+    sends = next((part for part in ("offload", "split") if given[part]), None)
+    partner = sends or ("guard" if given["guard"] else None)
+    for part in ("deadline", "frequency"):
+        if given[part] and partner:
+            label = f"remove it, or the {partner} it stands beside"
+            refuse(f"`{part}` beside `{partner}` is", policy.at(part), label)
+    if sends and given["guard"]:
+        label = f"remove it: what leaves beside `{sends}` is decided as it runs"
+        refuse(f"`guard` beside `{sends}` is", policy.at("guard"), label)

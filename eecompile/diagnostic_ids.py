@@ -199,13 +199,13 @@ _LANGUAGE = {
         "exit when confidence(class_means), with linear heads only",
     ),
     "cannot-combine": DiagnosticInfo(
-        "A rule stands beside others that it cannot be joined with.",
+        "A rule or a statement stands beside another that it cannot be joined with.",
         "A forecast saves the heads on its way; another rule would have to run them all.",
         "exit when predicted or confidence(entropy)",
     ),
     "nothing-to-fit": DiagnosticInfo(
-        "A policy has a budget, and every threshold of its rule is given.",
-        "Nothing is left to choose so that the budget is met.",
+        "A policy has a budget or a guard, and every threshold of its rule is given.",
+        "Nothing is left to choose so that the budget is met, or to tighten while it runs.",
         "exit when confidence(entropy) >= 0.8   budget mean macs <= 70 %",
     ),
     "unknown-data": DiagnosticInfo(

@@ -47,7 +47,14 @@ data cifar10 {
 policy fast      { exit when confidence(max_softmax)   budget mean latency <= 2 ms }
 policy thrifty   { exit when predicted(start: early, window: 8)   deadline 4 ms }
 policy learned   { exit when learned_score   budget mean macs <= 50 % }
-policy split     { exit when confidence(max_softmax) >= 0.8   offload "http://edge:8000" cost 0.5 }
+policy best      { exit when auto   budget accuracy drop <= 1 %
+                   guard accuracy drop <= 2 % audit 5 % }
+policy split     { exit when confidence(max_softmax) >= 0.8
+                   offload "http://edge:8000", "grpc://edge:8001" cost 0.5
+                       border float16 timeout 200 ms retries 1
+                   split online_ucb(observations: side, discount: 0.99) }
+policy held      { exit when confidence(entropy)   budget accuracy drop <= 1 %
+                   offload "https://edge:443" cost 0.5   split fixed(at: late) }
 policy either    { exit when confidence(class_means) or confidence(entropy)
                    budget accuracy drop <= 0.5 % }
 policy patient   { exit when patience(count: 2) }
