@@ -4,16 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from eecompile.compiled import CompiledExit, CompiledGraph, Function, batch_shape
 from eecompile.diagnostics import InternalError
+from eecompile.manifest import Manifest
 from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
+from eecompile.runtime.answers import BatchAnswer
+from eecompile.runtime.inputs import Inputs, raw_inputs
 from eecompile.runtime.lane import Lane
+from eecompile.runtime.library import Library, Team
+from eecompile.runtime.runner import batch_inputs, chunk_size
 
-__all__ = ["Results", "run_chunk", "values_needed_after"]
+__all__ = ["Batches", "values_needed_after"]
+
+
+class Batches:
+    """Memory for samples that go through a network together. For one thread."""
+
+    def __init__(self, library: Library, manifest: Manifest, team: Team | None) -> None:
+        """Allocates nothing yet."""
+        self._library, self._manifest, self._team = library, manifest, team
+        network, threads = manifest.network, 1 if team is None else team.threads
+        self._needed = values_needed_after(network)
+        self._chunk = chunk_size(network.inputs, network.functions(), threads)
+        self._lane: Lane | None = None
+
+    def run(self, policy: ExitPolicy | None, x: Inputs, normalize: bool) -> BatchAnswer:
+        """The answers for n samples: see `Session.run_batch`; None runs no exit head."""
+        start = perf_counter()
+        network = self._manifest.network
+        given = raw_inputs(x, self._manifest) if normalize else x
+        arrays, count = batch_inputs(given, network.inputs)
+        results = Results(network, count)
+        chunk = min(self._chunk, max(count, 1))
+        lane = self._lane_for(chunk)
+        for at in range(0, count, chunk):
+            rows = slice(at, min(at + chunk, count))
+            for name, array in arrays.items():
+                lane.values[name][: rows.stop - at] = array[rows]
+            run_chunk(network, lane, policy, self._needed, results, rows)
+        final = bool((results.exits == len(network.exits)).all())
+        return BatchAnswer(
+            results.logits,
+            results.exits,
+            network.exit_names,
+            results.segments_run,
+            results.heads_run,
+            results.macs,
+            perf_counter() - start,
+            results.outputs if final else {},
+        )
+
+    def _lane_for(self, capacity: int) -> Lane:
+        """The lane for batches, kept between calls and replaced when it is too small."""
+        lane, network = self._lane, self._manifest.network
+        if lane is None or lane.capacity < capacity:
+            lane = self._lane = None  # Not both at once.
+            lane = Lane(self._library, network.inputs, network.functions(), capacity, self._team)
+            self._lane = lane
+        return lane
 
 
 class Results:

@@ -9,9 +9,9 @@ import numpy as np
 from eecompile.compiled import Value, batch_shape, sample_shape
 from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.ir import TensorType
-from eecompile.manifest import Normalization
+from eecompile.manifest import Manifest, Normalization
 
-__all__ = ["Inputs", "as_batch", "as_mapping", "bad_argument", "normalized"]
+__all__ = ["Inputs", "as_batch", "as_mapping", "bad_argument", "normalized", "raw_inputs"]
 
 #: What a session is given: one array, or one for each input by name.
 Inputs = np.ndarray | Mapping[str, np.ndarray]
@@ -76,6 +76,25 @@ def as_batch(name: str, type_: TensorType, given: np.ndarray, *, single: bool) -
             raise bad_argument(f"Expected {type_} for the input `{name}`, found {found}", help_)
     shape = str(type_) if single else f"{type_.dtype}[n, {str(list(sample_shape(type_)))[1:]}"
     raise bad_argument(f"Expected {shape} for the input `{name}`, found {found}")
+
+
+def raw_inputs(x: Inputs, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Raw data, normalised as the artifact says; inputs without a rule are passed on as they are.
+
+    Raises:
+        CompileErrors: it does not say how, or they do not fit.
+    """
+    rules, inputs = manifest.normalizations, manifest.network.inputs
+    if not rules:
+        raise bad_argument(
+            "The artifact does not say how to normalise its input",
+            "give normalised data, or add `normalize` to the `.ee` file's data block",
+        )
+    types = dict(inputs)
+    return {
+        name: normalized(array, types[name], rules[name]) if name in rules else array
+        for name, array in as_mapping(x, inputs).items()
+    }
 
 
 def normalized(given: np.ndarray, type_: TensorType, how: Normalization) -> np.ndarray:

@@ -400,6 +400,6 @@ def test_the_picture_is_of_what_was_found(artifact: Path, tmp_path: Path) -> Non
 def test_several_threads_are_told(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eecompile.runtime.session.usable_cores", lambda: 8)
+    monkeypatch.setattr("eecompile.runtime.opening.usable_cores", lambda: 8)
     found = bench(artifact, board(tmp_path), frequencies="600 MHz", threads=2)
     assert found["threads"] == 2

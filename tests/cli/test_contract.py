@@ -16,7 +16,7 @@ from eecompile.hardware import usable_cores
 from eecompile.loading import check_file
 from eecompile.memory import Peak
 from eecompile.planning import choose_board
-from eecompile.runtime import session
+from eecompile.runtime import opening
 from eecompile.runtime.governor import ClockWarning, NoGovernor
 from tests.cli.calls import Call, content, copy_demo, edited, start
 
@@ -120,7 +120,7 @@ def test_clocks_that_cannot_be_set_are_told_in_one_line(
         warnings.warn("Clocks are left alone: not allowed", ClockWarning, stacklevel=1)
         return NoGovernor("not allowed")
 
-    monkeypatch.setattr("eecompile.runtime.session.open_governor", open_governor)
+    monkeypatch.setattr("eecompile.runtime.opening.open_governor", open_governor)
     given = ("--set", "policy.quick.frequency=highest", "-o", tmp_path / "out", "--quiet")
     assert call("build", demo, *given).status == 0
     np.save(tmp_path / "x.npy", images[0])
@@ -208,7 +208,7 @@ def test_a_value_set_on_the_command_line_holds_for_eval_too(call: Call, demo: Pa
 def test_titles_stand_on_a_line_of_their_own(
     call: Call, built: Path, threads: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "usable_cores", lambda: 4)
+    monkeypatch.setattr(opening, "usable_cores", lambda: 4)
     options = ("--data", built / "digits.ee", "--samples", 20, "--quiet", "--threads", threads)
     done = call("eval", built / "out", *options)
     assert done.out.splitlines()[0] == (
@@ -269,7 +269,7 @@ def test_cores_of_another_machine_are_as_written(demo: Path) -> None:
 def test_answers_do_not_depend_on_threads(
     call: Call, demo: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "usable_cores", lambda: 4)
+    monkeypatch.setattr(opening, "usable_cores", lambda: 4)
     np.save(demo.parent / "x.npy", images[:3])
     given = ("run", demo.parent / "out", "--input", demo.parent / "x.npy", "--json")
     one, four = (call(*given, "--threads", threads).json["answers"] for threads in (1, 4))

@@ -142,7 +142,7 @@ def test_a_session_does_what_the_replay_says(
     x = tiny.inputs(60, seed=4)
     governor = RecordingGovernor(STATES)
     library = Timed(table(), governor)
-    monkeypatch.setattr("eecompile.runtime.session.perf_counter", library.perf_counter)
+    monkeypatch.setattr("eecompile.runtime.single.perf_counter", library.perf_counter)
     folder = artifact(tmp_path, policy, rule)
     net = Session(read_artifact(folder), library=library, governor=governor)
     expected: Simulation = simulate(policy, *outputs(x), Scheduler(table(), rule))
@@ -258,7 +258,7 @@ def test_without_a_governor_deadlines_are_kept_and_no_clock_is_claimed(
         ClockRule(deadline_s=0.006, hard=True),
     )
     times = iter(np.arange(0.0, 1.0, 0.002))
-    monkeypatch.setattr("eecompile.runtime.session.perf_counter", lambda: float(next(times)))
+    monkeypatch.setattr("eecompile.runtime.single.perf_counter", lambda: float(next(times)))
     net = ee.load(artifact(tmp_path, policy, rule), governor=NoGovernor("not allowed"))
     answer = net.run(tiny.inputs(1)[0])
     # 2 ms have gone by at the first exit; at 4 GHz exit 1 takes 3.5 ms more, and the end 8 ms.

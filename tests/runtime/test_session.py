@@ -204,10 +204,10 @@ def test_answers_survive_the_next_call(folder: Path) -> None:
 
 def test_single_calls_use_one_set_of_buffers(folder: Path) -> None:
     net = ee.load(folder)
-    before = {name: array.ctypes.data for name, array in net._lane.values.items()}
+    before = {name: array.ctypes.data for name, array in net._singles.lane.values.items()}
     for x in tiny.inputs(5):
         net.run(x)
-    assert {name: array.ctypes.data for name, array in net._lane.values.items()} == before
+    assert {name: array.ctypes.data for name, array in net._singles.lane.values.items()} == before
 
 
 def test_full_depth_batch_and_empty_batch(folder: Path) -> None:
@@ -251,8 +251,8 @@ def test_clone_shares_code_and_weights_but_no_memory(folder: Path) -> None:
     net = ee.load(folder, "careful")
     other = net.clone()
     assert other.library is net.library and other.policy == "careful"
-    mine = {array.ctypes.data for array in net._lane.values.values()}
-    assert mine.isdisjoint(array.ctypes.data for array in other._lane.values.values())
+    mine = {array.ctypes.data for array in net._singles.lane.values.values()}
+    assert mine.isdisjoint(array.ctypes.data for array in other._singles.lane.values.values())
     net.set_policy(None)
     assert net.clone().policy is None and net.clone().run(tiny.inputs(1)).exit == "final"
 

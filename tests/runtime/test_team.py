@@ -22,7 +22,7 @@ import eecompile as ee
 from eecompile.artifact import write_artifact
 from eecompile.diagnostics import CompileErrors
 from eecompile.hardware import usable_cores
-from eecompile.runtime import session
+from eecompile.runtime import opening
 from eecompile.runtime.library import Library
 from tests.helpers import ROOT
 from tests.runtime import tiny
@@ -287,7 +287,7 @@ def test_impossible_numbers_of_threads_are_refused(folder: Path) -> None:
 def test_more_threads_than_cpus_are_not_started(
     folder: Path, before: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "usable_cores", lambda: 3)
+    monkeypatch.setattr(opening, "usable_cores", lambda: 3)
     nets = [ee.load(folder, threads=threads) for threads in (4, 1000, 1 << 40)]
     nets.append(nets[0].clone())
     assert [net.threads for net in nets] == [3] * 4
