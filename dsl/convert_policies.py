@@ -173,9 +173,10 @@ class PolicyStatements(Values):
             first[leaf.value] = leaf
             fault = endpoint_fault(leaf.value)
             if fault is not None:
+                shown = f"`{leaf.value[:60]}`" if leaf.value else "nothing"
                 self.found.error(
                     "bad-endpoint",
-                    f"Expected an endpoint such as `http://edge:8000`, found `{leaf.value[:60]}`",
+                    f"Expected an endpoint such as `http://edge:8000`, found {shown}",
                     leaf.span,
                     fault.label,
                     help=fault.help,

@@ -336,7 +336,9 @@ class _Override:
     def given(self, node: _T | None, key: str, depth: int) -> _T:
         """A statement of a policy, of which a part is set: it has to be there."""
         if node is None:
-            raise self.wrong(f"The policy has no `{key}`", self.keys[depth].span, "not given")
+            help = "write it into the file, or set all of it at once"
+            span = self.keys[depth].span
+            raise self.wrong(f"The policy has no `{key}`", span, "not given", help)
         return node
 
     def guard(self, guard: Guard, depth: int) -> Guard:

@@ -78,14 +78,15 @@ class Values:
             return part.value
         if part.kind == "NAME":
             return Name(part.text)
-        return self.whole(part) if part.kind == "INT" else self.number(part)
+        return self.either(part)
+
+    def either(self, leaf: Leaf) -> int | float:
+        """A number, whole where it is written so; what it may be is its option's to say."""
+        return self.whole(leaf, low=-_LARGEST) if leaf.kind == "INT" else self.number(leaf)
 
     def range(self, tree: Branch) -> Range:
         """``3..6``."""
-        low, high = (
-            self.whole(leaf) if leaf.kind == "INT" else self.number(leaf)
-            for leaf in tree.leaves("INT", "FLOAT")
-        )
+        low, high = (self.either(leaf) for leaf in tree.leaves("INT", "FLOAT"))
         if low > high:
             self.empty_range(tree.span)
         return Range(low, high)
@@ -150,6 +151,8 @@ class Values:
         if value is not None and low <= value <= high:
             return value
         limits = f"of at least {low}" if high == _LARGEST else f"from {low} to {high}"
+        if -low == high == _LARGEST:
+            limits = "that a computer can hold"
         self.found.error(
             "bad-number",
             f"Expected a whole number {limits}, found `{leaf.text[:40]}`",

@@ -24,6 +24,7 @@ from eecompile.spec import (
     Deadline,
     Exit,
     FrequencyRange,
+    Guard,
     HeadSpec,
     Input,
     Model,
@@ -119,6 +120,10 @@ def test_data() -> None:
     )
 
 
+def test_pixels_may_be_below_zero() -> None:
+    assert spec_of("data d { pixels -1..1 }").data[0].pixels == (-1.0, 1.0)
+
+
 def test_exit_rules() -> None:
     rule = policy_of(
         "exit when confidence(class_means) or confidence(entropy) >= 80 % or patience(count: 2)"
@@ -163,6 +168,53 @@ def test_the_rest_of_policies() -> None:
         halt=Budget("energy", 0.003, "each"),
     )
     assert policy_of("frequency lowest_energy").frequency == Name("lowest_energy")
+
+
+def test_offers_guards_and_splits() -> None:
+    assert policy_of(
+        'offload "http://a:8000", "grpcs://[::1]:8001" cost 2 timeout 200 ms border int8 retries 0 '
+        "split online_ucb(observations: side, unknown: impute, discount: 0.9, weight: 2)"
+    ) == Policy(
+        "p",
+        offload=Offload(("http://a:8000", "grpcs://[::1]:8001"), 2.0, "int8", 0.2, 0),
+        split=HeadSpec(
+            "online_ucb",
+            {"observations": Name("side"), "unknown": Name("impute"), "discount": 0.9, "weight": 2},
+        ),
+    )
+    plain = policy_of('offload "http://a:8000" cost 0.5').offload
+    assert plain == Offload(("http://a:8000",), 0.5, "float32", 1.0, 1)
+    watched = policy_of("exit when auto guard accuracy drop <= 0.5 points audit 100 %")
+    assert watched.rule == Rule((RuleTerm("auto"),))
+    assert watched.guard == Guard(0.005, 1.0)
+    assert policy_of("guard accuracy drop <= 1 %").guard == Guard(0.01, 0.02)
+
+
+def test_parts_of_offers_and_guards_have_their_places() -> None:
+    policy = policy_of(
+        'offload "http://a:8000", "http://b:8000" cost 2 timeout 200 ms border int8 retries 3 '
+        "guard accuracy drop <= 1 % audit 5 %"
+    )
+    assert policy.offload and policy.guard
+    assert {part: place.text for part, place in policy.offload.spans.items()} == {
+        "urls": '"http://a:8000", "http://b:8000"',
+        "url0": '"http://a:8000"',
+        "url1": '"http://b:8000"',
+        "cost": "2",
+        "timeout": "200 ms",
+        "border": "int8",
+        "retries": "3",
+    }
+    guarded = {part: place.text for part, place in policy.guard.spans.items()}
+    assert guarded == {"drop": "1 %", "share": "5 %"}
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"), [("", 1, 8), ("(count: 4)", 4, 4), ("(count: 3..6)", 3, 6)]
+)
+def test_exits_of_the_compiler_have_a_count(text: str, low: int, high: int) -> None:
+    spec = spec_of(f'model m {{ source onnx "n" exits auto{text} }}')
+    assert spec.model.auto_exits == AutoExits(low, high)
 
 
 @pytest.mark.parametrize("kind", ["safe", "hard"])
@@ -288,6 +340,9 @@ def test_any_override_gives_diagnostics(text: str, override: str) -> None:
         "model.",
         "model.exit.early.head.",
         "policy.a.",
+        "policy.a.offload",
+        "policy.a.guard=",
+        "policy.a.split.",
         "data.fit=",
         "target.cores=",
     ):
