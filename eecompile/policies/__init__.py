@@ -8,6 +8,9 @@ from eecompile.policies.never import NeverPolicy
 from eecompile.policies.patience import PatiencePolicy
 from eecompile.policies.predicted import PredictedPolicy
 from eecompile.policies.replay import Replay, replay
+from eecompile.policies.split import SplitCosts, SplitPolicy
+from eecompile.policies.split_bandit import UcbOptions
+from eecompile.policies.split_replay import StreamReplay, replay_stream
 from eecompile.policies.threshold import ThresholdPolicy
 
 __all__ = [
@@ -21,8 +24,13 @@ __all__ = [
     "PatiencePolicy",
     "PredictedPolicy",
     "Replay",
+    "SplitCosts",
+    "SplitPolicy",
+    "StreamReplay",
     "ThresholdPolicy",
+    "UcbOptions",
     "from_json",
     "replay",
+    "replay_stream",
     "to_json",
 ]

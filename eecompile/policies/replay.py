@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
+from eecompile.policies.base import EXIT, OFFLOAD, ExitOutputs, ExitPolicy
 
 __all__ = ["Replay", "replay"]
 
@@ -46,8 +46,10 @@ class Replay:
 def replay(policy: ExitPolicy, exits: Sequence[ExitOutputs], final: Array) -> Replay:
     """What `policy` does to samples of which every exit's outputs are known.
 
+    Where it offloads, no server answers: the sample gets the network's own answer.
+
     Args:
-        policy: asked exactly as at run time.
+        policy: asked exactly as at run time; it learns nothing.
         exits: outputs of all n samples, per exit.
         final: logits of the final exit, float32 (n, classes).
     """
@@ -66,7 +68,7 @@ def replay(policy: ExitPolicy, exits: Sequence[ExitOutputs], final: Array) -> Re
             leaving = decision == EXIT
             left[samples[leaving]] = index
             logits[samples[leaving]] = policy.answer(index, seen)[leaving]
-            for after in np.unique(decision[~leaving]):
+            for after in np.unique(decision[~leaving & (decision != OFFLOAD)]):
                 kept = np.flatnonzero(decision == after)
                 arriving[after].append((samples[kept], policy.select(state, kept)))
     return Replay(left, logits, evaluated)

@@ -15,7 +15,10 @@ from eecompile.policies import (
     NeverPolicy,
     PatiencePolicy,
     PredictedPolicy,
+    SplitCosts,
+    SplitPolicy,
     ThresholdPolicy,
+    UcbOptions,
     from_json,
     to_json,
 )
@@ -125,6 +128,9 @@ POLICIES = [
     NeverPolicy(3),
     PredictedPolicy([2.0, inf, 3.0], 0, 2, forecast="fitted", limits=[[inf], None, [0.0]]),
     EitherPolicy([ClassMeansPolicy([0.5, inf, 0.1]), ThresholdPolicy("margin", [0.9, 0.8, 0.7])]),
+    SplitPolicy(
+        *("margin", [0.5, inf], [0]), SplitCosts((0.5, 0.8, 1.0), (0.1, 0.1), 0.3), UcbOptions()
+    ),
 ]
 
 
