@@ -51,10 +51,10 @@ skip layers "layer3.[1-8]" gate recurrent(hidden:10) skip channels "c" gate sque
 data d{calibrate "test.npz"[..5000] fit "train.npz" normalize mean[0.5]std[0.2]}
 policy fast{exit when confidence(entropy)>=80% budget mean latency<=2ms}
 policy thrifty{halt at budget energy<=3mJ}
-policy best{exit when auto budget mean latency<=2ms guard accuracy drop<=1%audit 5%}
+policy best{exit when auto budget mean macs<=9% guard accuracy drop<=1%audit 5%}
 policy split{exit when confidence(max_softmax)>=0.8 # unsure ones
-offload "http://edge:8000","grpc://[::1]:8001"cost 0.5 border float16 # half
-timeout 200ms retries 1 split online_ucb(observations:side)}
+offload "http://edge:8000","grpc://[::1]:8001"cost 0.5 border int8 # half
+timeout 2s retries 1 split online_ucb(observations:side)}
 policy both { exit when patience(count:2) # agreeing
 budget mean macs <= 70 %}
 target host{}
@@ -84,12 +84,12 @@ data d {
 
 policy fast    { exit when confidence(entropy) >= 80 %   budget mean latency <= 2 ms }
 policy thrifty { halt at budget energy <= 3 mJ }
-policy best    { exit when auto   budget mean latency <= 2 ms   guard accuracy drop <= 1 % audit 5 % }
+policy best    { exit when auto   budget mean macs <= 9 %   guard accuracy drop <= 1 % audit 5 % }
 
 policy split {
     exit when confidence(max_softmax) >= 0.8  # unsure ones
     # half
-    offload   "http://edge:8000", "grpc://[::1]:8001" cost 0.5 border float16 timeout 200 ms retries 1
+    offload   "http://edge:8000", "grpc://[::1]:8001" cost 0.5 border int8 timeout 2 s retries 1
     split     online_ucb(observations: side)
 }
 

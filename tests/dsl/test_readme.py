@@ -10,6 +10,7 @@ import pytest
 from eecompile.diagnostics import Source
 from eecompile.dsl.check import check
 from eecompile.dsl.format import format_text
+from eecompile.dsl.options import SPLITS
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse
 from eecompile.spec import Spec
@@ -64,15 +65,20 @@ def test_there_are_examples_of_every_statement() -> None:
     assert {kind for kind, _ in examples()} == AROUND.keys()
 
 
-def test_the_page_long_example_is_right_and_in_canonical_layout() -> None:
-    spec = parsed(BLOCKS[0])
-    assert {d.id for d in check(spec)} == {"missing-file"}
-    assert format_text(BLOCKS[0]) == BLOCKS[0]
+@pytest.mark.parametrize("text", BLOCKS[:-1])
+def test_the_page_long_examples_are_right_and_in_canonical_layout(text: str) -> None:
+    assert {d.id for d in check(parsed(text))} == {"missing-file"}
+    assert format_text(text) == text
+
+
+def test_every_option_of_a_split_is_explained() -> None:
+    written = set(re.findall(r"`split online_ucb\((\w+):", README))
+    assert written == SPLITS["online_ucb"].keys()
 
 
 def test_the_overrides_shown_apply() -> None:
-    overrides = re.findall(r'^--set "?(.*?)"?$', BLOCKS[1], re.MULTILINE)
-    assert len(overrides) == 6
+    overrides = re.findall(r'^--set "?(.*?)"?$', BLOCKS[-1], re.MULTILINE)
+    assert len(overrides) == 7
     spec = apply_overrides(parsed(BLOCKS[0]), overrides)
     assert spec.model.exits[0].head.option("pool") == 2
     assert spec.targets[0].cores == 4
