@@ -53,7 +53,7 @@ class Steps:
         else:
             yield _silent
         self.times_s[name] = time.perf_counter() - start
-        self.say(f"{label} ... {self.times_s[name]:.1f} s")
+        self.say(f"[{number}/{self.total}] {name} ... {self.times_s[name]:.1f} s")
 
     def warn(self, text: str) -> None:
         """What a person should know even where progress is not wanted."""

@@ -7,8 +7,8 @@ recorded, policies on what the fitted heads give, latency budgets on the time th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from eecompile.atomic import write_errors
 from eecompile.benching.observing import clock_now
 from eecompile.benching.planning import is_board
 from eecompile.build_options import BuildOptions
-from eecompile.cache import Cache
+from eecompile.cache import Cache, digest
 from eecompile.clocks.building import build_clocks
 from eecompile.clocks.planning import budget_costs
 from eecompile.compiled import CompiledGraph
@@ -29,10 +29,12 @@ from eecompile.console import Reporter, Steps
 from eecompile.cost_table import CostTable
 from eecompile.costing import cost_table
 from eecompile.equivalence import Equivalence, compare_with_source, example_inputs
+from eecompile.exit_candidates import Placing
+from eecompile.exit_placing import place_exits, with_exits
 from eecompile.exit_table import exit_rows
 from eecompile.freshness import Freshness
 from eecompile.hardware import Machine, cpu_name, machine, usable_cores
-from eecompile.head_fitting import ExitPlan, fit_plans, graphs_of, with_outputs
+from eecompile.head_fitting import ExitPlan, fit_plans, graphs_of, with_heads, with_outputs
 from eecompile.ir import Graph
 from eecompile.latency import measure
 from eecompile.manifest import MOST_THREADS, Normalization, TargetInfo
@@ -112,6 +114,7 @@ class _Build:
         self.threads = options.threads or os.cpu_count() or 1
         self.output = options.output_for(path)
         self.tuning = prepared.tuning
+        steps.total += prepared.placing is not None  # a step more: to choose the exits
         self.timing = Timing()
 
     def run(self) -> dict[str, Any]:
@@ -128,6 +131,13 @@ class _Build:
             recordings = self._recordings(recorder, progress)
         with self.steps.step("fit the exit heads") as progress:
             heads, comparators, records = self._fit(backbone, plans, recordings, progress)
+        placing = self.prepared.placing
+        placed: dict[str, Any] | None = None
+        if placing is not None:
+            with self.steps.step(f"choose {placing.count} of {len(placing.names)} exits"):
+                candidates = with_heads(backbone, heads, comparators)
+                placed = self._place(placing, candidates, records, recordings)
+            heads, comparators, records = self._only(placed["chosen"], heads, comparators, records)
         with self.steps.step("insert the exits and cut again"):
             extended = host.copy()
             segments = self._cut(extended, "exits", heads, comparators)
@@ -174,6 +184,7 @@ class _Build:
                     "heads": self._heads_in_words(),
                     "seed": self.options.seed,
                     "overrides": list(self.options.overrides),
+                    **({"placing": placed} if placed else {}),
                 },
                 data={split: made.samples for split, made in recordings.items()},
             )
@@ -182,7 +193,8 @@ class _Build:
         summary = self._summary(segments, equivalence, clocks.entries, costs, peak)
         tuned = compiled.tuned
         kernels = tuned and {"tuned": tuned.chosen, "by_model": tuned.by_model}
-        return summary | {"kernels": kernels, "times_s": self.steps.times_s}
+        done = {"placing": placed, "kernels": kernels, "times_s": self.steps.times_s}
+        return summary | done
 
     # -- the network ---------------------------------------------------------------------------
 
@@ -297,6 +309,59 @@ class _Build:
         heads, comparators = graphs_of(plans, parameters)
         kept = {n: with_outputs(r, plans, parameters) for n, r in records.items() if n != "fit"}
         return heads, comparators, kept
+
+    # -- exits that the compiler places ---------------------------------------------------------
+
+    def _place(
+        self,
+        placing: Placing,
+        candidates: SegmentGraph,
+        records: Mapping[str, Record],
+        recordings: Mapping[str, Recording],
+    ) -> dict[str, Any]:
+        """Which of the candidates become exits, and why."""
+
+        def costs(quantity: str) -> ExitCosts:
+            if quantity == "macs":
+                return ExitCosts.macs(candidates)
+            native = compiled = self._compile(candidates, self.machine)
+            if self.here is not self.machine:
+                native = self._compile(candidates, self.here)
+            network = CompiledGraph.of(candidates, compiled.functions)
+            runner = Runner.of(native.load(), CompiledGraph.of(candidates, native.functions))
+            return budget_costs(self._costs(runner, network, self._examples(candidates)))[quantity]
+
+        calibrate = records["calibrate"]
+        assert isinstance(calibrate, CalibrateRecord), "checked with the file"
+        return place_exits(
+            self.spec,
+            placing,
+            candidates,
+            calibrate,
+            costs,
+            seed=self.options.seed,
+            cache=self.cache,
+            key=digest(recordings["calibrate"].key, self.machine),
+        )
+
+    def _only(
+        self,
+        chosen: Sequence[str],
+        heads: Mapping[str, Graph],
+        comparators: Mapping[str, Graph],
+        records: Mapping[str, Record],
+    ) -> tuple[dict[str, Graph], dict[str, Graph], dict[str, Record]]:
+        """What was fitted at these exits, the only ones from here on: nothing is done anew."""
+        model = with_exits(self.spec.model, chosen)
+        self.spec = replace(self.spec, models=(model, *self.spec.models[1:]))
+        return (
+            {name: graph for name, graph in heads.items() if name in chosen},
+            {name: graph for name, graph in comparators.items() if name in chosen},
+            {
+                split: made.at([n for n in made.exits if n in chosen])
+                for split, made in records.items()
+            },
+        )
 
     def _examples(self, segments: SegmentGraph) -> dict[str, np.ndarray]:
         """Inputs to compare and bundle: real samples where there are any, else random ones."""

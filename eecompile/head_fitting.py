@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +16,15 @@ from eecompile.record import CalibrateRecord, FitRecord, Record
 from eecompile.segments import SegmentGraph
 from eecompile.spec import Exit, HeadSpec, Spec
 
-__all__ = ["ExitPlan", "HeadPlan", "fit_plans", "graphs_of", "plan_exits", "with_outputs"]
+__all__ = [
+    "ExitPlan",
+    "HeadPlan",
+    "fit_plans",
+    "graphs_of",
+    "plan_exits",
+    "with_heads",
+    "with_outputs",
+]
 
 Parameters = Mapping[str, np.ndarray]
 R = TypeVar("R", bound=Record)
@@ -215,6 +223,30 @@ def graphs_of(
             assert graph is not None, "a head is fitted or given"
             (heads if plan.name.endswith(".logits") else comparators)[exit_.name] = graph
     return heads, comparators
+
+
+def with_heads(
+    backbone: SegmentGraph, heads: Mapping[str, Graph], comparators: Mapping[str, Graph]
+) -> SegmentGraph:
+    """The backbone with heads and comparators at its exits, as if they had been inserted."""
+
+    def inserted(graph: Graph | None, tap: str, output: str) -> Graph | None:
+        if graph is None:
+            return None
+        names = {graph.inputs[0]: tap, graph.outputs[0]: output}
+        return _isolated(graph, names, f"{output}.candidate")
+
+    exits = tuple(
+        replace(
+            exit_,
+            head=inserted(heads.get(exit_.name), exit_.feature, f"{exit_.name}.logits"),
+            comparator=inserted(
+                comparators.get(exit_.name), exit_.feature, f"{exit_.name}.class_means"
+            ),
+        )
+        for exit_ in backbone.exits
+    )
+    return replace(backbone, exits=exits)
 
 
 def with_outputs(record: R, plans: Sequence[ExitPlan], parameters: Mapping[str, Parameters]) -> R:

@@ -80,6 +80,16 @@ class Record:
             class_means={**self.class_means, **(class_means or {})},
         )
 
+    def at(self, exits: Sequence[str]) -> Self:
+        """The record of a network that has only these of the exits, features left out."""
+        return replace(
+            self,
+            exits=tuple(exits),
+            recorded={},
+            logits={name: seen for name, seen in self.logits.items() if name in exits},
+            class_means={name: seen for name, seen in self.class_means.items() if name in exits},
+        )
+
     @classmethod
     def load(cls, folder: Path) -> Self:
         """A record that `record` wrote to `folder`, its features memory-mapped.
