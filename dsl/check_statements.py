@@ -30,6 +30,7 @@ def check_statements(policy: Policy, found: Diagnostics) -> None:
     if is_given(policy, "offload") or is_given(policy, "split"):
         _check_both(policy, found)
         _check_unsure(policy, found)
+        _check_observations(policy, found)
     if is_given(policy, "guard"):
         _check_guard(policy, found)
 
@@ -87,6 +88,21 @@ def _check_unsure(policy: Policy, found: Diagnostics) -> None:
             policy.at("budget"),
             f"what is spent follows from the split and the price of `{statement}`",
             help="write `budget accuracy drop <= 2 %`, or give the threshold",
+        )
+
+
+def _check_observations(policy: Policy, found: Diagnostics) -> None:
+    """What the split itself is worth is known whenever it was tried: its own sample was sent."""
+    split = policy.split
+    if split is None or "unknown" not in split.options or split.kind != "online_ucb":
+        return
+    if split.option("observations", Name("own")) == "own":
+        found.error(
+            "bad-option",
+            "Option `unknown` of `online_ucb` has no effect without side observations",
+            split.at("unknown"),
+            "of its own split all is known",
+            help="add `observations: side`, or remove it",
         )
 
 

@@ -147,7 +147,7 @@ def _text(model: Model, host: HostGraph, folder: Path, exits: int) -> str:
     lines += _exit_lines(chosen, others if classes else [])
     lines += ["}", ""]
     if classes:
-        lines += _after_model()
+        lines += _after_model(graph.types[graph.inputs[0]])
     return "\n".join(lines)
 
 
@@ -160,27 +160,51 @@ def _exit_lines(chosen: Sequence[Candidate], others: Sequence[Candidate]) -> lis
         point = f'"{candidate.name}"'.ljust(width)
         share = f"{100 * candidate.macs_fraction:.0f} %"
         comment = f"# {share:>4} of the MACs, {candidate.type}"
-        return f"exit {name} after {point} head linear(pool: 4)  {comment}"
+        return f"exit {name} after {point} head {_head(candidate.type)}  {comment}"
 
     found = ["", "    # Candidate exit points, with the share of the network's work done there."]
     found += [f"    {line(f'exit{i}', candidate)}" for i, candidate in enumerate(chosen, 1)]
+    found += ["    # Or left to the compiler:", f"    # {_placed(chosen)}"]
     if others:
         found += ["    # Others:"]
         found += [f"    # {line('other', candidate)}" for candidate in others]
     return found
 
 
-def _after_model() -> list[str]:
+def _placed(chosen: Sequence[Candidate]) -> str:
+    """As many exits as are proposed, wherever they help most."""
+    return f"exits auto(count: {len(chosen)}) head {_head(chosen[0].type)}"
+
+
+def _head(feature: TensorType) -> str:
+    """A head for a map, a sequence of tokens or a vector.
+
+    >>> _head(TensorType("float32", (1, 64, 8, 8))), _head(TensorType("float32", (1, 48, 64)))
+    ('linear(pool: 4)', 'linear(pool: mean)')
+    """
+    return f"linear(pool: {'4' if len(feature.shape) == 4 else 'mean'})"
+
+
+def _after_model(input_: TensorType) -> list[str]:
+    if input_.dtype == "float32":
+        form = ["    # normalize mean [0.485, 0.456, 0.406] std [0.229, 0.224, 0.225]"]
+    else:
+        form = [f"    # The samples, whole numbers {input_}, are read as they are."]
     return [
         "# Labelled samples: .npz (arrays `images` and `labels`), .npy pairs or a Python function.",
         "# Heads are fitted on `fit`, thresholds on `calibrate`; `test` is only reported on.",
         "data samples {",
         '    fit "fit.npz" calibrate "calibrate.npz" test "test.npz"',
-        "    # normalize mean [0.485, 0.456, 0.406] std [0.229, 0.224, 0.225]",
+        *form,
         "}",
         "",
         "# Leave where the head is sure enough: thresholds are fitted so that the budget holds.",
         "policy quick { exit when confidence(max_softmax) budget accuracy drop <= 0.5 % }",
+        "# Also: the best of all rules, watched as it runs; a learned rule; unsure samples sent.",
+        "# policy best    { exit when auto budget mean macs <= 60 % guard accuracy drop <= 1 % }",
+        "# policy learned { exit when learned_score budget mean macs <= 60 % }",
+        "# policy shared  { exit when confidence(max_softmax) budget accuracy drop <= 1 %",
+        '#                  offload "http://edge:8000" cost 0.5 split online_ucb }',
         "",
         "# `eecompile targets` lists what can be built for; `cores` work together on one answer.",
         "target host { cores 1 }",
