@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -12,14 +12,29 @@ import numpy as np
 from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.outcomes import ExitCosts, standard_error
 from eecompile.policies import ExitPolicy, replay, to_json
-from eecompile.policies.points import OperatingPoint, cheapest, most_accurate
+from eecompile.policies.points import OperatingPoint, cheapest, keeps, most_accurate
 from eecompile.record import CalibrateRecord
 from eecompile.spec import Budget
 
-__all__ = ["CONFIDENCE", "Calibration", "FittedPolicy", "drop_at_most", "isotonic"]
+__all__ = [
+    "CONFIDENCE",
+    "Calibration",
+    "FittedPolicy",
+    "InfeasibleBudget",
+    "drop_at_most",
+    "isotonic",
+    "table_of",
+]
+
+Array = np.ndarray[Any, Any]
 
 #: With what confidence a budget is to hold for data like the calibration data.
 CONFIDENCE = 0.95
+
+#: Budgets that operating points are kept for: shares of what the whole network costs, and losses
+#: of accuracy.
+_SHARES = tuple(percent / 100 for percent in range(10, 101, 10))
+_DROPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05)
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,8 @@ class FittedPolicy:
     Attributes:
         policy: the rule with its thresholds.
         point: what it does on the calibration data.
-        points: settings for other budgets, cheapest first; empty where nothing is left to choose.
+        points: settings for other budgets, cheapest first, see `Calibration.levels`; empty where
+            nothing is left to choose.
         others: more settings that keep an accuracy budget, at other exits: one of them may take
             less energy where clocks are chosen.
     """
@@ -38,6 +54,18 @@ class FittedPolicy:
     point: OperatingPoint
     points: tuple[OperatingPoint, ...]
     others: tuple[ExitPolicy, ...] = ()
+
+
+class InfeasibleBudget(CompileErrors):
+    """No setting of a policy keeps its budget.
+
+    Attributes:
+        strictest: the strictest limit that can be kept.
+    """
+
+    def __init__(self, diagnostic: Diagnostic, strictest: float) -> None:
+        super().__init__([diagnostic])
+        self.strictest = strictest
 
 
 @dataclass(frozen=True)
@@ -56,7 +84,22 @@ class Calibration:
     record: CalibrateRecord
     costs: Mapping[str, ExitCosts]
     budget: Budget
-    confidence: float
+    confidence: float = CONFIDENCE
+
+    def levels(self) -> list[Calibration]:
+        """One for each budget that an operating point is kept for.
+
+        With a point for each of them, choosing another of these budgets where the artifact runs
+        loses nothing against a build for it: every 10 % of what the whole network costs, in each
+        quantity that is known, and some losses of accuracy.
+        """
+        budgets = [
+            Budget(quantity, share * cost.full_depth)  # type: ignore[arg-type]
+            for quantity, cost in self.costs.items()
+            for share in _SHARES
+        ]
+        budgets += [Budget("accuracy_drop", drop) for drop in _DROPS]
+        return [replace(self, budget=budget) for budget in budgets]
 
     @property
     def quantity(self) -> str:
@@ -67,15 +110,27 @@ class Calibration:
 
     def point(self, policy: ExitPolicy) -> OperatingPoint:
         """What a policy does here."""
+        replayed = replay(policy, self.record.outputs(), self.record.final)
+        right = replayed.correct(self.record.labels)
+        return self.known_point(policy, replayed.exit, replayed.evaluated, right)
+
+    def known_point(
+        self, policy: ExitPolicy, exit_: Array, evaluated: Array, right: Array
+    ) -> OperatingPoint:
+        """What a policy does here, where that is known already.
+
+        Args:
+            policy: the policy.
+            exit_: int64 (n,), where each sample leaves.
+            evaluated: bool (n, exits), whose heads run.
+            right: bool (n,), whether the answer is right.
+        """
         z = NormalDist().inv_cdf(self.confidence)
-        record = self.record
-        replayed = replay(policy, record.outputs(), record.final)
-        right = replayed.correct(record.labels)
-        paid = {name: cost.of(replayed) for name, cost in self.costs.items()}
+        paid = {name: cost.paid(exit_, evaluated) for name, cost in self.costs.items()}
         return OperatingPoint(
             to_json(policy),
             float(right.mean()),
-            drop_at_most(record, right, self.confidence),
+            drop_at_most(self.record, right, self.confidence),
             {name: float(cost.mean()) for name, cost in paid.items()},
             {name: float(cost.mean()) + z * standard_error(cost) for name, cost in paid.items()},
         )
@@ -88,7 +143,11 @@ class Calibration:
 
     def keeps(self, point: OperatingPoint) -> bool:
         """Whether the budget holds with the confidence wanted."""
-        return self.reached(point) <= self.budget.limit
+        return keeps(point, self.budget.quantity, self.budget.limit)
+
+    def made_for(self, point: OperatingPoint) -> OperatingPoint:
+        """The point, said to be the best for this budget."""
+        return replace(point, budget=str(self.budget))
 
     def best(self, points: Sequence[OperatingPoint]) -> OperatingPoint | None:
         """The best of the points that keep the budget, None where none does."""
@@ -96,26 +155,64 @@ class Calibration:
             return cheapest(points, self.quantity, self.budget.limit)
         return most_accurate(points, self.quantity, self.budget.limit)
 
-    def infeasible(self, reachable: float) -> CompileErrors:
-        """The error that names the strictest budget which can be kept."""
-        least = Budget(self.budget.quantity, reachable, self.budget.statistic)
+    def infeasible(self, reachable: float) -> InfeasibleBudget:
+        """The error that names the range of budgets which can be kept.
+
+        Args:
+            reachable: the strictest of them.
+        """
+        quantity = self.budget.quantity
+        notes = [
+            f"the strictest that can be kept on {len(self.record)} calibration samples, with a "
+            f"margin for their number, is {self._limit_in_words(reachable)}"
+        ]
+        if quantity != "accuracy_drop":
+            full = self._limit_in_words(self.costs[quantity].full_depth)
+            notes.append(f"the whole network costs {full}: what is in between can be asked for")
         diagnostic = Diagnostic(
             "infeasible-budget",
             f"No setting of the policy keeps the budget `{self.budget}`",
             self.budget.span,
             "cannot be kept",
-            notes=(
-                f"the strictest that can be kept on {len(self.record)} calibration samples, with a "
-                f"margin for their number, is {str(least).split('<= ')[1]}",
-            ),
+            notes=tuple(notes),
             help="allow more, or give the model earlier exits",
         )
-        return CompileErrors([diagnostic])
+        return InfeasibleBudget(diagnostic, reachable)
+
+    def _limit_in_words(self, value: float) -> str:
+        limit = Budget(self.budget.quantity, value, self.budget.statistic)
+        return str(limit).split("<= ")[1]
 
 
-def drop_at_most(
-    record: CalibrateRecord, right: np.ndarray[Any, Any], confidence: float = CONFIDENCE
-) -> float:
+def table_of(points: Iterable[OperatingPoint], last: OperatingPoint) -> tuple[OperatingPoint, ...]:
+    """The points that are worth having, cheapest first: no other is as good in every respect.
+
+    Args:
+        points: of those that do the same the first is kept.
+        last: the most careful of them (it never leaves, where that may be chosen): it is kept, and
+            stands at the end whatever it costs.
+    """
+    found: list[OperatingPoint] = []
+    for point in points:
+        if any(_as_good(other, point) for other in found):
+            continue
+        found = [other for other in found if not _as_good(point, other)]
+        found.append(point)
+    found = [point for point in found if point.policy != last.policy]
+    return (*sorted(found, key=lambda point: tuple(point.costs.values())), last)
+
+
+def _as_good(one: OperatingPoint, other: OperatingPoint) -> bool:
+    """Whether no budget there is would take the other."""
+    return (
+        one.accuracy >= other.accuracy
+        and one.accuracy_drop <= other.accuracy_drop
+        and all(one.costs[name] <= cost for name, cost in other.costs.items())
+        and all(one.at_most[name] <= cost for name, cost in other.at_most.items())
+    )
+
+
+def drop_at_most(record: CalibrateRecord, right: Array, confidence: float = CONFIDENCE) -> float:
     """What answers lose in accuracy against full depth, at most, with that confidence.
 
     Args:
@@ -127,7 +224,7 @@ def drop_at_most(
     return float(lost.mean()) + NormalDist().inv_cdf(confidence) * standard_error(lost)
 
 
-def isotonic(score: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def isotonic(score: Array, right: Array) -> Array:
     """Chance of being right, rising with the score: float64 (n,).
 
     >>> isotonic(np.array([0.1, 0.2, 0.3]), np.array([True, False, True])).tolist()

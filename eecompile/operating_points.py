@@ -144,6 +144,20 @@ class Search:
         value += float(self.chances[-1][here].sum())
         return Trial(tuple(vector), float(cost) / self.count, value / self.count)
 
+    def followed(self, thresholds: Sequence[float]) -> tuple[Array, Array]:
+        """Where each sample leaves, int64 (n,), and whose heads ran, bool (n, exits)."""
+        here = np.ones(self.count, bool)
+        left = np.full(self.count, self.exits)
+        evaluated = np.zeros((self.count, self.exits), bool)
+        for k in range(self.exits):
+            live = [t for t in self._tests[k] if thresholds[t] < inf]
+            if live:
+                evaluated[:, k] = here
+                leaving = here & self._passing(live, thresholds)
+                left[leaving] = k
+                here &= ~leaving
+        return left, evaluated
+
     @property
     def never(self) -> Trial:
         """Nothing leaves early, unless a given threshold says so."""

@@ -64,8 +64,12 @@ class ExitCosts:
 
     def of(self, replayed: Replay) -> Array:
         """Cost of each sample, float64 (n,)."""
-        backbone = np.asarray(self.leaving)[replayed.exit]
-        return np.asarray(backbone + replayed.evaluated @ np.asarray(self.heads, np.float64))
+        return self.paid(replayed.exit, replayed.evaluated)
+
+    def paid(self, exit_: Array, evaluated: Array) -> Array:
+        """Cost of each sample, float64 (n,), by its exit and bool (n, exits) whose heads ran."""
+        backbone = np.asarray(self.leaving)[exit_]
+        return np.asarray(backbone + evaluated @ np.asarray(self.heads, np.float64))
 
 
 @dataclass(frozen=True)

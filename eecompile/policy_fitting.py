@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from eecompile.diagnostics import InternalError
-from eecompile.fitted_policy import CONFIDENCE, Calibration, FittedPolicy, isotonic
+from eecompile.fitted_policy import CONFIDENCE, Calibration, FittedPolicy, isotonic, table_of
 from eecompile.heads.logistic import fit_logistic
 from eecompile.operating_points import Search, Trial
 from eecompile.outcomes import ExitCosts
@@ -36,6 +37,7 @@ def fit_policy(
     *,
     seed: int = 0,
     confidence: float = CONFIDENCE,
+    levels: bool = True,
 ) -> FittedPolicy:
     """The thresholds that are not given, fitted so that the budget holds.
 
@@ -50,6 +52,7 @@ def fit_policy(
         costs: quantity ("macs", "latency", "energy") -> costs, the budget's among them.
         seed: of the random threshold vectors.
         confidence: see above.
+        levels: whether settings for other budgets are wanted, see `Calibration.levels`.
 
     Raises:
         CompileErrors: the budget cannot be kept; the diagnostic names what can be reached.
@@ -61,16 +64,30 @@ def fit_policy(
         return _only(NeverPolicy(len(record.exits)), budget, calibration)
     if any(term.kind == "predicted" for term in rule.terms):
         (term,) = rule.terms  # checked with the file
-        return fit_predicted(term, calibration, budget is not None)
+        return fit_predicted(term, calibration, budget is not None, levels)
     candidates = families(rule, record)
     if len(candidates) == 1 and candidates[0].given is not None:
         return _only(candidates[0].policy(candidates[0].given), budget, calibration)
-    found = [_Fitting(family, calibration).solve(seed) for family in candidates]
-    feasible = [fitted for fitted in found if isinstance(fitted, FittedPolicy)]
-    if feasible:
-        best = calibration.best([fitted.point for fitted in feasible])
-        return next(fitted for fitted in feasible if fitted.point is best)
-    raise calibration.infeasible(min(value for value in found if isinstance(value, float)))
+    return _solved([_Fitting(family, calibration, seed) for family in candidates], levels)
+
+
+def _solved(found: Sequence[_Fitting], levels: bool) -> FittedPolicy:
+    """The best that any of some families can do, and all that is worth keeping of them."""
+    judge = found[0].calibration
+    own = [point for fitting in found if (point := fitting.best(judge)) is not None]
+    points = [point for fitting in found for point in fitting.course(judge.quantity).points]
+    for level in judge.levels() if levels else ():
+        made = [point for fitting in found if (point := fitting.best(level)) is not None]
+        best = level.best(made)
+        points += [] if best is None else [level.made_for(best)]
+    best = judge.best([*own, *points])
+    if best is None:
+        raise judge.infeasible(min(judge.reached(point) for point in points))
+    # Points that were made for a budget come first: of equal ones they say what they are for.
+    best = judge.made_for(best)
+    points = [best, *sorted(points, key=lambda point: point.budget is None)]
+    last = found[-1].course(judge.quantity).points[-1]
+    return FittedPolicy(best.make(), best, table_of(points, last))
 
 
 def _only(policy: ExitPolicy, budget: Budget | None, calibration: Calibration) -> FittedPolicy:
@@ -80,20 +97,50 @@ def _only(policy: ExitPolicy, budget: Budget | None, calibration: Calibration) -
     return FittedPolicy(policy, point, ())
 
 
-class _Fitting:
-    """One family, one budget, one record."""
+@dataclass(frozen=True)
+class _Course:
+    """The way from the cheapest setting to the most accurate, by one kind of cost.
 
-    def __init__(self, family: RuleFamily, calibration: Calibration) -> None:
-        self.family, self.calibration = family, calibration
-        cost = calibration.costs[calibration.quantity]
-        given = {t: test[3] for t, test in enumerate(family.tests) if test[3] is not None}
-        self.search = Search(
-            [score for _, _, score, _ in family.tests],
-            [exit_ for _, exit_, _, _ in family.tests],
-            self._chances(),
+    Attributes:
+        search: that found it.
+        chain: thresholds, cheapest first; the last never leaves.
+        points: what each does.
+    """
+
+    search: Search
+    chain: Sequence[Trial]
+    points: Sequence[OperatingPoint]
+
+
+class _Fitting:
+    """One family on one record, for any budget."""
+
+    def __init__(self, family: RuleFamily, calibration: Calibration, seed: int) -> None:
+        self.family, self.calibration, self.seed = family, calibration, seed
+        self.right: list[Array] = []
+        self.chances = self._chances()
+        self._courses: dict[str, _Course] = {}
+
+    def course(self, quantity: str) -> _Course:
+        """By one of the costs; found once."""
+        if quantity not in self._courses:
+            search = self._search(quantity)
+            chain = [search.never]
+            if self.family.given is None:
+                chain = [*search.chain(self.seed), search.never]
+            points = [self._point(search, trial) for trial in chain]
+            self._courses[quantity] = _Course(search, chain, points)
+        return self._courses[quantity]
+
+    def _search(self, quantity: str) -> Search:
+        cost, tests = self.calibration.costs[quantity], self.family.tests
+        return Search(
+            [score for _, _, score, _ in tests],
+            [exit_ for _, exit_, _, _ in tests],
+            self.chances,
             cost.leaving,
             cost.heads,
-            given,
+            {t: test[3] for t, test in enumerate(tests) if test[3] is not None},
         )
 
     def _chances(self) -> list[Array]:
@@ -107,39 +154,35 @@ class _Fitting:
             scores = [score for _, exit_, score, _ in self.family.tests if exit_ == index]
             right = policy.answer(index, seen).argmax(axis=1) == labels
             chances.append(_chance(scores, right))
-        return [*chances, _chance([max_softmax(final)], final.argmax(axis=1) == labels)]
+            self.right.append(right)
+        self.right.append(final.argmax(axis=1) == labels)
+        return [*chances, _chance([max_softmax(final)], self.right[-1])]
 
-    def point(self, trial: Trial) -> OperatingPoint:
-        """What a trial does, replayed by the policy itself."""
-        return self.calibration.point(self.family.policy(trial.thresholds))
+    def _point(self, search: Search, trial: Trial) -> OperatingPoint:
+        """What a trial does: the same as its policy, without computing its scores again."""
+        left, evaluated = search.followed(trial.thresholds)
+        right = np.array(self.right)[left, np.arange(len(left))]
+        policy = self.family.policy(trial.thresholds)
+        return self.calibration.known_point(policy, left, evaluated, right)
 
-    def solve(self, seed: int) -> FittedPolicy | float:
-        """The best setting within the budget, or the least that can be reached."""
-        judge = self.calibration
-        if self.family.given is not None:
-            point = self.point(self.search.never)
-            fitted = FittedPolicy(point.make(), point, ())
-            return fitted if judge.keeps(point) else judge.reached(point)
-        chain = [*self.search.chain(seed), self.search.never]
-        points = [self.point(trial) for trial in chain]
+    def best(self, judge: Calibration) -> OperatingPoint | None:
+        """The best setting for a budget, None where none keeps it.
+
+        What the hull leaves of the budget is used up on the way to the next point of the hull.
+        """
+        course = self.course(judge.quantity)
+        chain, points = course.chain, course.points
         best = judge.best(points)
         if best is None:
-            return min(judge.reached(point) for point in points)
-        best = self._refined(chain, points, best)
-        return FittedPolicy(best.make(), best, tuple(points))
-
-    def _refined(
-        self, chain: Sequence[Trial], points: Sequence[OperatingPoint], best: OperatingPoint
-    ) -> OperatingPoint:
-        """What the hull leaves of the budget, used up on the way to the next point of the hull."""
-        low, judge = points.index(best), self.calibration
+            return None
+        low = points.index(best)
         for high in (low - 1, low + 1):
             if not 0 <= high < len(points) or judge.keeps(points[high]):
                 continue
             share, step = 0.0, 0.5
             for _ in range(10):
-                trial = self.search.between(chain[low], chain[high], share + step)
-                point = self.point(trial)
+                trial = course.search.between(chain[low], chain[high], share + step)
+                point = self._point(course.search, trial)
                 if judge.keeps(point):
                     share += step
                     best = judge.best([best, point]) or best

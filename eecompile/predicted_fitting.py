@@ -7,16 +7,18 @@ a head is surer of images it was fitted on, and thresholds meant for those would
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 import numpy as np
 
 from eecompile.diagnostics import CompileErrors, Diagnostic
-from eecompile.fitted_policy import Calibration, FittedPolicy, drop_at_most, isotonic
+from eecompile.fitted_policy import Calibration, FittedPolicy, drop_at_most, isotonic, table_of
 from eecompile.operating_points import Trial, hull
-from eecompile.policies import ExitOutputs, ExitPolicy, NeverPolicy, PredictedPolicy, replay
+from eecompile.policies import ExitPolicy, NeverPolicy, PredictedPolicy
 from eecompile.policies.activations import ACTIVATIONS
+from eecompile.policies.base import EXIT
 from eecompile.policies.points import OperatingPoint
 from eecompile.policies.scores import max_softmax
 from eecompile.record import CalibrateRecord
@@ -64,7 +66,9 @@ def scales(name: str, record: CalibrateRecord) -> list[float]:
     return found
 
 
-def fit_predicted(term: RuleTerm, calibration: Calibration, budgeted: bool) -> FittedPolicy:
+def fit_predicted(
+    term: RuleTerm, calibration: Calibration, budgeted: bool, levels: bool = True
+) -> FittedPolicy:
     """``beta`` and the start, where they are not given, fitted so that the budget holds.
 
     Args:
@@ -72,6 +76,7 @@ def fit_predicted(term: RuleTerm, calibration: Calibration, budgeted: bool) -> F
         calibration: data, costs and budget.
         budgeted: whether the budget was asked for. Where nothing is left to fit it is checked
             only then.
+        levels: whether settings for other budgets are wanted, see `Calibration.levels`.
 
     Raises:
         CompileErrors: the budget cannot be kept, or the heads give the scale no meaning.
@@ -81,7 +86,7 @@ def fit_predicted(term: RuleTerm, calibration: Calibration, budgeted: bool) -> F
     beta = options.get("beta")
     assert beta is None or isinstance(beta, int | float), "checked with the file"
     if beta is None or len(starts) > 1:
-        return _Fitting(setting, starts, beta, calibration).solve()
+        return _Fitting(setting, starts, beta, calibration).solve(levels)
     policy = setting.policy(starts[0], beta)
     point = calibration.point(policy)
     if budgeted and not calibration.keeps(point):
@@ -123,31 +128,28 @@ def _starts(given: object, setting: _Setting) -> list[int]:
     return [live[round(place)] for place in places]
 
 
-class _Recorded(ExitPolicy):
-    """A policy whose decisions about recorded samples are known."""
+def followed(start: int, due: Sequence[Array], exits: int) -> tuple[Array, Array]:
+    """Where each sample leaves, int64 (n,), and whose heads run, bool (n, exits).
 
-    def __init__(self, start: int, due: Sequence[Array]) -> None:
-        self._start, self._due = start, due
+    Args:
+        start: exit looked at first.
+        due: what each sample would do at each exit, int64 (n,); empty for one never looked at.
+        exits: their number.
 
-    def first(self) -> int:
-        return self._start
-
-    def start(self, count: int) -> Any:
-        return np.arange(count)
-
-    def select(self, state: Any, kept: Array) -> Any:
-        return state[kept]
-
-    def decide(self, index: int, outputs: ExitOutputs, state: Any) -> Array:
-        due: Array = self._due[index][state]
-        return due
-
-    def parameters(self) -> dict[str, Any]:
-        raise NotImplementedError("it is for fitting only")
-
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any]) -> ExitPolicy:
-        raise NotImplementedError("it is for fitting only")
+    >>> left, evaluated = followed(0, [np.array([EXIT, 2]), np.array([]), np.array([EXIT, 3])], 3)
+    >>> left.tolist(), evaluated.tolist()
+    ([0, 3], [[True, False, False], [True, False, True]])
+    """
+    here = np.full(len(due[start]), start)
+    left = np.full(len(here), exits)
+    evaluated = np.zeros((len(here), exits), bool)
+    for k in range(start, exits):
+        at = np.flatnonzero(here == k)
+        if len(at):
+            evaluated[at, k] = True
+            here[at] = due[k][at]
+            left[at[here[at] == EXIT]] = k
+    return left, evaluated
 
 
 class _Setting:
@@ -215,8 +217,21 @@ class _Setting:
         )
 
 
+@dataclass(frozen=True)
+class _Course:
+    """The way from the cheapest setting to the most accurate, by one kind of cost.
+
+    Attributes:
+        chain: (start, beta) of each, cheapest first.
+        points: what each does, and at last what never leaving does.
+    """
+
+    chain: Sequence[Trial]
+    points: Sequence[OperatingPoint]
+
+
 class _Fitting:
-    """A search over beta and the start."""
+    """A search over beta and the start, for any budget."""
 
     def __init__(
         self, setting: _Setting, starts: Sequence[int], beta: float | None, judge: Calibration
@@ -224,41 +239,56 @@ class _Fitting:
         self.setting, self.starts, self.judge = setting, starts, judge
         self.ratios = setting.ratios()
         self.beta = beta
+        self.exits = len(setting.scales)
+        self.right = self._right()
         self.chances = self._chances()
+        self.never = judge.point(NeverPolicy(self.exits))
         #: Start -> betas tried there that keep an accuracy budget, rising.
         self.kept: dict[int, list[float]] = {start: [] for start in starts}
+        self._known: dict[tuple[int, float], OperatingPoint] = {}
+        self._dues: dict[float, list[Array]] = {}
+        betas = [beta] if beta is not None else self._grid()
+        #: Quantity -> every setting of the grid, with its cost.
+        self._trials: dict[str, list[Trial]] = {name: [] for name in judge.costs}
+        for value in betas:
+            self._try(value)
+        self._courses = {name: self._course(name) for name in judge.costs}
 
-    def _chances(self) -> list[Array]:
-        """Chance of each sample to be right at each exit, the final one last.
+    def _right(self) -> Array:
+        """Whether each exit's answer is right, the final one last: bool (exits + 1, n)."""
+        record = self.judge.record
+        answers = [*(seen.logits for seen in self.setting.outputs), record.final]
+        return np.stack([logits.argmax(axis=1) == record.labels for logits in answers])
+
+    def _chances(self) -> Array:
+        """Chance of each sample to be right at each exit, the final one last: (exits + 1, n).
 
         Not the 0 or 1 that was observed: fitted to that, the knob would learn the samples' noise.
         """
-        setting, record = self.setting, self.judge.record
-        found = [np.zeros(len(record))] * len(record.exits)
-        for k in setting.live:
-            right = setting.outputs[k].logits.argmax(axis=1) == record.labels
-            found[k] = isotonic(setting.seen[k][0], right)
-        sure = record.final.argmax(axis=1) == record.labels
-        return [*found, isotonic(max_softmax(record.final), sure)]
+        found = np.zeros(self.right.shape)
+        for k in self.setting.live:
+            found[k] = isotonic(self.setting.seen[k][0], self.right[k])
+        found[-1] = isotonic(max_softmax(self.judge.record.final), self.right[-1])
+        return found
 
-    def solve(self) -> FittedPolicy:
+    def solve(self, levels: bool) -> FittedPolicy:
         """The best setting within the budget.
 
         Raises:
             CompileErrors: there is none.
         """
-        betas = [self.beta] if self.beta is not None else self._grid()
-        trials = [trial for beta in betas for trial in self._trials(beta)]
-        full_depth = self.judge.costs[self.judge.quantity].leaving[-1]
-        chain = [trial for trial in hull(trials) if trial.cost < full_depth]
-        points = [self._point(trial) for trial in chain]
-        points.append(self.judge.point(NeverPolicy(len(self.setting.scales))))
-        best = self.judge.best(points)
-        if best is None:
-            raise self.judge.infeasible(min(self.judge.reached(point) for point in points))
-        if self.beta is None:
-            best = self._refined(chain, points, best)
-        return FittedPolicy(best.make(), best, tuple(points), self._others())
+        judge = self.judge
+        points = list(self._courses[judge.quantity].points)
+        own = self._best(judge)
+        if own is None:
+            raise judge.infeasible(min(judge.reached(point) for point in points))
+        for level in judge.levels() if levels else ():
+            made = self._best(level)
+            points += [] if made is None else [level.made_for(made)]
+        best = judge.best([own, *points]) or own
+        best = judge.made_for(best)
+        points = [best, *sorted(points, key=lambda point: point.budget is None)]
+        return FittedPolicy(best.make(), best, table_of(points, self.never), self._others())
 
     def _others(self) -> tuple[ExitPolicy, ...]:
         return tuple(
@@ -272,41 +302,61 @@ class _Fitting:
         places = np.linspace(0, len(self.ratios) - 1, _BETAS).round().astype(int)
         return [float(beta) for beta in np.unique(self.ratios[places])]
 
-    def _trials(self, beta: float) -> list[Trial]:
+    def _try(self, beta: float) -> None:
         """The setting at each start, by the chances of the answers to be right."""
-        due, record = self.setting.recorded(beta), self.judge.record
-        cost = self.judge.costs[self.judge.quantity]
-        chances, samples = np.array(self.chances), np.arange(len(record))
-        found = []
+        judge, due = self.judge, self._due(beta)
+        samples = np.arange(len(judge.record))
         for start in self.starts:
-            replayed = replay(_Recorded(start, due), self.setting.outputs, record.final)
-            value = float(chances[replayed.exit, samples].mean())
-            found.append(Trial((start, beta), float(cost.of(replayed).mean()), value))
-            lost = drop_at_most(record, replayed.correct(record.labels), self.judge.confidence)
-            if self.judge.budget.quantity == "accuracy_drop" and lost <= self.judge.budget.limit:
+            left, evaluated = followed(start, due, self.exits)
+            value = float(self.chances[left, samples].mean())
+            for name, cost in judge.costs.items():
+                trial = Trial((start, beta), float(cost.paid(left, evaluated).mean()), value)
+                self._trials[name].append(trial)
+            lost = drop_at_most(judge.record, self.right[left, samples], judge.confidence)
+            if judge.budget.quantity == "accuracy_drop" and lost <= judge.budget.limit:
                 self.kept[start].append(beta)
-        return found
 
-    def _point(self, trial: Trial) -> OperatingPoint:
-        start, beta = trial.thresholds
-        return self.judge.point(self.setting.policy(int(start), beta))
+    def _due(self, beta: float) -> list[Array]:
+        if beta not in self._dues:
+            self._dues[beta] = self.setting.recorded(beta)
+        return self._dues[beta]
 
-    def _refined(
-        self, chain: Sequence[Trial], points: Sequence[OperatingPoint], best: OperatingPoint
-    ) -> OperatingPoint:
-        """What the chain leaves of the budget, used up by beta at the starts on either side."""
-        place = points.index(best)
+    def _course(self, quantity: str) -> _Course:
+        full_depth = self.judge.costs[quantity].leaving[-1]
+        chain = [trial for trial in hull(self._trials[quantity]) if trial.cost < full_depth]
+        points = [self._point(int(t.thresholds[0]), t.thresholds[1]) for t in chain]
+        return _Course(chain, [*points, self.never])
+
+    def _point(self, start: int, beta: float) -> OperatingPoint:
+        key = (start, beta)
+        if key not in self._known:
+            left, evaluated = followed(start, self._due(beta), self.exits)
+            right = self.right[left, np.arange(len(left))]
+            policy = self.setting.policy(start, beta)
+            self._known[key] = self.judge.known_point(policy, left, evaluated, right)
+        return self._known[key]
+
+    def _best(self, judge: Calibration) -> OperatingPoint | None:
+        """The best setting for a budget, None where none keeps it.
+
+        What the chain leaves of the budget is used up by beta at the starts on either side.
+        """
+        course = self._courses[judge.quantity]
+        best = judge.best(course.points)
+        if best is None or self.beta is not None:
+            return best
+        place, chain = course.points.index(best), course.chain
         near = [chain[k] for k in (place - 1, place, place + 1) if 0 <= k < len(chain)]
-        strict = self.judge.budget.quantity == "accuracy_drop"
+        strict = judge.budget.quantity == "accuracy_drop"
         for start in dict.fromkeys(int(trial.thresholds[0]) for trial in near):
             # Ranks of beta: more of it loses less accuracy and costs more.
             kept, missed = (len(self.ratios) - 1, 0) if strict else (0, len(self.ratios) - 1)
             for _ in range(_STEPS):
                 middle = (kept + missed) // 2
-                point = self.judge.point(self.setting.policy(start, float(self.ratios[middle])))
-                if self.judge.keeps(point):
+                point = self._point(start, float(self.ratios[middle]))
+                if judge.keeps(point):
                     kept = middle
-                    best = self.judge.best([best, point]) or best
+                    best = judge.best([best, point]) or best
                 else:
                     missed = middle
         return best

@@ -26,8 +26,8 @@ from eecompile.policies import (
 from eecompile.policy_fitting import fit_policy
 from eecompile.predicted_fitting import (
     _Fitting,
-    _Recorded,
     _Setting,
+    followed,
     forecast_limits,
     given_predicted,
     scales,
@@ -204,10 +204,10 @@ def test_the_search_sees_what_the_policy_does(forecast: str) -> None:
     for beta in (0.5, 1.5, 3.0):
         due = setting.recorded(beta)
         for start in (0, 3, 7):
-            one = replay(_Recorded(start, due), outputs, CALIBRATE.final)
+            left, evaluated = followed(start, due, len(EXITS))
             other = replay(setting.policy(start, beta), outputs, CALIBRATE.final)
-            np.testing.assert_array_equal(one.exit, other.exit)
-            np.testing.assert_array_equal(one.evaluated, other.evaluated)
+            np.testing.assert_array_equal(left, other.exit)
+            np.testing.assert_array_equal(evaluated, other.evaluated)
 
 
 def test_the_search_is_not_beaten_by_any_setting_of_its_kind() -> None:
