@@ -20,6 +20,8 @@ from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord
 from eecompile.report import policy_report
 from eecompile.rule_family import given_policy
 from eecompile.spec import Policy
+from eecompile.split_fitting import fit_split
+from eecompile.split_report import split_outcomes
 
 __all__ = ["BuiltPolicy", "build_policies", "in_setting"]
 
@@ -76,7 +78,9 @@ def build_policies(
     problems = Diagnostics()
     for policy in written:
         try:
-            if isinstance(calibrate, CalibrateRecord):
+            if policy.split is not None:
+                found[policy.name] = _split(policy, network, costs["macs"], records)
+            elif isinstance(calibrate, CalibrateRecord):
                 fitted = fit_policy(policy.rule, policy.budget, calibrate, costs, seed=seed)
                 found[policy.name] = _fitted(policy, fitted, costs, records)
             else:
@@ -154,13 +158,37 @@ def _reported(
     return BuiltPolicy(ready, report, (ready,))
 
 
-def _given(written: Policy, network: CompiledGraph) -> ExitPolicy:
-    """A policy without calibration data: all its thresholds have to be given."""
+def _split(
+    written: Policy, network: CompiledGraph, costs: ExitCosts, records: Mapping[str, Record]
+) -> BuiltPolicy:
+    """A policy that shares the work with a server."""
+    calibrate = records.get("calibrate")
+    if not isinstance(calibrate, CalibrateRecord):
+        calibrate = None
+        _check_given(written)
+    names = network.exit_names[:-1]
+    means = written.rule is not None and written.rule.terms[0].measure == "class_means"
+    heads = [exit_.comparator if means else exit_.head for exit_ in network.exits]
+    usable = [head is not None for head in heads]
+    policy = fit_split(written, names, usable, costs, calibrate)
+    split, point, held_out = split_outcomes(policy, names, records)
+    made: dict[str, Any] = {"policy": to_json(policy), "point": point and point.to_json()}
+    report = policy_report(written, made | {"points": []}, held_out)
+    return BuiltPolicy(policy, report | {"split": split}, (policy,))
+
+
+def _check_given(written: Policy) -> None:
+    """Refuses what would have to be fitted where there are no calibration data."""
     if needs_calibration(written):
         message = f"Thresholds of policy `{written.name}` cannot be fitted"
         place = written.rule.span if written.rule else None
         why = "there are no calibration data for a network with one input and known classes"
         raise CompileErrors([Diagnostic("missing-data", message, place, notes=(why,))])
+
+
+def _given(written: Policy, network: CompiledGraph) -> ExitPolicy:
+    """A policy without calibration data: all its thresholds have to be given."""
+    _check_given(written)
     if written.rule is not None and written.rule.terms[0].kind == "predicted":
         trained = {exit_.name: exit_.head is not None for exit_ in network.exits}
         return given_predicted(written.rule.terms[0], trained)

@@ -10,6 +10,7 @@ from eecompile.forecast_report import forecast_line
 from eecompile.outcomes import Interval, Report, exits_json
 from eecompile.policy_fitting import DEFAULT_BUDGET
 from eecompile.spec import Policy
+from eecompile.split_report import split_lines
 
 __all__ = ["held_out_lines", "policy_report"]
 
@@ -88,6 +89,7 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
             f"  energy {spread(energy, 1e3)} mJ, {energy['provenance']}, at the fastest clock"
         )
     lines += clock_lines(report["clock"]) if "clock" in report else []
+    lines += split_lines(report["split"]) if "split" in report else []
     forecast = report.get("forecast", {}).get("test")
     if forecast is not None:
         lines.append(f"  {forecast_line(forecast)}")

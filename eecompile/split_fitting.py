@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from eecompile.diagnostics import CompileErrors, Diagnostic, did_you_mean_help
 from eecompile.fitted_policy import CONFIDENCE
 from eecompile.outcomes import ExitCosts
 from eecompile.policies.scores import SCORES, max_softmax
@@ -42,6 +43,9 @@ def fit_split(
         usable: whether each has what the term looks at.
         costs: of the network's pieces.
         record: of calibration data, needed where there is no threshold.
+
+    Raises:
+        CompileErrors: the split is fixed at an exit that is not there, or lacks what is looked at.
     """
     assert written.rule and written.offload and written.split, "checked with the file"
     (term,) = written.rule.terms
@@ -61,19 +65,28 @@ def fit_split(
         tuple(cost / full for cost in costs.heads),
         written.offload.cost,
     )
-    learning, at = _chosen(written.split, exits)
+    learning, at = None, None
+    if written.split.kind == "fixed":
+        at = _place(written.split, [exits[index] for index in places], exits)
+    else:
+        options = {k: str(v) if isinstance(v, str) else v for k, v in written.split.options.items()}
+        learning = UcbOptions(**options)  # type: ignore[arg-type]  # checked with the file
     return SplitPolicy(measure, thresholds, places, priced, learning, at)
 
 
-def _chosen(split: HeadSpec, exits: Sequence[str]) -> tuple[UcbOptions | None, int | None]:
-    """How the split is learned, or where it is."""
-    if split.kind == "fixed":
-        return None, list(exits).index(str(split.option("at")))
-    given = {key: value for key, value in split.options.items()}
-    for key in ("observations", "unknown"):
-        if key in given:
-            given[key] = str(given[key])
-    return UcbOptions(**given), None  # type: ignore[arg-type]  # checked with the file
+def _place(split: HeadSpec, usable: Sequence[str], exits: Sequence[str]) -> int:
+    """Index of the exit a split is fixed at: one the compiler placed is not known to the file."""
+    name = str(split.option("at"))
+    if name not in usable:
+        found = Diagnostic(
+            "unknown-exit",
+            f"There is no exit `{name}` to split at",
+            split.at("at"),
+            "no such exit",
+            help=did_you_mean_help(name, usable) or f"exits: {', '.join(usable) or 'none'}",
+        )
+        raise CompileErrors([found])
+    return list(exits).index(name)
 
 
 def _fitted(record: CalibrateRecord, index: int, measure: str, limit: float) -> float:

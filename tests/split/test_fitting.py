@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eecompile.diagnostics import CompileErrors
 from eecompile.outcomes import ExitCosts
 from eecompile.policies import UcbOptions, replay_stream
 from eecompile.policies.scores import max_softmax
@@ -63,6 +64,15 @@ def test_options_of_the_file_arrive() -> None:
     made = fitted(written(0.8, **options, exploration=2, weight=0.5), None)
     assert made.learning == UcbOptions("side", "impute", 0.99, 2, 0.5)
     assert fitted(written(0.8, at=Name("late")), None).at == 1
+
+
+@pytest.mark.parametrize(("at", "said"), [("lat", "did you mean `late`"), ("early", "exits: late")])
+def test_a_split_at_no_usable_exit_is_refused(at: str, said: str) -> None:
+    with pytest.raises(CompileErrors) as refused:
+        fitted(written(0.8, at=Name(at)), None, (False, True))
+    (problem,) = refused.value.diagnostics
+    assert problem.id == "unknown-exit"
+    assert said in str(problem.help)
 
 
 def test_an_exit_without_the_measure_is_no_split() -> None:
