@@ -51,7 +51,9 @@ def check_options(
     for name, value in options.items():
         if name == "":
             message = f"An option of `{kind}` has no name"
-            found.error("bad-option", message, at(name), listed)
+            place = at(name)
+            help = f"write `{next(iter(known))}: {place.text}`" if place and len(known) == 1 else ""
+            found.error("bad-option", message, place, listed, help=help)
         elif name not in known:
             found.error(
                 "unknown-option",
@@ -64,7 +66,7 @@ def check_options(
             message = f"Option `{name}` of `{kind}` cannot be this"
             found.error("bad-option", message, at(name), f"expected {known[name].expected}")
     for name, option in known.items():
-        if option.required and name not in options:
+        if option.required and name not in options and "" not in options:
             message = f"`{kind}` needs its option `{name}`"
             found.error("missing-setting", message, at("kind"), f"expected {option.expected}")
 

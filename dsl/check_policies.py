@@ -52,14 +52,14 @@ def check_policy(policy: Policy, spec: Spec, found: Diagnostics) -> None:
     before = len(found)
     for term in policy.rule.terms if policy.rule else ():
         _check_term(term, found)
-    if policy.rule is not None:
+    sends = is_given(policy, "offload") or is_given(policy, "split")
+    if policy.rule is not None and not sends:  # which need one rule, and say so
         _check_alone(policy.rule, found)
     if policy.split is not None:
         check_call("unknown-rule", "split rule", policy.split, SPLITS, found)
     check_frequency(policy.frequency, policy.at("frequency"), found)
     check_statements(policy, found)
-    stops = any(is_given(policy, part) for part in ("halt", "offload", "split"))
-    if policy.rule is None and not stops:
+    if policy.rule is None and not sends and not is_given(policy, "halt"):
         found.error(
             "missing-setting",
             f"Policy `{policy.name}` never exits",

@@ -41,7 +41,9 @@ def endpoint_fault(url: str) -> EndpointFault | None:
     scheme, place, rest = match["scheme"], match["place"], match["rest"]
     host, port = _host_and_port(place.rpartition("@")[2])
     if scheme is None:
-        return EndpointFault("says no protocol", _written("http", host, port))
+        known = host in SCHEMES  # "http:edge:8000"
+        written = _written("http", "edge") if known else _written("http", host, port)
+        return EndpointFault("says no protocol", written)
     if scheme not in SCHEMES:
         close = did_you_mean_help(scheme.lower(), SCHEMES)
         return EndpointFault(f"the protocol has to be {_LISTED}", close or _written("http", host))

@@ -137,7 +137,7 @@ class Diagnostic:
         place = f"{self.file}: " if self.file else ""
         if self.span:
             place = f"{self.file}:{self.span.line}:{self.span.column}: "
-        return f"{place}{self.severity}[{self.id}]: {self.message}"
+        return _safe(f"{place}{self.severity}[{self.id}]: {self.message}")
 
     def full(self) -> str:
         """Headline, place, source lines with carets, notes and help."""
@@ -154,7 +154,7 @@ class Diagnostic:
         lines += [f"{'':{width}} = note: {note}" for note in self.notes]
         if self.help:
             lines.append(f"{'':{width}} = help: {self.help}")
-        return "\n".join(lines)
+        return _safe("\n".join(lines))
 
     def to_json(self) -> dict[str, str | int | None]:
         """The keys scripts rely on: id, severity, message, file, line, column, help."""
@@ -182,10 +182,19 @@ def _snippet(span: Span, label: str, mark: str, width: int) -> list[str]:
     ]
 
 
+def _safe(text: str) -> str:
+    """The text with what a terminal would obey, line ends and tabs aside, made harmless.
+
+    >>> _safe("\\x1b[31mnet.onnx")
+    '\N{REPLACEMENT CHARACTER}[31mnet.onnx'
+    """
+    known = (c if c.isprintable() or c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(known)
+
+
 def _drawn(text: str) -> str:
-    """The text with tabs expanded and what a terminal would obey made harmless."""
-    safe = (c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return "".join(safe).replace("\t", _TAB)
+    """A line of a source as it is shown, tabs expanded."""
+    return _safe(text).replace("\n", "\N{REPLACEMENT CHARACTER}").replace("\t", _TAB)
 
 
 def _columns(text: str) -> int:

@@ -99,6 +99,8 @@ def test_a_span_over_lines_is_marked_on_its_first() -> None:
 def test_what_a_terminal_would_obey_is_not_passed_on() -> None:
     source = Source("x", "a \x1b[31m\x07 b")
     assert "\x1b" not in Diagnostic("syntax-error", "M", span("b", source)).full()
+    named = Diagnostic("missing-file", "No `\x1b[31m`", path="\x1b[2J", help="\x1b")
+    assert "\x1b" not in named.full() + named.concise()
 
 
 @given(st.text(), st.integers(0, 50), st.integers(0, 50))
