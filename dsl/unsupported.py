@@ -24,14 +24,15 @@ def unsupported(spec: Spec) -> tuple[Diagnostic, ...]:
         found.error("not-supported-yet", f"{what} not supported yet", span, label)
 
     for model in spec.models[1:]:
-        refuse("Several models in one file are", model.at("name"), "the second")
+        label = "write a file of its own for each"
+        refuse("Several models in one file are", model.at("name"), label)
     for model in spec.models:
         if model.source == "torch" and model.entry is None:
             refuse("Exported programs as a source are", model.at("path"), "name a Python function")
         elif model.source == "torch" and not model.path.endswith(".py"):
             refuse("Networks of importable modules are", model.at("path"), "name the .py file")
         for skip in model.skips:
-            refuse(f"Gates that skip {skip.what} are", skip.span)
+            refuse(f"Gates that skip {skip.what} are", skip.span, "remove it")
     for policy in spec.policies:
         _refuse_policy(policy, refuse)
     return found.in_order()
@@ -47,11 +48,13 @@ def _refuse_policy(policy: Policy, refuse: _Refuse) -> None:
         "offload": "Offloading is",
         "split": "Choosing where to split is",
         "guard": "Guarding the accuracy is",
-        "halt": "Halting at a budget is",
     }
     for part, what in parts.items():
         if getattr(policy, part) is not None:
             refuse(what, policy.at(part))
+    if policy.halt is not None:
+        label = f"write `exit when ...   budget mean {policy.halt}`, which holds for the mean"
+        refuse("Halting at a budget is", policy.at("halt"), label)
     _refuse_together(policy, refuse)
 
 
