@@ -1,4 +1,4 @@
-"""A BERT-like text encoder, written out from the papers."""
+"""BERT-like text encoders, written out from the papers; nothing but torch is imported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["TextEncoder"]
+__all__ = ["NewsEncoder", "TextEncoder", "news_encoder"]
+
+#: Added to the attention of padding before the softmax, which makes it 0.
+_HIDDEN = -1e4
 
 
 class SelfAttention(nn.Module):
@@ -25,10 +28,11 @@ class SelfAttention(nn.Module):
         n, tokens, width = x.shape
         return x.reshape(n, tokens, self.heads, width // self.heads).transpose(1, 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """f32[N, T, W] -> f32[N, T, W]."""
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """f32[N, T, W] -> f32[N, T, W]; large negatives in `added` f32[N, 1, 1, T] hide tokens."""
         query, key, value = (self._split(part(x)) for part in (self.query, self.key, self.value))
         scores = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5)
+        scores = scores if added is None else scores + added
         mixed = (F.softmax(scores, dim=-1) @ value).transpose(1, 2)
         out: Tensor = self.output(mixed.reshape(x.shape))
         return out
@@ -46,9 +50,9 @@ class EncoderLayer(nn.Module):
         self.project = nn.Linear(hidden, width)
         self.norm2 = nn.LayerNorm(width, eps=1e-12)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """f32[N, T, W] -> f32[N, T, W]."""
-        x = self.norm1(x + self.attention(x))
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """f32[N, T, W] -> f32[N, T, W]; `added` is that of the attention."""
+        x = self.norm1(x + self.attention(x, added))
         out: Tensor = self.norm2(x + self.project(F.gelu(self.expand(x))))
         return out
 
@@ -78,3 +82,53 @@ class TextEncoder(nn.Module):
         x = self.layers(self.norm(x))
         logits: Tensor = self.classifier(torch.tanh(self.pooler(x[:, 0])))
         return logits
+
+
+class NewsEncoder(nn.Module):
+    """A small encoder of token ids, with a classifier on the mean of its tokens.
+
+    Id 0 is padding: no token attends to it. What stands at its places attends to the text like
+    the rest, so that the mean over all places needs no mask.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        tokens: int,
+        *,
+        depth: int = 6,
+        width: int = 64,
+        heads: int = 4,
+        hidden: int = 128,
+        classes: int = 4,
+    ) -> None:
+        """`depth` layers for ids below `vocabulary`, `tokens` of them at once."""
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, width)
+        self.places = nn.Parameter(torch.empty(tokens, width))
+        nn.init.normal_(self.words.weight, std=0.1)
+        nn.init.normal_(self.places, std=0.02)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(0.3)
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, hidden) for _ in range(depth))
+        self.classifier = nn.Linear(width, classes)
+
+    def features(self, ids: Tensor) -> list[Tensor]:
+        """i64[N, T] -> f32[N, T, W] behind each layer."""
+        added = (ids == 0).float()[:, None, None] * _HIDDEN
+        x = self.dropout(self.norm(self.words(ids) + self.places))
+        found = []
+        for layer in self.layers:
+            x = layer(x, added)
+            found.append(x)
+        return found
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """i64[N, T] -> logits f32[N, classes]."""
+        logits: Tensor = self.classifier(self.features(ids)[-1].mean(1))
+        return logits
+
+
+def news_encoder() -> NewsEncoder:
+    """What `benchmarks/train_text.py` trains on AG News: 12,000 words, 48 at once."""
+    return NewsEncoder(12000, 48)

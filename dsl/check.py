@@ -216,6 +216,14 @@ def _check_channels(model: Model, data: DataSet, found: Diagnostics) -> None:
     if data.normalize is None or len(model.inputs) != 1:
         return
     shape = model.inputs[0].type.shape
+    if model.inputs[0].type.dtype != "float32":
+        found.error(
+            "wrong-normalization",
+            f"The input is {model.inputs[0].type}: whole numbers are read as they are",
+            data.normalize.at("mean"),
+            "there is nothing to normalise",
+        )
+        return
     count = len(data.normalize.mean)
     if count == 1 or len(data.normalize.std) != count or len(shape) < 2:
         return

@@ -176,7 +176,7 @@ class Dataset:
             if not isinstance(batch, tuple | list) or len(batch) != 2:
                 self._refuse(
                     "bad-data",
-                    f"Expected (images, labels) batches from `{self.source.entry}`, "
+                    f"Expected (samples, labels) batches from `{self.source.entry}`, "
                     f"found a {type(batch).__name__}",
                 )
             yield np.asarray(batch[0]), np.asarray(batch[1])
@@ -238,11 +238,17 @@ def _diagnostic(id: str, message: str, source: DataSource, help: str = "") -> Di
 
 
 def open_dataset(
-    spec: Spec, data: DataSet, split: Split, input_type: TensorType, classes: int
+    spec: Spec,
+    data: DataSet,
+    split: Split,
+    input_type: TensorType,
+    classes: int,
+    limits: tuple[int, int] | None = None,
 ) -> Dataset | None:
     """The samples of one split; None where the `.ee` file gives none.
 
-    Headers are read and compared with the input; a callable is imported but not run.
+    Headers are read and compared with the input; a callable is imported but not run. What batches
+    hold is within `limits`, where they are given.
 
     Raises:
         CompileErrors: everything that is wrong with the files, at once.
@@ -250,7 +256,7 @@ def open_dataset(
     source: DataSource | None = getattr(data, split)
     if source is None:
         return None
-    form = SampleForm.of(input_type, data)
+    form = SampleForm.of(input_type, data, limits)
     identity = repr((plain(data.normalize), data.layout, data.pixels, str(input_type)))
     if source.entry is not None:
         generate = _callable(spec, source)
@@ -265,9 +271,10 @@ def open_dataset(
         found.raise_errors()
     problem = form.problem(images.shape[1:], images.dtype)
     if problem:
-        found.add(_diagnostic("bad-data", problem, source, _layout_help(data)))
+        advice = form.advice(images.shape[1:], images.dtype)
+        found.add(_diagnostic("bad-data", problem, source, advice))
     if images.shape[0] != labels.shape[0]:
-        message = f"Found {images.shape[0]} images and {labels.shape[0]} labels"
+        message = f"Found {images.shape[0]} samples and {labels.shape[0]} labels"
         found.add(_diagnostic("bad-data", message, source))
     start, stop, _ = slice(source.start, source.stop).indices(images.shape[0])
     asked = (source.stop or 0, source.start or 0)
@@ -279,10 +286,6 @@ def open_dataset(
     identity += f"{start}:{stop}:{images.key}:{labels.key}"
     identity += "".join(_file_digest(path) for path in dict.fromkeys((images.path, labels.path)))
     return Dataset(split, source, input_type, classes, form, files, None, start, stop, identity)
-
-
-def _layout_help(data: DataSet) -> str:
-    return "" if data.layout else "say how images are stored with `layout HWC`, `CHW` or `HW`"
 
 
 def _files(spec: Spec, data: DataSet, source: DataSource) -> tuple[ArrayFile, ArrayFile]:

@@ -18,6 +18,7 @@ from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span
 from eecompile.hardware import Machine
 from eecompile.head_fitting import ExitPlan
 from eecompile.ir import Graph
+from eecompile.passes.index_limits import index_limits
 from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord, record
 from eecompile.runtime.runner import Runner
 from eecompile.segments import SegmentGraph
@@ -48,11 +49,12 @@ def open_splits(spec: Spec, graph: Graph) -> dict[str, Dataset]:
         notes = (f"this one has {len(graph.inputs)}: {', '.join(graph.inputs)}",)
         raise CompileErrors([Diagnostic("not-supported-yet", message, data.span, notes=notes)])
     input_ = graph.types[graph.inputs[0]]
+    limits = index_limits(graph, graph.inputs[0])
     found: dict[str, Dataset] = {}
     problems = Diagnostics()
     for split in get_args(Split):
         try:
-            opened = open_dataset(spec, data, split, input_, output.classes)
+            opened = open_dataset(spec, data, split, input_, output.classes, limits)
             if opened is not None:
                 opened.check()
                 found[split] = opened

@@ -31,17 +31,21 @@ class SampleForm:
         input: the input's type.
         shape: one sample's, without the leading 1.
         data: layout, pixels and normalisation as written.
+        limits: least and greatest number where the input picks rows of a table, None elsewhere.
     """
 
     input: TensorType
     shape: tuple[int, ...]
     data: DataSet
+    limits: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, input_type: TensorType, data: DataSet) -> SampleForm:
+    def of(
+        cls, input_type: TensorType, data: DataSet, limits: tuple[int, int] | None = None
+    ) -> SampleForm:
         """The form of one network input."""
         shape = input_type.shape
-        return cls(input_type, shape[1:] if shape[:1] == (1,) else shape, data)
+        return cls(input_type, shape[1:] if shape[:1] == (1,) else shape, data, limits)
 
     def axes(self, stored: tuple[int, ...]) -> tuple[int, ...] | None:
         """Permutation from a stored sample to the input, () for an added channel, None if neither.
@@ -69,6 +73,25 @@ class SampleForm:
             return f"Expected samples of a type for {self.input.dtype}, found {dtype}"
         return ""
 
+    def advice(self, stored: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+        """What to do about the problem of samples of this shape and type; empty where unknown.
+
+        >>> tokens = SampleForm.of(TensorType("int64", (1, 64)), DataSet("news"))
+        >>> tokens.advice((64,), np.dtype(np.float32))
+        "store whole numbers: `x.astype('int64')`"
+        >>> tokens.advice((32,), np.dtype(np.int64))
+        'make every sample as long as the input: 64'
+        """
+        if self.axes(stored) is not None:
+            if dtype.kind == "f" and self.input.dtype != "float32":
+                return f"store whole numbers: `x.astype({self.input.dtype!r})`"
+            return ""
+        if len(self.shape) == 1 and len(stored) == 1:
+            return f"make every sample as long as the input: {self.shape[0]}"
+        if len(self.shape) != 3 or self.data.layout:
+            return ""
+        return "say how images are stored with `layout HWC`, `CHW` or `HW`"
+
     def __call__(self, images: Array) -> Array:
         """The samples as the network reads them, (n, ...)."""
         axes = self.axes(images.shape[1:])
@@ -95,7 +118,8 @@ class SampleForm:
             return images.astype(np.float32)
         if self.input.dtype != "float32":
             info = np.iinfo(self.input.dtype)
-            self._within(images, int(info.min), int(info.max))
+            least, most = self.limits or (info.min, info.max)
+            self._within(images, max(int(info.min), least), min(int(info.max), most))
             return images
         self._within(images, 0, 255)
         low, high = self.data.pixels

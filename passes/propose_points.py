@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from eecompile.cost import op_macs
@@ -16,6 +17,8 @@ __all__ = ["Candidate", "propose_points"]
 _ENOUGH_BLOCKS = 3
 #: Shares of the work between which an exit can be of use.
 _FIRST, _LAST = 0.02, 0.98
+#: Longest stretch of the work without a single value that all of it goes through.
+_STRETCH = 0.5
 #: Operators that belong to the layer before them: an average of what they read says little.
 _FINISHING = frozenset(
     """BatchNormalization Celu Clip Elu Gelu GroupNormalization HardSigmoid HardSwish
@@ -49,9 +52,9 @@ def propose_points(
     Only values that everything after them goes through are proposed, so that one tensor crosses
     the border. Of those between which nothing is multiplied, the output of a block of modules is
     chosen, then what no activation or normalisation follows, then a module's output, then the
-    smallest tensor. Points before 2 % and after 98 % of the work are left out. Where a network
-    has no such value (every layer reads a mask), values with the fewest tensors beside them are
-    taken.
+    smallest tensor. Points before 2 % and after 98 % of the work are left out. Where half of the
+    network has no such value (every layer reads a mask), values with the fewest tensors beside
+    them are taken, not counting what takes no work to make.
 
     Args:
         graph: the network's neutral view.
@@ -65,7 +68,7 @@ def propose_points(
     gates = [value for value in flow.gates(graph.inputs, answer) if value in names]
     usable = [v for v in gates if _fits(graph.types[v])]
     work = _work_above(graph, flow, usable)
-    if not any(_FIRST < done < _LAST for done in work.values()):
+    if _longest_stretch(work.values()) > _STRETCH:
         usable = [v for v in names if _fits(graph.types.get(v)) and v != answer]
         work = _work_above(graph, flow, usable)
         usable = _fewest_beside(graph, flow, [v for v in usable if _FIRST < work[v] < _LAST])
@@ -140,15 +143,37 @@ def _work_above(graph: Graph, flow: Flow, values: Sequence[str]) -> dict[str, fl
     }
 
 
+def _longest_stretch(work: Iterable[float]) -> float:
+    """The largest step between shares of the work, those an exit can be of use at.
+
+    >>> _longest_stretch([0.01, 0.25, 0.75, 0.99])
+    0.5
+    >>> _longest_stretch([])
+    1.0
+    """
+    places = [0.0, *sorted(done for done in work if _FIRST < done < _LAST), 1.0]
+    return max(after - before for before, after in itertools.pairwise(places))
+
+
 def _fewest_beside(graph: Graph, flow: Flow, values: Sequence[str]) -> list[str]:
-    """Those of the values at which the fewest tensors would cross a border."""
+    """Those of the values at which the fewest tensors that took work would cross a border."""
+    worked = _worked(graph)
     crossing: dict[str, int] = {}
     for value in values:
-        done = {*flow.above(value), value, *graph.inputs} - graph.constants.keys()
+        done = {*flow.above(value), value} & worked
         later = (op for op in graph.ops if done.isdisjoint(op.outputs))
         crossing[value] = len({v for op in later for v in op.inputs} & done)
     fewest = min(crossing.values(), default=0)
     return [value for value in values if crossing[value] == fewest]
+
+
+def _worked(graph: Graph) -> set[str]:
+    """Values that something was multiplied for."""
+    found: set[str] = set()
+    for op in graph.ops:
+        if op_macs(op, graph) or not found.isdisjoint(op.inputs):
+            found.update(op.outputs)
+    return found
 
 
 def _spread(candidates: Sequence[Candidate], count: int) -> tuple[Candidate, ...]:

@@ -184,7 +184,7 @@ def nan_images() -> np.ndarray:
         (IMAGES, LABELS.astype(np.int64) - 1, "Expected labels from 0 to 2, found -1 in sample 0"),
         (IMAGES, LABELS.astype(np.float32), "Expected labels of an integer type, found float32"),
         (IMAGES, np.eye(3, dtype=np.uint8)[LABELS], "labels of shape [60, 3] for 60 samples"),
-        (IMAGES, LABELS[:50], "Found 60 images and 50 labels"),
+        (IMAGES, LABELS[:50], "Found 60 samples and 50 labels"),
         (nan_images(), LABELS, "A value that is not finite in sample 17"),
         (nan_images() * 0 + np.float32(np.inf), LABELS, "not finite in sample 0"),
         (IMAGES.astype(np.int64) + 1, LABELS, "A value outside 0 to 255"),
@@ -251,7 +251,7 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     ("code", "said"),
     [
         ("def load(): raise OSError('no disk')", "`load` raised OSError: no disk"),
-        ("def load(): return [1, 2]", "Expected (images, labels) batches from `load`"),
+        ("def load(): return [1, 2]", "Expected (samples, labels) batches from `load`"),
         ("def lod(): pass", "There is no function `load`"),
         ("import no_such_module", "Cannot import `mine.py`: ModuleNotFoundError"),
         ("def load(): return 5", "`load` raised TypeError"),

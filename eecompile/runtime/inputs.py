@@ -85,6 +85,11 @@ def raw_inputs(x: Inputs, manifest: Manifest) -> dict[str, np.ndarray]:
         CompileErrors: it does not say how, or they do not fit.
     """
     rules, inputs = manifest.normalizations, manifest.network.inputs
+    if not rules and all(type_.dtype != "float32" for _, type_ in inputs):
+        raise bad_argument(
+            f"There is nothing to normalise: the input is {inputs[0][1]}, read as it is",
+            "leave the normalisation out",
+        )
     if not rules:
         raise bad_argument(
             "The artifact does not say how to normalise its input",

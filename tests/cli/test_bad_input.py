@@ -129,7 +129,7 @@ def _spoil(part: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         ("real labels", "bad-labels", ["integer"]),
         ("nan", "bad-data", ["not finite in sample 7"]),
         ("few", "too-few-samples", ["at least 50"]),
-        ("lengths", "bad-data", ["300 images and 299 labels"]),
+        ("lengths", "bad-data", ["300 samples and 299 labels"]),
         ("shape", "bad-data", ["float32[1, 1, 8, 8]", "[5, 8]"]),
         ("objects", "bad-data", ["never loaded"]),
         ("keys", "bad-data", ["did you mean `image`"]),

@@ -60,6 +60,9 @@ VIEWS = {
         frozenset({"logits"}),
         POINTS,
     ),
+    "tokens": GraphFacts(
+        {"tokens": Declared("int64", (1, 64))}, LOGITS, frozenset({"logits"}), POINTS
+    ),
     "none": None,
 }
 
