@@ -16,15 +16,14 @@ from eecompile.console import Reporter
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset, open_dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Source
-from eecompile.dsl.convert_policies import BUDGETS
 from eecompile.dsl.given import given_budget
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse, parse_file
 from eecompile.outcomes import exits_json, exits_taken
-from eecompile.policies import ExitPolicy, from_json
-from eecompile.policies.points import OperatingPoint, cheapest, most_accurate
+from eecompile.policies import ExitPolicy
+from eecompile.runtime.budgets import choose_point
 from eecompile.runtime.session import Session
-from eecompile.spec import Budget, DataSet
+from eecompile.spec import DataSet
 
 __all__ = ["Evaluation", "choose_budget", "evaluate_artifact", "open_test_data"]
 
@@ -190,41 +189,7 @@ def choose_budget(session: Session, name: str | None, text: str) -> ExitPolicy:
             them keeps it; what can be reached is named.
     """
     budget, place = given_budget("--budget", text)
-    entry = session.artifact.policies.get(name or "")
-    points = [
-        OperatingPoint.from_json(p) for p in (entry.report.get("points", ()) if entry else ())
-    ]
-    if not points:
-        message = f"Policy `{name}` has no operating points to choose from"
-        why = "the artifact has no policies" if entry is None else "all its thresholds were given"
-        raise CompileErrors([Diagnostic("infeasible-budget", message, notes=(why,))])
-    if budget.quantity == "accuracy_drop":
-        point = cheapest(points, "macs", budget.limit)
-        reached = min((p.accuracy_drop for p in points), default=None)
-    else:
-        point = most_accurate(points, budget.quantity, budget.limit)
-        known = [p.at_most[budget.quantity] for p in points if budget.quantity in p.at_most]
-        reached = min(known, default=None)
-    if point is not None:
-        return from_json(point.policy)
-    if reached is None:
-        message = f"Policy `{name}` has no operating points for a budget of {budget.quantity}"
-        quantities = {q for p in points for q in p.at_most} | {"accuracy_drop"}
-        words = ", ".join(f"`{w}`" for w, (of, *_) in BUDGETS.items() if of in quantities)
-        raise CompileErrors(
-            [Diagnostic("infeasible-budget", message, place, help=f"it has some for {words}")]
-        )
-    least = str(Budget(budget.quantity, reached, budget.statistic)).split("<= ")[1]
-    raise CompileErrors(
-        [
-            Diagnostic(
-                "infeasible-budget",
-                f"No operating point of `{name}` keeps the budget `{budget}`",
-                place,
-                notes=(f"the strictest that can be kept is {least}",),
-            )
-        ]
-    )
+    return choose_point(session.artifact, name, {budget.quantity: budget.limit}, place).make()
 
 
 def open_test_data(session: Session, given: str) -> Dataset:
