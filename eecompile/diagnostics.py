@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 _TAB = "    "
+#: Longer lines are shown in part: so many characters, and so many of them before the place.
+_LONG_LINE = 480
+_AROUND = 60
 
 
 @dataclass(frozen=True)
@@ -172,21 +175,26 @@ class Diagnostic:
 def _snippet(span: Span, label: str, mark: str, width: int) -> list[str]:
     line, column = span.source.position(span.start)
     text = span.source.line(line)
-    before = _drawn(text[: column - 1])
-    marked = _drawn(text[column - 1 : column - 1 + span.end - span.start])
+    # Of a very long line what stands around the place: there may be thousands of places in it.
+    left = column - 1 - _AROUND if len(text) > _LONG_LINE and column > _AROUND else 0
+    right = left + _LONG_LINE if len(text) > _LONG_LINE else len(text)
+    dots = "..." if left else ""
+    before = dots + _drawn(text[left : column - 1])
+    marked = _drawn(text[column - 1 : min(column - 1 + span.end - span.start, right)])
     marks = mark * max(1, _columns(marked))
+    shown = dots + _drawn(text[left:right]) + ("..." if right < len(text) else "")
     return [
         f"{'':{width}} |",
-        f"{line:>{width}} | {_drawn(text)}".rstrip(),
+        f"{line:>{width}} | {shown}".rstrip(),
         f"{'':{width}} | {' ' * _columns(before)}{marks} {label}".rstrip(),
     ]
 
 
 def _safe(text: str) -> str:
-    """The text with what a terminal would obey, line ends and tabs aside, made harmless.
+    r"""The text with what a terminal would obey, line ends and tabs aside, made harmless.
 
-    >>> _safe("\\x1b[31mnet.onnx")
-    '\N{REPLACEMENT CHARACTER}[31mnet.onnx'
+    >>> _safe("\x1b[31mnet.onnx") == "\N{REPLACEMENT CHARACTER}[31mnet.onnx"
+    True
     """
     known = (c if c.isprintable() or c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
     return "".join(known)

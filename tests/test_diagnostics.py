@@ -96,6 +96,18 @@ def test_a_span_over_lines_is_marked_on_its_first() -> None:
     assert lines[-1].count("^") == len("    two = 2 kg")
 
 
+@pytest.mark.parametrize("place", [0, 59, 60, 61, 5000, 9990])
+def test_of_a_very_long_line_what_is_around_the_place_is_shown(place: int) -> None:
+    text = "".join(chr(ord("a") + i % 26) for i in range(10_000))
+    source = Source("net.ee", f"first\n{text}\n")
+    found = Diagnostic("syntax-error", "M", Span(source, 6 + place, 6 + place + 10))
+    *_, line, marks = found.full().splitlines()
+    assert len(line) < 500
+    assert line[marks.index("^") :].startswith(text[place : place + 10])
+    assert marks.count("^") == 10
+    assert f"net.ee:2:{place + 1}" in found.full()
+
+
 def test_what_a_terminal_would_obey_is_not_passed_on() -> None:
     source = Source("x", "a \x1b[31m\x07 b")
     assert "\x1b" not in Diagnostic("syntax-error", "M", span("b", source)).full()
