@@ -216,12 +216,13 @@ def _check_channels(model: Model, data: DataSet, found: Diagnostics) -> None:
     if data.normalize is None or len(model.inputs) != 1:
         return
     shape = model.inputs[0].type.shape
-    if model.inputs[0].type.dtype != "float32":
+    if not model.inputs[0].type.dtype.startswith("float"):
         found.error(
             "wrong-normalization",
-            f"The input is {model.inputs[0].type}: whole numbers are read as they are",
+            f"The input is `{model.inputs[0].type}`: whole numbers are read as they are",
             data.normalize.at("mean"),
             "there is nothing to normalise",
+            help="remove `normalize`",
         )
         return
     count = len(data.normalize.mean)
