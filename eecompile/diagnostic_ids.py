@@ -286,6 +286,11 @@ _BUILD = {
         "Each class has to be seen by a head, and a threshold needs a tail.",
         "three images for ten classes",
     ),
+    "one-class": DiagnosticInfo(
+        "All calibration samples are of one class.",
+        "What is fitted on them is right about that class and says nothing of the others.",
+        "labels that are all 0",
+    ),
     "infeasible-budget": DiagnosticInfo(
         "No setting of the policy meets the budget.",
         "Even the cheapest setting costs more, or even the best is less accurate.",
@@ -335,6 +340,21 @@ _BUILD = {
         "A board computes other numbers than the artifact's test vectors.",
         "What is wrong there is not worth measuring.",
         "a board whose processor or memory is faulty",
+    ),
+    "endpoint-not-allowed": DiagnosticInfo(
+        "Samples should go to a server that the `.ee` file does not name.",
+        "They may be private: only who wrote the file says who sees them.",
+        'load(..., endpoint="http://elsewhere:8000")',
+    ),
+    "wrong-server": DiagnosticInfo(
+        "A server has another model than the one that finishes the artifact's samples.",
+        "Its answers would look right, and be those of another network.",
+        "a server that still has the models of last week's build",
+    ),
+    "bad-state": DiagnosticInfo(
+        "A file of what a session has learned is another policy's or artifact's, or damaged.",
+        "Going on from it would mean decisions by what was learned of something else.",
+        "eecompile run out/ --state last-weeks-build.json",
     ),
     "bad-tuning": DiagnosticInfo(
         "A file of measured kernels is not what `build --tune` writes.",

@@ -79,13 +79,14 @@ class ExitPolicy(ABC):
         network's own final answer. int64 (n,). May update `state` in place.
         """
 
-    def learn(self, state: Any, final: np.ndarray | None) -> None:
+    def learn(self, state: Any, final: np.ndarray | None, here: bool = False) -> None:
         """Told of a sample that was answered; only asked where `online`.
 
         Args:
             state: of this one sample, from `start`, as `decide` left it.
             final: the network's own logits (1, classes), where the sample got that far, here or on
                 a server; None where nobody computed them.
+            here: whether they were computed here because no server answered.
         """
         return
 

@@ -18,7 +18,8 @@ class Answer:
     Attributes:
         logits: scores of the classes, float32 (classes,); for a network whose output is no class
             vector the output itself, without its leading 1.
-        exit: name of the exit that answered, ``final`` for the network's own output.
+        exit: name of the exit that answered, ``final`` for the network's own output, wherever that
+            was computed.
         segments_run: segments computed, counted as they were called.
         heads_run: exit heads and comparators computed, likewise.
         macs: multiply-accumulates of all of them.
@@ -28,8 +29,10 @@ class Answer:
             clock, one of them was not reached, or an energy is not known.
         frequency_hz: the clock it was answered at, as it was set and read back then: what heat did
             to it since is not seen. None where none was set or it was not reached.
+        offloaded: whether a server computed the rest; the other figures are of what was done here.
+        audited: whether it ran to the end so that a guard knows how exits would have answered.
         outputs: the network's outputs by name, with the shapes the source network gives them;
-            empty where an earlier exit answered.
+            empty where an earlier exit answered, or a server.
         label_names: names of the classes, where the artifact has them.
     """
 
@@ -41,6 +44,8 @@ class Answer:
     latency_s: float
     energy_j: float | None = None
     frequency_hz: float | None = None
+    offloaded: bool = False
+    audited: bool = False
     outputs: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     label_names: tuple[str, ...] | None = field(default=None, repr=False)
 
@@ -83,8 +88,9 @@ class BatchAnswer:
         exit_names: names by exit index, the last ``final``.
         segments_run, heads_run, macs: int64, what each sample took.
         latency_s: time of the whole batch, measured.
+        offloaded: bool, whether a server computed the rest.
         outputs: the network's outputs by name, (n, ...); filled in only where every sample went
-            all the way.
+            all the way, here and together.
     """
 
     logits: np.ndarray
@@ -94,6 +100,7 @@ class BatchAnswer:
     heads_run: np.ndarray
     macs: np.ndarray
     latency_s: float
+    offloaded: np.ndarray
     outputs: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:

@@ -12,14 +12,14 @@ import numpy as np
 from eecompile.compiled import CompiledExit, CompiledGraph, Function, batch_shape
 from eecompile.diagnostics import InternalError
 from eecompile.manifest import Manifest
-from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
+from eecompile.policies.base import EXIT, OFFLOAD, ExitOutputs, ExitPolicy
 from eecompile.runtime.answers import BatchAnswer
 from eecompile.runtime.inputs import Inputs, raw_inputs
 from eecompile.runtime.lane import Lane
 from eecompile.runtime.library import Library, Team
 from eecompile.runtime.runner import batch_inputs, chunk_size
 
-__all__ = ["Batches", "values_needed_after"]
+__all__ = ["Batches", "border_values", "values_needed_after"]
 
 
 class Batches:
@@ -56,6 +56,7 @@ class Batches:
             results.heads_run,
             results.macs,
             perf_counter() - start,
+            np.zeros(count, bool),
             results.outputs if final else {},
         )
 
@@ -99,14 +100,31 @@ class _Group:
 
 def values_needed_after(network: CompiledGraph) -> tuple[tuple[str, ...], ...]:
     """For each segment, the values there when its exit has decided that something later reads."""
-    known: list[str] = [name for name, _ in network.inputs]
+    exits = network.exits
+    return _read_later(
+        network,
+        [[f for exit_ in exits[k + 1 :] for f in exit_.functions] for k in range(len(exits))],
+    )
+
+
+def border_values(network: CompiledGraph) -> tuple[tuple[str, ...], ...]:
+    """For each segment, the values there that later segments read: all that a server has to know.
+
+    A network input that is read again is among them.
+    """
+    return _read_later(network, [[] for _ in network.exits])
+
+
+def _read_later(
+    network: CompiledGraph, others: Sequence[Sequence[Function]]
+) -> tuple[tuple[str, ...], ...]:
+    """What later segments and, for each segment but the last, some other functions read."""
+    known = [name for name, _ in network.inputs]
     found = []
     for index, segment in enumerate(network.segments):
         known += [name for name, _ in segment.outputs]
-        later: Sequence[Function] = [
-            *network.segments[index + 1 :],
-            *(f for exit_ in network.exits[index + 1 :] for f in exit_.functions),
-        ]
+        later: list[Function] = list(network.segments[index + 1 :])
+        later += others[index] if index < len(others) else ()
         read = {name for function in later for name, _ in function.inputs}
         found.append(tuple(name for name in known if name in read))
     return tuple(found)
@@ -175,6 +193,8 @@ def _decide(
     results.heads_run[mine] += len(exit_.functions)
     results.macs[mine] += exit_.macs
     decisions = policy.decide(index, outputs, group.state)
+    if (decisions == OFFLOAD).any():  # Samples that may be sent go one by one; here nobody answers.
+        decisions = np.where(decisions == OFFLOAD, len(network.exits), decisions)
     leaving = decisions == EXIT
     if leaving.any():
         results.logits[mine[leaving]] = policy.answer(index, outputs)[leaving]

@@ -1,4 +1,4 @@
-"""What a session is opened with: its threads, and the artifact's policies and clocks, checked."""
+"""What a session is opened with: threads, and an artifact's policies with all theirs, checked."""
 
 from __future__ import annotations
 
@@ -10,15 +10,26 @@ from eecompile.artifact import Artifact, PolicyEntry
 from eecompile.artifact_files import bad_artifact
 from eecompile.clock_rule import ClockRule
 from eecompile.diagnostics import CompileErrors, did_you_mean_help
+from eecompile.guard_rule import GuardRule
 from eecompile.hardware import usable_cores
+from eecompile.offload_rule import OffloadRule
 from eecompile.policies import from_json
-from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
+from eecompile.policies.base import EXIT, OFFLOAD, ExitOutputs, ExitPolicy
 from eecompile.runtime.clock import Clock
+from eecompile.runtime.deciding import Server
 from eecompile.runtime.governor import Governor, NoGovernor
+from eecompile.runtime.guard import Guard
 from eecompile.runtime.inputs import bad_argument
 from eecompile.runtime.sysfs_governor import open_governor
 
-__all__ = ["policy_entry", "stored_clock", "stored_policy", "threads_for", "unusable"]
+__all__ = [
+    "policy_entry",
+    "stored_clock",
+    "stored_guard",
+    "stored_policy",
+    "stored_server",
+    "threads_for",
+]
 
 
 def threads_for(given: int | None, cores: int) -> int:
@@ -53,7 +64,7 @@ def policy_entry(artifact: Artifact, name: str) -> PolicyEntry:
     return entry
 
 
-def unusable(artifact: Artifact, name: str, error: Exception) -> CompileErrors:
+def _unusable(artifact: Artifact, name: str, error: Exception) -> CompileErrors:
     """The exception for a stored policy that cannot be used, and why."""
     return bad_artifact(artifact.path, f"The policy `{name}` cannot be used: {error}")
 
@@ -73,19 +84,88 @@ def stored_policy(
         CompileErrors: the policy cannot be used with these exits.
     """
     try:
-        policy = from_json(entry.rule)
-        first, last = policy.first(), len(stops)
-        if not 0 <= first <= last:
-            raise ValueError(f"it starts at exit {first} of {last}")
-        for index, outputs in enumerate(stops):
-            zeros = np.zeros_like(outputs.logits)
-            means = None if outputs.class_means is None else np.zeros_like(zeros)
-            after = int(policy.decide(index, ExitOutputs(zeros, means), policy.start(1))[0])
-            if after != EXIT and not index < after <= last:
-                raise ValueError(f"it goes from exit {index} to exit {after} of {last}")
+        _try(from_json(entry.rule), stops, entry.offload is not None)
+        return from_json(entry.rule)  # The one that was tried may have learned from it.
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise unusable(artifact, name, error) from error
-    return policy
+        raise _unusable(artifact, name, error) from error
+
+
+def _try(policy: ExitPolicy, stops: Sequence[ExitOutputs], offloads: bool) -> None:
+    """Every decision it may be asked for, and what it learns from.
+
+    Raises:
+        ValueError: it goes where nothing is.
+    """
+    first, last = policy.first(), len(stops)
+    if not 0 <= first <= last:
+        raise ValueError(f"it starts at exit {first} of {last}")
+    for index, outputs in enumerate(stops):
+        zeros = np.zeros_like(outputs.logits)
+        means = None if outputs.class_means is None else np.zeros_like(zeros)
+        state = policy.start(1)
+        after = int(policy.decide(index, ExitOutputs(zeros, means), state)[0])
+        if after == OFFLOAD and not offloads:
+            raise ValueError("it offloads, and the artifact names no server")
+        if after not in (EXIT, OFFLOAD) and not index < after <= last:
+            raise ValueError(f"it goes from exit {index} to exit {after} of {last}")
+        if policy.online:
+            policy.learn(state, zeros)
+            policy.remember(policy.memory())
+
+
+def stored_guard(artifact: Artifact, name: str, entry: PolicyEntry) -> Guard | None:
+    """What watches the answers of an entry's policy, None where nothing does.
+
+    Raises:
+        CompileErrors: it cannot watch this network's exits.
+    """
+    if entry.guard is None:
+        return None
+    network = artifact.manifest.network
+    try:
+        if entry.clock is not None or entry.offload is not None:
+            raise ValueError("a guard watches neither clocks nor servers")
+        if network.classes is None:
+            raise ValueError("a guard compares classes")
+        return Guard(GuardRule.from_json(entry.guard), network.exit_names)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise _unusable(artifact, name, error) from error
+
+
+def stored_server(
+    artifact: Artifact, name: str, entry: PolicyEntry, endpoint: str | None, given: Server | None
+) -> Server | None:
+    """What answers samples that an entry's policy offloads, None where it offloads none.
+
+    Args:
+        artifact: it is in.
+        name: of the policy.
+        entry: see above.
+        endpoint: one of the policy's; its first where None.
+        given: is asked instead of the policy's server.
+
+    Raises:
+        CompileErrors: the policy does not allow the endpoint, or its rule is damaged.
+        ToolError: the library that speaks to servers is not installed.
+    """
+    if entry.offload is None:
+        if endpoint is not None or given is not None:
+            message = f"The policy `{name}` offloads nothing, it needs no server"
+            raise bad_argument(message, "choose a policy with `offload`, or leave the server out")
+        return None
+    if given is not None:
+        return given
+    # Heavy, and most policies speak to nobody.
+    from eecompile.runtime.offload import Offloader
+
+    try:
+        rule = OffloadRule.from_json(entry.offload)
+        exits = artifact.manifest.network.exits
+        if unknown := [index for index in rule.tails if not index < len(exits)]:
+            raise ValueError(f"it sends samples from exit {unknown[0]} of {len(exits)}")
+    except ValueError as error:
+        raise _unusable(artifact, name, error) from error
+    return Offloader(rule, endpoint)
 
 
 def stored_clock(
@@ -111,6 +191,8 @@ def stored_clock(
         return None, governor
     costs = artifact.costs
     try:
+        if entry.offload is not None:
+            raise ValueError("it chooses clocks and offloads, which do not go together")
         if costs is None:
             raise ValueError("the artifact has no costs to choose its clocks by")
         rule = ClockRule.from_json(entry.clock)
@@ -120,4 +202,4 @@ def stored_clock(
             governor = open_governor(costs.clusters)
         return Clock(costs, rule, governor, workers), governor
     except ValueError as error:
-        raise unusable(artifact, name, error) from error
+        raise _unusable(artifact, name, error) from error

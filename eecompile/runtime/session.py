@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -12,11 +15,23 @@ from eecompile.manifest import Manifest
 from eecompile.policies.base import ExitPolicy
 from eecompile.runtime.answers import Answer, BatchAnswer
 from eecompile.runtime.batch import Batches
+from eecompile.runtime.budgets import choose_point, given_limits
 from eecompile.runtime.clock import Clock
+from eecompile.runtime.deciding import Deciding, Server
 from eecompile.runtime.governor import Governor
+from eecompile.runtime.guard_report import GuardReport
+from eecompile.runtime.in_turn import run_in_turn
 from eecompile.runtime.inputs import Inputs, bad_argument
+from eecompile.runtime.learning import forget, recall, store
 from eecompile.runtime.library import Library
-from eecompile.runtime.opening import policy_entry, stored_clock, stored_policy, threads_for
+from eecompile.runtime.opening import (
+    policy_entry,
+    stored_clock,
+    stored_guard,
+    stored_policy,
+    stored_server,
+    threads_for,
+)
 from eecompile.runtime.single import Singles
 
 __all__ = ["Session", "load"]
@@ -27,6 +42,10 @@ def load(
     policy: str | ExitPolicy | None = None,
     threads: int | None = None,
     governor: Governor | None = None,
+    *,
+    budget: Mapping[str, float] | None = None,
+    endpoint: str | None = None,
+    state: str | Path | None = None,
 ) -> Session:
     """The network in an artifact's folder, ready to run.
 
@@ -44,12 +63,27 @@ def load(
             process may write them; if not, clocks stay as they are, a `ClockWarning` says so once,
             and `eecompile doctor` how to allow it. `NoGovernor()` leaves them alone without a word.
             One that is given is shared with clones, and `close` restores through it.
+        budget: what to choose another operating point of the policy for, as `Session.set_budget`
+            takes it: ``{"macs": 0.6}``. None: the one it was built for.
+        endpoint: the server that a policy with `offload` asks, one of those the `.ee` file allows
+            it; the first of them if not given. Nothing is sent before the first sample that needs
+            it; `Session.connect` looks at the server earlier.
+        state: what `Session.save_state` wrote, to go on from; where there is no such file yet,
+            everything starts afresh.
 
     Raises:
         CompileErrors: it is no artifact, damaged, for another machine or version, or has no such
-            policy; `threads` is no whole number above 0; or the system gives no such threads.
+            policy; `threads` is no whole number above 0; the system gives no such threads; the
+            policy cannot keep the budget, or may not ask `endpoint`; or `state` is another
+            policy's, or damaged.
+        ToolError: the policy offloads, and the library that speaks to servers is not installed.
     """
-    return Session(read_artifact(path), policy, threads, governor=governor)
+    session = Session(read_artifact(path), policy, threads, governor=governor, endpoint=endpoint)
+    if budget is not None:
+        session.set_budget(budget)
+    if state is not None and os.path.lexists(state):
+        session.load_state(state)
+    return session
 
 
 class _Alone:
@@ -79,6 +113,11 @@ class Session:
     board of several clusters the calling thread and the session's own are kept on the CPUs of the
     cluster that was chosen, until then.
 
+    A policy that learns, and a guard, see every sample that is answered by `run`, one after the
+    other. What they know is shared with clones: all threads' samples teach one policy, and no
+    clone has to find out for itself. It ends with `set_policy`, and outlives the process where
+    `save_state` wrote it. Each clone has its own connection to a server.
+
     Its own threads are shared with its clones: while they work on one answer, another is computed
     by its caller's thread alone. In a forked process that is always so; a clone made there has
     threads again.
@@ -96,12 +135,17 @@ class Session:
         threads: int | None = None,
         library: Library | None = None,
         governor: Governor | None = None,
+        *,
+        endpoint: str | None = None,
+        server: Server | None = None,
     ) -> None:
         """Loads the artifact's code, unless `library` holds it already; arguments as in `load`.
 
+        `server` is asked for answers instead of the endpoint, also by a policy of the caller's.
+
         Raises:
-            CompileErrors: the code cannot be loaded, there is no such policy, or the system gives
-                no such threads, or no whole number above 0 is asked for.
+            CompileErrors: as `load`.
+            ToolError: as `load`.
         """
         threads = threads_for(threads, artifact.manifest.target.cores)
         self.artifact, self.threads = artifact, threads
@@ -111,15 +155,14 @@ class Session:
         self._team = self.library.team(threads) if threads > 1 else None
         self._singles = Singles(self.library, artifact.manifest, self._team)
         self._batches = Batches(self.library, artifact.manifest, self._team)
-        self._policy: ExitPolicy | None = None
-        self._policy_name: str | None = None
-        self._clock: Clock | None
         if governor is not None and not hasattr(governor, "set"):
             raise bad_argument(
                 f"Expected a governor, found {governor!r}",
                 "`NoGovernor()` of eecompile.runtime.governor leaves clocks alone",
             )
-        self._governor, self._clock = governor, None
+        self._governor, self._endpoint, self._server = governor, endpoint, server
+        self._how: Deciding | None = None
+        self._budget: dict[str, float] | None = None
         self.set_policy(artifact.manifest.default_policy if policy is None else policy)
 
     @property
@@ -135,7 +178,7 @@ class Session:
     @property
     def policy(self) -> str | None:
         """Name of the policy in use; None where decisions are off or the policy is the caller's."""
-        return self._policy_name
+        return None if self._how is None else self._how.name
 
     @property
     def exit_names(self) -> tuple[str, ...]:
@@ -158,6 +201,28 @@ class Session:
         if clock is None:
             return {}
         return {"transitions": clock.transitions, "late": clock.late, "forced": clock.forced}
+
+    @property
+    def offload_counts(self) -> dict[str, int]:
+        """What became of samples for a server: see `eecompile.runtime.offload.Offloader.counts`.
+
+        Of this session, since the policy was set; empty where nothing is offloaded.
+        """
+        how = self._how
+        return {} if how is None or how.server is None else dict(how.server.counts)
+
+    @property
+    def guard(self) -> GuardReport | None:
+        """What the guard knows, of clones' samples too; None where nothing is watched."""
+        how = self._how
+        if how is None or how.guard is None:
+            return None
+        with how.lock:
+            return how.guard.report()
+
+    @property
+    def _clock(self) -> Clock | None:
+        return None if self._how is None else self._how.clock
 
     def reset_counts(self) -> None:
         """Count from zero."""
@@ -182,24 +247,107 @@ class Session:
         Raises:
             CompileErrors: the artifact has no policy of this name, or one that cannot be used.
         """
-        if policy is None or isinstance(policy, ExitPolicy):
-            if not keep_clock or policy is None:
-                self.close()
-                self._clock = None
-            self._policy, self._policy_name = policy, None
-            return
-        artifact = self.artifact
-        entry = policy_entry(artifact, policy)
-        made = stored_policy(artifact, policy, entry, [s.outputs for s in self._singles.stops])
+        if policy is None:
+            self._decide_by(None)
+        elif isinstance(policy, ExitPolicy):
+            clock = self._clock if keep_clock else None
+            self._decide_by(Deciding(policy, clock=clock, server=self._server))
+        else:
+            self._decide_by(self._stored(policy))
+
+    def _stored(self, name: str) -> Deciding:
+        """All that the artifact holds of a policy, ready."""
+        artifact, stops = self.artifact, [stop.outputs for stop in self._singles.stops]
+        entry = policy_entry(artifact, name)
+        policy = stored_policy(artifact, name, entry, stops)
+        guard = stored_guard(artifact, name, entry)
+        server = stored_server(artifact, name, entry, self._endpoint, self._server)
         workers = () if self._team is None else self._team.workers
-        clock, self._governor = stored_clock(artifact, policy, entry, self._governor, workers)
-        self.close()
-        self._policy, self._policy_name, self._clock = made, policy, clock
+        clock, self._governor = stored_clock(artifact, name, entry, self._governor, workers)
+        return Deciding(policy, name, clock, server, guard)
+
+    def _decide_by(self, how: Deciding | None) -> None:
+        """From now on; what went with the policy before is closed, but for a clock that stays."""
+        before, self._budget = self._how, None
+        if before is not None:
+            stays = how is not None and how.clock is before.clock
+            replace(before, clock=None if stays else before.clock).close()
+        self._how = how
+
+    @property
+    def budget(self) -> dict[str, float] | None:
+        """The limits `set_budget` chose a setting for; None: that of the build."""
+        return None if self._budget is None else dict(self._budget)
+
+    def set_budget(self, budget: Mapping[str, float]) -> None:
+        """Take another setting of the stored policy in use: its operating point for a budget.
+
+        Of the points that keep all limits it is the most accurate, or the cheapest where accuracy
+        is limited; clocks and deadlines stay as they are. `set_policy` brings the built one back.
+
+        Args:
+            budget: quantity -> limit: mean "macs" as a fraction of the whole network's, "latency"
+                in seconds, "energy" in joules, and "accuracy_drop" as a fraction.
+
+        Raises:
+            CompileErrors: these are no limits, the policy has no operating points, or none of them
+                keeps the budget; nothing has changed then.
+        """
+        limits, how = given_limits(budget), self._how
+        if how is None or how.name is None:
+            raise bad_argument("Only a stored policy has operating points", "set one by its name")
+        if how.guard is not None:
+            message = (
+                f"The guard of `{how.name}` chooses among settings for the budget of its build"
+            )
+            raise bad_argument(message, "build with the other budget, or without the guard")
+        point = choose_point(self.artifact, how.name, limits)
+        self._how, self._budget = replace(how, policy=point.make()), limits
+
+    def connect(self) -> bool:
+        """Whether the server of a policy that offloads is there and has this artifact's models.
+
+        False: nobody answered in time; samples are computed here until somebody does. True also
+        where the policy offloads nothing.
+
+        Raises:
+            CompileErrors: the server has other models or versions; both are named.
+        """
+        with self._alone:
+            how = self._how
+            return True if how is None or how.server is None else how.server.connect()
+
+    def save_state(self, path: str | Path) -> None:
+        """Write what the policy has learned and the guard knows, so that `load` can go on from it.
+
+        A file that is there is replaced in one step.
+
+        Raises:
+            CompileErrors: decisions are off, or the file cannot be written.
+        """
+        store(self._deciding(), self.manifest, path)
+
+    def load_state(self, path: str | Path) -> None:
+        """Go on from what `save_state` wrote for this policy of this artifact; clones do as well.
+
+        Raises:
+            CompileErrors: it is another policy's or artifact's, or damaged; nothing has changed.
+        """
+        recall(self._deciding(), self.manifest, path)
+
+    def reset_state(self) -> None:
+        """Forget what was learned, here and in clones: as if the artifact was loaded anew."""
+        forget(self._deciding())
+
+    def _deciding(self) -> Deciding:
+        if self._how is None:
+            raise bad_argument("Decisions are off: there is nothing to learn", "set a policy first")
+        return self._how
 
     def close(self) -> None:
-        """Put clocks back as they were found. The session can be used again."""
-        if self._clock is not None:
-            self._clock.restore()
+        """Put clocks back as they were found, close connections. The session can be used again."""
+        if self._how is not None:
+            self._how.close()
 
     def __enter__(self) -> Session:
         return self
@@ -209,10 +357,18 @@ class Session:
 
     def clone(self) -> Session:
         """A session for another thread: same code, weights and policy, its own memory."""
-        policy = self._policy_name or self._policy
-        found = Session(self.artifact, policy, self.threads, self.library, self._governor)
-        if policy is None:
+        how = self._how
+        policy = None if how is None else how.name or how.policy
+        found = Session(
+            *(self.artifact, policy, self.threads, self.library, self._governor),
+            endpoint=self._endpoint,
+            server=self._server,
+        )
+        if how is None or found._how is None:
             found.set_policy(None)
+        else:
+            shared = replace(found._how, policy=how.policy, guard=how.guard, lock=how.lock)
+            found._how, found._budget = shared, self._budget
         return found
 
     def run(self, x: Inputs, *, normalize: bool = False) -> Answer:
@@ -226,11 +382,11 @@ class Session:
         Raises:
             CompileErrors: `x` is not that, or another thread is using the session.
         """
-        policy = self._policy
-        if policy is None:
+        how = self._how
+        if how is None:
             return self.full_depth(x, normalize=normalize)
         with self._alone:
-            return self._singles.run(policy, self._clock, x, normalize)
+            return self._singles.run(how, x, normalize)
 
     def full_depth(self, x: Inputs, *, normalize: bool = False) -> Answer:
         """The network's own answer for one sample: decisions off, no exit head runs."""
@@ -243,6 +399,9 @@ class Session:
         Each answer is that of `run`, whatever other samples there are. Deadlines are of single
         samples: a batch runs at the fastest clock, and no answer is forced.
 
+        With a policy that learns, a server or a guard, samples go one after the other as by `run`,
+        since each may change what becomes of the next.
+
         Args:
             x: (n, ...) samples of the input; a mapping by name where there are several.
             normalize: as in `run`.
@@ -250,17 +409,23 @@ class Session:
         Raises:
             CompileErrors: `x` is not that, or another thread is using the session.
         """
-        return self._batch(self._policy, x, normalize)
+        return self._batch(self._how, x, normalize)
 
     def full_depth_batch(self, x: Inputs, *, normalize: bool = False) -> BatchAnswer:
         """The network's own answers for n samples: decisions off, no exit head runs."""
         return self._batch(None, x, normalize)
 
-    def _batch(self, policy: ExitPolicy | None, x: Inputs, normalize: bool) -> BatchAnswer:
+    def _batch(self, how: Deciding | None, x: Inputs, normalize: bool) -> BatchAnswer:
         """A batch, while no other thread uses the session."""
         with self._alone:
+            if how is not None and how.one_by_one:
+                singles = self._singles
+                return run_in_turn(
+                    lambda one: singles.run(how, one, False), self.manifest, x, normalize
+                )
             if self._clock is not None:
                 self._clock.full_speed()
+            policy = None if how is None else how.policy
             answers = self._batches.run(policy, x, normalize)
             for index, name in enumerate(self.exit_names):
                 self._singles.counts[index] += answers.exit_counts[name]

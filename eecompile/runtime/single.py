@@ -10,9 +10,12 @@ import numpy as np
 from eecompile.compiled import CompiledExit
 from eecompile.diagnostics import InternalError
 from eecompile.manifest import Manifest
-from eecompile.policies.base import EXIT, ExitOutputs, ExitPolicy
+from eecompile.policies.base import EXIT, OFFLOAD, ExitOutputs, ExitPolicy
 from eecompile.runtime.answers import Answer
+from eecompile.runtime.batch import border_values
 from eecompile.runtime.clock import Clock
+from eecompile.runtime.deciding import Deciding
+from eecompile.runtime.guard import Guard
 from eecompile.runtime.inputs import Inputs, as_batch, as_mapping, raw_inputs
 from eecompile.runtime.lane import Call, Chain, Lane
 from eecompile.runtime.library import Library, Team
@@ -60,15 +63,29 @@ class Singles:
         ]
         self._all = Chain(library.chain(), [call for call, _ in self._segments], team)
         self.stops = [Stop(exit_, self.lane) for exit_ in network.exits]
+        self._border = [
+            [(name, values[name]) for name in names] for names in border_values(network)
+        ]
         self._macs, self._output, self._classes = network.macs, network.output, network.classes
         self._last_outputs = [(name, values[name]) for name, _ in network.segments[-1].outputs]
         self.counts = [0] * len(network.exit_names)
 
-    def run(self, policy: ExitPolicy, clock: Clock | None, x: Inputs, normalize: bool) -> Answer:
+    def run(self, how: Deciding, x: Inputs, normalize: bool) -> Answer:
         """The answer for one sample: see `Session.run`."""
         start = perf_counter()
         self._take(x, normalize)
-        return self._decided(policy, clock, start)
+        guard = how.guard
+        if guard is None:
+            return self._decided(how, how.policy, start)
+        with how.lock:
+            policy, audits = guard.begin()
+        if audits:
+            return self._audited(how, guard, start)
+        answer = self._decided(how, policy, start)
+        index = self._exit_names.index(answer.exit)
+        with how.lock:
+            guard.answered(index, answer.logits.reshape(1, -1))
+        return answer
 
     def whole(self, clock: Clock | None, x: Inputs, normalize: bool) -> Answer:
         """The network's own answer for one sample: no exit head runs."""
@@ -93,14 +110,18 @@ class Singles:
         for name, type_, memory in self._inputs:
             memory[:] = as_batch(name, type_, arrays[name], single=True)
 
-    def _decided(self, policy: ExitPolicy, clock: Clock | None, start: float) -> Answer:
+    def _decided(self, how: Deciding, policy: ExitPolicy, start: float) -> Answer:
         """Segment by segment; with a clock, each stretch at the one that is chosen for it."""
-        last = len(self.stops)
+        clock, last = how.clock, len(self.stops)
         segments_run = heads_run = macs = 0
-        due, answers = policy.first(), False
+        if policy.online:
+            with how.lock:  # What another thread learns in between could part the two.
+                due, state = policy.first(), policy.start(1)
+        else:
+            due, state = policy.first(), policy.start(1)
+        answers = asked = False
         if clock is not None:
             due, _, answers = clock.begin(due)
-        state = policy.start(1)
         for index, (call, cost) in enumerate(self._segments):
             call.one()
             segments_run += 1
@@ -113,6 +134,13 @@ class Singles:
                 heads_run += 1
             macs += stop.macs
             wanted = policy.decide(index, stop.outputs, state).item()
+            if wanted == OFFLOAD:
+                found, asked, wanted = self._offloaded(how, index), how.server is not None, last
+                if found is not None:
+                    answer = self._made(
+                        last, found, segments_run, heads_run, macs, start, sent=True
+                    )
+                    break
             if wanted != EXIT:
                 if not index < wanted <= last:
                     raise InternalError(
@@ -128,8 +156,53 @@ class Singles:
                         continue
                 clock.forced += 1
             logits = policy.answer(index, stop.outputs)[0].copy()
-            return self._made(index, logits, segments_run, heads_run, macs, start, clock=clock)
-        return self._final(segments_run, heads_run, macs, start, clock)
+            answer = self._made(index, logits, segments_run, heads_run, macs, start, clock=clock)
+            break
+        else:
+            answer = self._final(segments_run, heads_run, macs, start, clock)
+        if policy.online:
+            final = answer.logits.reshape(1, -1) if answer.exit == self._exit_names[last] else None
+            with how.lock:
+                policy.learn(state, final, asked and not answer.offloaded)
+        return answer
+
+    def _offloaded(self, how: Deciding, index: int) -> np.ndarray | None:
+        """The network's own logits as a server gave them for a sample that leaves at exit `index`.
+
+        None: nobody did; what the rest of the network reads is still there.
+        """
+        if how.server is None:
+            return None
+        found = how.server.answer(index, dict(self._border[index]))
+        return None if found is None else self._as_logits(found)
+
+    def _as_logits(self, output: np.ndarray) -> np.ndarray:
+        """Of one sample, from the network's output."""
+        return output[0] if self._classes is None else output.reshape(-1)
+
+    def _audited(self, how: Deciding, guard: Guard, start: float) -> Answer:
+        """The network's own answer, with every exit evaluated on the way for the guard to see."""
+        segments_run = heads_run = macs = 0
+        seen: list[ExitOutputs] = []
+        for index, (call, cost) in enumerate(self._segments):
+            call.one()
+            segments_run += 1
+            macs += cost
+            if index == len(self.stops):
+                break
+            stop = self.stops[index]
+            for head in stop.calls:
+                head.one()
+                heads_run += 1
+            macs += stop.macs
+            means = stop.outputs.class_means  # Later segments may write where these are.
+            seen.append(
+                ExitOutputs(stop.outputs.logits.copy(), None if means is None else means.copy())
+            )
+        answer = self._final(segments_run, heads_run, macs, start, audited=True)
+        with how.lock:
+            guard.audited(seen, answer.logits.reshape(1, -1))
+        return answer
 
     def _final(
         self,
@@ -138,14 +211,14 @@ class Singles:
         macs: int,
         start: float,
         clock: Clock | None = None,
+        *,
+        audited: bool = False,
     ) -> Answer:
         """The network's own answer."""
         outputs = {name: values.copy() for name, values in self._last_outputs}
-        logits = outputs[self._output][0]
-        if self._classes is not None:
-            logits = logits.reshape(-1)
-        last = len(self.stops)
-        return self._made(last, logits, segments_run, heads_run, macs, start, outputs, clock)
+        counts = segments_run, heads_run, macs
+        logits, last = self._as_logits(outputs[self._output]), len(self.stops)
+        return self._made(last, logits, *counts, start, outputs, clock, audited=audited)
 
     def _made(
         self,
@@ -157,6 +230,9 @@ class Singles:
         start: float,
         outputs: Mapping[str, np.ndarray] | None = None,
         clock: Clock | None = None,
+        *,
+        sent: bool = False,
+        audited: bool = False,
     ) -> Answer:
         self.counts[index] += 1
         latency_s = perf_counter() - start
@@ -172,6 +248,8 @@ class Singles:
             latency_s,
             energy_j,
             frequency_hz,
+            sent,
+            audited,
             outputs=outputs or {},
             label_names=self._manifest.labels,
         )
