@@ -373,6 +373,9 @@ class _Override:
             start = self.offset + match.start() + match[0].index(text)
             span = Span(self.source, start, start + len(text))
             quoted = len(text) > 1 and text[0] == text[-1] == '"'
+            if '"' in text and not quoted:
+                message, label = "Unterminated string", 'no closing `"`'
+                raise CompileErrors([Diagnostic("syntax-error", message, span, label)])
             leaves.append(Leaf("STRING" if quoted else "NAME", text, span))
         if not leaves:
             leaves = [Leaf("NAME", "", self.value_span)]
