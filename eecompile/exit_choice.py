@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from eecompile.exit_paths import Paths, best_paths
 from eecompile.fitted_policy import isotonic
 from eecompile.operating_points import Search, Trial, hull
 from eecompile.outcomes import ExitCosts
@@ -28,9 +27,11 @@ Array = np.ndarray[Any, Any]
 Exits = tuple[int, ...]
 
 #: Prices of the whole network's cost, in accuracy, for which thresholds are fitted.
-_PRICES = tuple(np.geomspace(0.01, 10, 19))
+_PRICES = tuple(np.geomspace(0.001, 10, 25).tolist())
 #: Prices on either side of the budget's that are tried for every set.
 _NEAR = 2
+#: Chances of being right at which all of a set's exits let samples go, to begin with.
+_CHANCES = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)
 #: Where the curve is read where no budget says where: shares of the whole network's cost.
 _SHARES = tuple(percent / 100 for percent in range(40, 101, 5))
 #: Up to so many sets, all are judged.
@@ -54,10 +55,6 @@ class ExitScores:
     def rows(self, rows: Array) -> ExitScores:
         """Some of the samples."""
         return ExitScores(self.score[rows], self.right[rows])
-
-    def chance(self) -> Array:
-        """Chance of each sample to be right, rising with the score."""
-        return isotonic(self.score, self.right)
 
 
 @dataclass(frozen=True)
@@ -191,23 +188,20 @@ class Judge:
             for a, b in zip(*found, strict=True)
         ]
 
-    def promising(
-        self, counted: Sequence[bool], needed: Sequence[bool], low: int, high: int
-    ) -> set[Exits]:
-        """Sets that are the best ones for a simpler question."""
-        chances = [exit_.chance() for exit_ in (*self.exits, self.final)]
-        paths = Paths.of([exit_.score for exit_ in self.exits], chances)
-        prices = [price / self.objective.full_depth for price in self._near]
-        leaving, heads = self.costs.leaving, self.costs.heads
-        return best_paths(paths, leaving, heads, counted, needed, low, high, prices)
-
 
 @dataclass(frozen=True)
 class _Fold:
-    """All exits, the network's own answer last: what is fitted on, and what is read off."""
+    """All exits, the network's own answer last: what is fitted on, and what is read off.
+
+    Attributes:
+        scores, chances: of what is fitted on.
+        limits: exit -> thresholds that let those pass whose chance is one of `_CHANCES` or more.
+        held_scores, held_right: of what is read off.
+    """
 
     scores: tuple[Array, ...]
     chances: tuple[Array, ...]
+    limits: tuple[tuple[float, ...], ...]
     held_scores: tuple[Array, ...]
     held_right: tuple[Array, ...]
 
@@ -215,9 +209,15 @@ class _Fold:
     def of(cls, exits: Sequence[ExitScores], rows: Array, held: Array) -> _Fold:
         own = [exit_.rows(rows) for exit_ in exits]
         others = [exit_.rows(held) for exit_ in exits]
+        chances = [isotonic(exit_.score, exit_.right) for exit_ in own]
+        limits = [
+            tuple(float(min(e.score[c >= level], default=np.inf)) for level in _CHANCES)
+            for e, c in zip(own, chances, strict=True)
+        ]
         return cls(
             tuple(exit_.score for exit_ in own),
-            tuple(exit_.chance() for exit_ in own),
+            tuple(chances),
+            tuple(limits),
             tuple(exit_.score for exit_ in others),
             tuple(exit_.right.astype(np.float64) for exit_ in others),
         )
@@ -238,13 +238,13 @@ class _Fold:
 
         fitted = search(self.scores, self.chances)
         held = search(self.held_scores, self.held_right)
-        starts = hull([*fitted.everyone_trials(), *fitted.quota_trials(8), fitted.never])
-        trial, found = fitted.never, []
+        levels = zip(*(self.limits[k] for k in chosen), strict=True)
+        known = [*fitted.everyone_trials(), *map(fitted.trial, levels), fitted.never]
+        found = []
         for price in prices:
-            near = max(starts, key=lambda t: t.value - price * t.cost)
-            both = [fitted.improved(start.thresholds, price) for start in (trial, near)]
-            trial = max(both, key=lambda t: t.value - price * t.cost)
-            found.append(held.trial(trial.thresholds))
+            start = max(known, key=lambda t: t.value - price * t.cost)
+            known.append(fitted.improved(start.thresholds, price))
+            found.append(held.trial(known[-1].thresholds))
         return found
 
 
@@ -273,9 +273,8 @@ def choose(
 ) -> Choice:
     """The best set of `low` to `high` exits, the smaller of equal ones.
 
-    Where there are few sets, each is judged. Else those that are best for a simpler question are,
-    and from the best of each size on, one exit at a time takes another's place, or is added, as
-    long as that makes it better.
+    Where there are few sets, each is judged. Else sets grow by the exit that makes them best, and
+    whatever one exit is worth more than another near it takes its place.
 
     Args:
         judge: of all sets.
@@ -292,16 +291,15 @@ def choose(
     if sum(comb(len(free), size - own) for size in sizes) <= exhaustive:
         best = {size: max(_sets(always, free, size - own), key=judge.score) for size in sizes}
         return _chosen(judge, best, True)
-    promising = judge.promising(counted, needed, sizes[0], sizes[-1])
-    found: dict[int, Exits] = {}
-    for size in sizes:
-        starts = {s for s in promising if sum(counted[k] for k in s) == size}
-        starts.add(_spread(always, free, size - own))
-        if size - 1 in found:
-            starts |= {_joined(found[size - 1], k) for k in free if k not in found[size - 1]}
-        best_start = max(sorted(starts), key=judge.score)
-        found[size] = _climbed(judge, best_start, free)
-    return _chosen(judge, found, False)
+    found: dict[int, Exits] = {own: always}
+    for size in range(own + 1, sizes[-1] + 1):
+        starts = [_joined(found[size - 1], k) for k in free if k not in found[size - 1]]
+        if size >= low:
+            starts.append(_spread(always, free, size - own))
+        found[size] = max(starts, key=judge.score)
+        if size >= low:
+            found[size] = _climbed(judge, found[size], free)
+    return _chosen(judge, {size: found[size] for size in sizes}, False)
 
 
 def _chosen(judge: Judge, sizes: Mapping[int, Exits], exhaustive: bool) -> Choice:

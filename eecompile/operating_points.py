@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import Any
 
@@ -124,7 +125,10 @@ class Search:
         self._tests = [
             [t for t, k in enumerate(exit_of) if k == exit_] for exit_ in range(self.exits)
         ]
-        self._order = [np.argsort(-score, kind="stable") for score in self.scores]
+
+    @cached_property
+    def _order(self) -> list[Array]:
+        return [np.argsort(-score, kind="stable") for score in self.scores]
 
     def trial(self, thresholds: Sequence[float]) -> Trial:
         """What a threshold vector does; given thresholds stand for those at their places."""
