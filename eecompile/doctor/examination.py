@@ -34,6 +34,13 @@ _PACKAGES = (
     ("tvm", "apache-tvm", True, "pip install apache-tvm", "compiling"),
     ("onnx", "onnx", True, "pip install onnx", "ONNX networks"),
     ("torch", "torch", False, "pip install 'eecompile[torch]'", "PyTorch networks, trained heads"),
+    (
+        "tritonclient",
+        "tritonclient",
+        False,
+        "pip install 'eecompile[offload]'",
+        "policies that send samples to a server",
+    ),
     ("fdt", "fdt", False, "pip install 'eecompile[boards]'", "boards from device tree blobs"),
     (
         "onnxruntime",

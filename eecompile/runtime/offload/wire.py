@@ -1,0 +1,94 @@
+"""Border tensors in the form they travel, and answers that are what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from eecompile.offload_rule import Tail, WireTensor
+from eecompile.runtime.offload.errors import AttemptFailed
+
+__all__ = ["Reply", "as_sent", "as_taken", "checked", "to_wire"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server says it computed.
+
+    Attributes:
+        request: the identifier of the request, as the server gives it back.
+        model, version: what computed it; the version is empty where the server has none.
+        output: the tensor that was asked for; None where it is not there.
+    """
+
+    request: str
+    model: str
+    version: str
+    output: np.ndarray | None
+
+
+def as_sent(tensor: WireTensor, value: np.ndarray) -> np.ndarray:
+    """A value in the form it travels; float16 saturates, int8 rounds to the nearest step.
+
+    >>> tensor = WireTensor("x", "x", (1, 3), "int8", scale=0.5, zero=-128)
+    >>> as_sent(tensor, np.array([0.0, 0.6, 1e9])).tolist()
+    [[-128, -127, 127]]
+    >>> as_sent(WireTensor("x", "x", (1,), "float16"), np.array([1e9])).tolist()
+    [65504.0]
+    """
+    given = np.asarray(value)
+    if tensor.scale > 0:
+        steps = np.rint(np.asarray(given, np.float32) / np.float32(tensor.scale)) + tensor.zero
+        given = np.clip(steps, -128, 127)
+    elif tensor.dtype == "float16":
+        most = np.finfo(np.float16).max
+        given = np.clip(given, -most, most)
+    return np.ascontiguousarray(given, np.dtype(tensor.dtype)).reshape(tensor.shape)
+
+
+def as_taken(tensor: WireTensor, sent: np.ndarray) -> np.ndarray:
+    """What the server's model makes of a value that travelled, float32.
+
+    >>> tensor = WireTensor("x", "x", (3,), "int8", scale=0.5, zero=-128)
+    >>> as_taken(tensor, np.array([-128, -127, 127], np.int8)).tolist()
+    [0.0, 0.5, 127.5]
+    """
+    if tensor.scale > 0:
+        return (sent.astype(np.float32) - np.float32(tensor.zero)) * np.float32(tensor.scale)
+    return sent.astype(np.float32) if tensor.dtype == "float16" else sent
+
+
+def to_wire(tail: Tail, values: Mapping[str, np.ndarray]) -> list[tuple[WireTensor, np.ndarray]]:
+    """Everything a tail needs, in the form it travels.
+
+    Raises:
+        KeyError, ValueError: a value is missing, or is of another size.
+    """
+    return [(tensor, as_sent(tensor, values[tensor.value])) for tensor in tail.inputs]
+
+
+def checked(tail: Tail, request: str, reply: Reply) -> np.ndarray:
+    """The network's answer, of its shape and type, every number finite.
+
+    Raises:
+        AttemptFailed: it is the answer to another request or of another model, or none.
+    """
+    if reply.request != request:
+        raise AttemptFailed(f"an answer to request `{reply.request[:60]}` instead of `{request}`")
+    if reply.model != tail.model or reply.version not in ("", tail.version):
+        raise AttemptFailed(
+            f"an answer of model `{reply.model[:200]}` version `{reply.version[:20]}`"
+        )
+    wanted, found = tail.output, reply.output
+    if found is None:
+        raise AttemptFailed(f"an answer without `{wanted.name}`")
+    if found.dtype.name != wanted.dtype or found.shape != wanted.shape:
+        raise AttemptFailed(
+            f"an answer {found.dtype.name}{list(found.shape)}"
+            f" instead of {wanted.dtype}{list(wanted.shape)}"
+        )
+    if not np.isfinite(found).all():
+        raise AttemptFailed("an answer that is not finite")
+    return np.array(found)

@@ -1,0 +1,121 @@
+"""Real servers of the Open Inference Protocol, on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from eecompile.offload_rule import Tail
+from eecompile.server_folder import write_server_folder
+
+#: That much is waited for a server to start: it imports a lot, on machines with other work to do.
+_START_S = 90
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens at, none of them twice."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Server:
+    """MLServer with a model repository; a context manager."""
+
+    def __init__(self, folder: Path, models: Mapping[str, tuple[Tail, bytes]]) -> None:
+        """Writes the repository; `folder` is a new one."""
+        self.folder = folder
+        write_server_folder(folder, "digits", models)
+        self.http_port, self.grpc_port, metrics = free_ports(3)
+        settings = json.loads((folder / "settings.json").read_text())
+        settings |= {"http_port": self.http_port, "grpc_port": self.grpc_port}
+        settings |= {"metrics_port": metrics, "host": "127.0.0.1"}
+        (folder / "settings.json").write_text(json.dumps(settings))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def url(self, scheme: str) -> str:
+        return f"{scheme}://127.0.0.1:{self.grpc_port if scheme == 'grpc' else self.http_port}"
+
+    def start(self) -> None:
+        """Returns when it is ready."""
+        program = "from mlserver.cli import main; main()"
+        self.log = (self.folder.parent / f"{self.folder.name}.log").open("wb")
+        self.process = subprocess.Popen(
+            [_python(), "-c", program, "start", str(self.folder)],
+            cwd=self.folder,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        wait_until_ready(self.process, self.http_port, Path(self.log.name))
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sent to the server and all that it has started."""
+        if self.process is not None:
+            os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """At once, whatever it is at; its clients are told by the system."""
+        if self.process is not None and self.process.poll() is None:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+            self.log.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    end = time.monotonic() + _START_S
+    while time.monotonic() < end and process.poll() is None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/v2/health/ready")
+            if connection.getresponse().status == 200:
+                return
+        except (OSError, HTTPException):
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.1)
+    if process.poll() is None:
+        process.kill()
+    pytest.fail(f"the server did not start:\n{log.read_text()}")
+
+
+def _python() -> str:
+    """The Python that has MLServer; skips the test where there is none and none is required."""
+    given = os.environ.get("EECOMPILE_SERVER_PYTHON")
+    if given:
+        return given
+    if importlib.util.find_spec("mlserver") is None:
+        missing("mlserver is not installed: `pip install mlserver`")
+    return sys.executable
+
+
+def missing(what: str) -> None:
+    """Skips the test, or fails it where servers are required."""
+    if os.environ.get("EECOMPILE_REQUIRE_SERVERS") == "1":
+        pytest.fail(what)
+    pytest.skip(f"{what}, or set EECOMPILE_REQUIRE_SERVERS=1")
