@@ -48,12 +48,14 @@ class FittedPolicy:
             nothing is left to choose.
         others: more settings that keep an accuracy budget, at other exits: one of them may take
             less energy where clocks are chosen.
+        comparison: with rules that were not taken, where one was to be chosen, as JSON.
     """
 
     policy: ExitPolicy
     point: OperatingPoint
     points: tuple[OperatingPoint, ...]
     others: tuple[ExitPolicy, ...] = ()
+    comparison: Mapping[str, Any] | None = None
 
 
 class InfeasibleBudget(CompileErrors):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eecompile.artifact import PolicyEntry
+from eecompile.auto_policy import fit_auto, is_auto
 from eecompile.compiled import CompiledGraph
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
 from eecompile.dsl.check_policies import needs_calibration
@@ -81,7 +82,7 @@ def build_policies(
             if policy.split is not None:
                 found[policy.name] = _split(policy, network, costs["macs"], records)
             elif isinstance(calibrate, CalibrateRecord):
-                fitted = fit_policy(policy.rule, policy.budget, calibrate, costs, seed=seed)
+                fitted = _fit(policy, calibrate, costs, seed)
                 found[policy.name] = _fitted(policy, fitted, costs, records)
             else:
                 given = to_json(_given(policy, network))
@@ -90,6 +91,14 @@ def build_policies(
             problems.add(*errors.diagnostics)
     problems.raise_errors()
     return found
+
+
+def _fit(
+    written: Policy, calibrate: CalibrateRecord, costs: Mapping[str, ExitCosts], seed: int
+) -> FittedPolicy:
+    if is_auto(written.rule):
+        return fit_auto(written.budget, calibrate, costs, seed=seed)
+    return fit_policy(written.rule, written.budget, calibrate, costs, seed=seed)
 
 
 def in_setting(
@@ -114,7 +123,8 @@ def in_setting(
     point = Calibration(calibrate, costs, budget, CONFIDENCE).point(setting)
     points = built.report["points"]
     made = _reported(written, to_json(setting), point.to_json(), points, costs, records)
-    return replace(made, drop=built.drop)
+    kept = {key: built.report[key] for key in ("auto",) if key in built.report}
+    return replace(made, drop=built.drop, report={**made.report, **kept})
 
 
 def _fitted(
@@ -126,6 +136,8 @@ def _fitted(
     points = [point.to_json() for point in fitted.points]
     policy = to_json(fitted.policy)
     built = _reported(written, policy, fitted.point.to_json(), points, costs, records)
+    if fitted.comparison is not None:
+        built = replace(built, report={**built.report, "auto": fitted.comparison})
     budget = written.budget or (DEFAULT_BUDGET if fitted.points else None)
     if budget is None or budget.quantity != "accuracy_drop":
         return built

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from eecompile.calibration_checks import check_record
 from eecompile.diagnostics import InternalError
 from eecompile.fitted_policy import CONFIDENCE, Calibration, FittedPolicy, isotonic, table_of
 from eecompile.heads.logistic import fit_logistic
@@ -55,7 +56,8 @@ def fit_policy(
         levels: whether settings for other budgets are wanted, see `Calibration.levels`.
 
     Raises:
-        CompileErrors: the budget cannot be kept; the diagnostic names what can be reached.
+        CompileErrors: the budget cannot be kept (the diagnostic names what can be reached), or
+            the data are too few, of one class, or hold no finite scores.
     """
     if not isinstance(record, CalibrateRecord):
         raise InternalError(f"a policy was to be fitted on a {type(record).__name__}")
@@ -64,10 +66,12 @@ def fit_policy(
         return _only(NeverPolicy(len(record.exits)), budget, calibration)
     if any(term.kind == "predicted" for term in rule.terms):
         (term,) = rule.terms  # checked with the file
+        check_record(record, budget, confidence)
         return fit_predicted(term, calibration, budget is not None, levels)
     candidates = families(rule, record)
     if len(candidates) == 1 and candidates[0].given is not None:
         return _only(candidates[0].policy(candidates[0].given), budget, calibration)
+    check_record(record, budget, confidence)
     return _solved([_Fitting(family, calibration, seed) for family in candidates], levels)
 
 

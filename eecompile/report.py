@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from eecompile.auto_policy import comparison_lines
 from eecompile.figures import hertz, joules, milliseconds, percent, threads_in_words
 from eecompile.forecast_report import forecast_line
 from eecompile.outcomes import Interval, Report, exits_json
@@ -64,9 +65,10 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
     held there. Latencies are of `threads` threads.
     """
     title = f"{name}: {report['rule']}, budget {report['budget'] or 'none'}"
+    chosen = comparison_lines(report["auto"]) if "auto" in report else []
     test = report["test"]
     if test is None:
-        return [title, "  no test data: nothing is known of data it was not fitted on"]
+        return [title, *chosen, "  no test data: nothing is known of data it was not fitted on"]
 
     def spread(interval: Mapping[str, Any], scale: float = 100.0) -> str:
         value, low, high = (scale * interval[key] for key in ("value", "low", "high"))
@@ -75,6 +77,7 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
 
     lines = [
         title,
+        *chosen,
         f"  held out ({test['n']} samples): accuracy {spread(test['accuracy'])} %, "
         f"full depth {100 * test['full_depth_accuracy']['value']:.2f} %",
         f"  multiply-accumulates {spread(test['costs']['macs'])} % of full depth, heads included",
@@ -93,12 +96,33 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
     forecast = report.get("forecast", {}).get("test")
     if forecast is not None:
         lines.append(f"  {forecast_line(forecast)}")
+    if "guard" in report:
+        lines.append(f"  {_guard_line(report['guard'])}")
     if report["budget"]:
         missed_by, forced = test["budget_missed_by"], report.get("clock", {}).get("test") or {}
         if forced.get("budget_missed_by") is not None:
             missed_by = forced["budget_missed_by"]
         lines.append(f"  budget {_kept(missed_by, test['budget_quantity'])}")
     return lines
+
+
+def _guard_line(guard: Mapping[str, Any]) -> str:
+    """What a guard allows, and how settings differ on held-out data.
+
+    >>> told = {"drop": 0.01, "share": 0.05, "settings": 3, "start": 1, "test": [0.02, 0.01, 0.0]}
+    >>> _guard_line(told)[:70]
+    'guard: at most 1.00 % of the answers differ from full depth, 5.0 % are'
+    """
+    line = (
+        f"guard: at most {percent(guard['drop'], 2)} of the answers differ from full depth, "
+        f"{percent(guard['share'])} are audited; held out, its {guard['settings']} settings "
+        f"differ in {', '.join(percent(share, 2) for share in guard['test'])}"
+    )
+    if not guard["start"]:
+        return line
+    if guard["start"] == guard["settings"]:
+        return f"{line}; nothing leaves early until audits allow it"
+    return f"{line}; it begins with number {guard['start'] + 1}"
 
 
 def _compared(energy_j: float, other_j: float) -> str:

@@ -1,0 +1,246 @@
+"""`exit when auto`: all rules are fitted, and the one that does best within the budget is kept.
+
+Rules are compared by cross-validation within the calibration data: each is fitted on two thirds of
+the samples and judged on the rest, three times, so that every sample judges each rule once. What
+is kept is then fitted on all of them. Test data take no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from eecompile.calibration_checks import check_record
+from eecompile.fitted_policy import CONFIDENCE, Calibration, FittedPolicy, InfeasibleBudget
+from eecompile.outcomes import ExitCosts, Interval
+from eecompile.policies import replay
+from eecompile.policies.points import within
+from eecompile.policy_fitting import DEFAULT_BUDGET, fit_policy
+from eecompile.record import CalibrateRecord
+from eecompile.spec import Budget, Rule, RuleTerm
+
+__all__ = ["comparison_lines", "fit_auto", "is_auto", "rules_for"]
+
+Array = np.ndarray[Any, Any]
+
+#: Parts of the calibration data, each judged by what was fitted on the others.
+_FOLDS = 3
+
+
+def is_auto(rule: Rule | None) -> bool:
+    """Whether the compiler is to choose the rule."""
+    return rule is not None and any(term.kind == "auto" for term in rule.terms)
+
+
+def rules_for(record: CalibrateRecord) -> list[Rule]:
+    """The rules that a network's exits allow, the simplest first."""
+    means = RuleTerm("confidence", "class_means")
+    rules: list[tuple[RuleTerm, ...]] = []
+    if record.logits:
+        measures = ("max_softmax", "entropy", "margin")
+        rules += [(RuleTerm("confidence", measure),) for measure in measures]
+    if record.class_means:
+        rules.append((means,))
+    if record.logits and record.class_means:
+        rules.append((means, RuleTerm("confidence", "max_softmax")))
+    if len(record.exits) > 1:
+        rules.append((RuleTerm("patience"),))
+    if record.logits:
+        rules.append((RuleTerm("predicted"),))
+    return [Rule(terms) for terms in rules]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A rule on samples that it was not fitted on.
+
+    Attributes:
+        rule: the rule.
+        right: bool (n,), whether each sample's answer is right.
+        lost: float64 (n,), what each loses in accuracy against the whole network: -1, 0 or 1.
+        cost: float64 (n,), in the quantity that is limited or saved.
+        kept: whether the budget holds on the average of them.
+    """
+
+    rule: Rule
+    right: Array
+    lost: Array
+    cost: Array
+    kept: bool
+
+    def worth(self, by_cost: bool) -> Array:
+        """What is compared, larger for better: (n,)."""
+        return -self.cost if by_cost else self.right.astype(np.float64)
+
+
+def fit_auto(
+    budget: Budget | None,
+    record: CalibrateRecord,
+    costs: Mapping[str, ExitCosts],
+    *,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> FittedPolicy:
+    """The best of all rules within the budget; `FittedPolicy.comparison` says by how much.
+
+    Of a cost budget the most accurate rule is taken, of an accuracy budget the one that costs
+    least, in the first of `costs`.
+
+    Args:
+        budget: the limit; None means `DEFAULT_BUDGET`.
+        record: with every exit's outputs.
+        costs: quantity -> costs, the budget's among them.
+        seed: of folds and of everything random in the fits.
+        confidence: as for `fit_policy`.
+
+    Raises:
+        CompileErrors: no rule keeps the budget (the range within reach is named), or the data are
+            too few, or of one class.
+    """
+    check_record(record, budget, confidence)
+    judge = Calibration(record, costs, budget or DEFAULT_BUDGET, confidence)
+    candidates, refused = rules_for(record), dict[Rule, float]()
+    judged: list[_Judged | Rule] = []
+    for rule in candidates:
+        try:
+            fit_policy(
+                rule, judge.budget, record, costs, seed=seed, confidence=confidence, levels=False
+            )
+        except InfeasibleBudget as error:
+            refused[rule] = error.strictest
+            continue
+        judged.append(_cross_validated(rule, judge, seed) or rule)
+    if not judged:
+        raise judge.infeasible(min(refused.values()))
+    by_cost = judge.budget.quantity == "accuracy_drop"
+    compared = sorted(
+        (one for one in judged if isinstance(one, _Judged)),
+        key=lambda one: (not one.kept, -float(one.worth(by_cost).mean())),
+    )
+    rest = [one for one in judged if isinstance(one, Rule)]
+    chosen = compared[0].rule if compared else rest[0]
+    fitted = fit_policy(chosen, judge.budget, record, costs, seed=seed, confidence=confidence)
+    table = _comparison(chosen, compared, [*rest, *refused], judge, refused)
+    return replace(fitted, comparison=table)
+
+
+def _folds(count: int, seed: int) -> Iterator[tuple[Array, Array]]:
+    """Rows to fit on and rows to judge by, both sorted."""
+    order = np.random.default_rng(seed).permutation(count)
+    for fold in range(_FOLDS):
+        judging = np.zeros(count, bool)
+        judging[order[fold::_FOLDS]] = True
+        yield np.flatnonzero(~judging), np.flatnonzero(judging)
+
+
+def _part(record: CalibrateRecord, rows: Array) -> CalibrateRecord:
+    """Some samples of a record, without the features of its heads."""
+    return replace(
+        record,
+        labels=record.labels[rows],
+        final=record.final[rows],
+        recorded={},
+        logits={name: logits[rows] for name, logits in record.logits.items()},
+        class_means={name: means[rows] for name, means in record.class_means.items()},
+    )
+
+
+def _cross_validated(rule: Rule, judge: Calibration, seed: int) -> _Judged | None:
+    """The rule on every sample, fitted without it; None where a part has no setting in budget."""
+    record, count = judge.record, len(judge.record)
+    right, cost = np.zeros(count, bool), np.zeros(count)
+    for fitting, judging in _folds(count, seed):
+        own = replace(judge, record=_part(record, fitting))
+        try:
+            fitted = fit_policy(
+                rule,
+                own.budget,
+                own.record,
+                own.costs,
+                seed=seed,
+                confidence=own.confidence,
+                levels=False,
+            )
+        except InfeasibleBudget:
+            return None
+        part = _part(record, judging)
+        replayed = replay(fitted.policy, part.outputs(), part.final)
+        right[judging] = replayed.correct(part.labels)
+        cost[judging] = judge.costs[judge.quantity].of(replayed)
+    lost = (record.final.argmax(axis=1) == record.labels).astype(np.float64) - right
+    limited = lost if judge.budget.quantity == "accuracy_drop" else cost
+    kept = within(float(limited.mean()), judge.budget.limit)
+    return _Judged(rule, right, lost, cost, kept)
+
+
+def _comparison(
+    chosen: Rule,
+    compared: Sequence[_Judged],
+    others: Sequence[Rule],
+    judge: Calibration,
+    refused: Mapping[Rule, float],
+) -> dict[str, Any]:
+    """All rules as JSON, the best first; those that could not be compared last."""
+    by_cost = judge.budget.quantity == "accuracy_drop"
+    rows = []
+    for one in compared:
+        behind = None
+        if one.rule is not chosen:
+            less = compared[0].worth(by_cost) - one.worth(by_cost)
+            interval = Interval.of_mean(less)
+            behind = {"value": interval.value, "low": interval.low, "high": interval.high}
+        row = _row(one.rule, float(one.right.mean()), float(one.lost.mean()))
+        rows.append(row | {"cost": float(one.cost.mean()), "kept": one.kept, "behind": behind})
+    for rule in others:
+        why = "needs more samples to keep the budget on a part of them"
+        if rule in refused:
+            why = "cannot keep the budget"
+        rows.append(_row(rule, None, None) | {"why": why, "strictest": refused.get(rule)})
+    return {
+        "chosen": str(chosen),
+        "compared": "cost" if by_cost else "accuracy",
+        "quantity": judge.quantity,
+        "n": len(judge.record),
+        "folds": _FOLDS,
+        "candidates": rows,
+    }
+
+
+def _row(rule: Rule, accuracy: float | None, drop: float | None) -> dict[str, Any]:
+    return {
+        "rule": str(rule),
+        "accuracy": accuracy,
+        "accuracy_drop": drop,
+        "cost": None,
+        "kept": False,
+        "behind": None,
+        "why": None,
+        "strictest": None,
+    }
+
+
+def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
+    """What a person reads of it: a line for each rule, the best first."""
+    quantity = comparison["quantity"]
+    unit, scale = {"macs": ("% MACs", 1e2), "latency": ("ms", 1e3), "energy": ("mJ", 1e3)}[quantity]
+    by_cost = comparison["compared"] == "cost"
+    lines = [
+        f"  chosen on held-out parts of {comparison['n']} calibration samples: "
+        f"{comparison['chosen']}"
+    ]
+    width = max(len(row["rule"]) for row in comparison["candidates"])
+    for row in comparison["candidates"]:
+        name = f"    {row['rule']:<{width}}  "
+        if row["why"] is not None:
+            lines.append(f"{name}left out: {row['why']}")
+            continue
+        line = f"{name}{100 * row['accuracy']:.2f} % right, {scale * row['cost']:.4g} {unit}"
+        if row["behind"] is not None:
+            factor, of = (scale, unit) if by_cost else (1e2, "points")
+            value, low, high = (factor * row["behind"][key] for key in ("value", "low", "high"))
+            line += f"; behind by {value:.2f} [{low:.2f}, {high:.2f}] {of}"
+        lines.append(line + ("" if row["kept"] else "; over the budget there"))
+    return lines
