@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from eecompile.diagnostics import Diagnostic, Diagnostics, Span, did_you_mean_help
 from eecompile.dsl.check_options import placed_head
@@ -44,6 +45,11 @@ class Placing:
         ('3 to 6', '2')
         """
         return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What would be chosen from."""
+        kept = [name for name in self.names if name in self.kept]
+        return {"count": [self.low, self.high], "candidates": list(self.names), "named": kept}
 
 
 def exit_name(point: str) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,14 @@ import numpy as np
 from eecompile.cache import Cache, digest, source_digest
 from eecompile.exit_candidates import Placing
 from eecompile.exit_choice import Choice, ExitScores, Judge, Objective, choose
+from eecompile.fitted_policy import CONFIDENCE
 from eecompile.outcomes import ExitCosts
 from eecompile.policies.scores import SCORES, max_softmax
 from eecompile.record import CalibrateRecord
 from eecompile.segments import SegmentGraph
 from eecompile.spec import Budget, Model, Policy, Spec, plain
 
-__all__ = ["Aim", "place_exits", "with_exits"]
+__all__ = ["Aim", "place_exits", "with_exits", "with_margin"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,20 @@ def place_exits(
     return made
 
 
+def with_margin(budget: Budget, count: int) -> Budget:
+    """What of an accuracy budget can be used up: a build keeps a margin for the number of samples.
+
+    An answer that is lost has a variance of about its chance. Other budgets stay as they are.
+
+    >>> with_margin(Budget("accuracy_drop", 0.005), 300).limit
+    0.0014
+    """
+    if budget.quantity != "accuracy_drop":
+        return budget
+    half = NormalDist().inv_cdf(CONFIDENCE) / sqrt(count) / 2
+    return replace(budget, limit=round((sqrt(half**2 + budget.limit) - half) ** 2, 4))
+
+
 def with_exits(model: Model, names: Sequence[str]) -> Model:
     """The model with these of its exits."""
     return replace(model, exits=tuple(exit_ for exit_ in model.exits if exit_.name in names))
@@ -130,7 +147,8 @@ def _placed(
     needed = [name not in placing.names or name in placing.kept for name in names]
     final = ExitScores(max_softmax(record.final), record.final.argmax(axis=1) == record.labels)
     exits = [_scores(record, name, aim.measure) for name in names]
-    objective = Objective(aim.budget, costs.full_depth, float(final.right.mean()))
+    budget = aim.budget and with_margin(aim.budget, len(record))
+    objective = Objective(budget, costs.full_depth, float(final.right.mean()))
     guess = float(np.bincount(record.labels).max() / len(record))
     judge = Judge(exits, final, costs, objective, guess=guess, seed=seed)
     choice = choose(judge, counted, needed, placing.low, placing.high)

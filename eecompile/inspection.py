@@ -34,6 +34,8 @@ class Inspection:
         facts: of an artifact, by the keys scripts rely on.
         costs: of its pieces at each clock; None where nothing is known.
         rules: policy -> how its clocks are chosen; those that leave them alone are not there.
+        placing: why the compiler placed exits where it did (`eecompile.exit_placing`); None where
+            all of them were written.
     """
 
     segments: SegmentGraph
@@ -41,6 +43,7 @@ class Inspection:
     facts: Mapping[str, Any]
     costs: CostTable | None = None
     rules: Mapping[str, ClockRule] = field(default_factory=dict)
+    placing: Mapping[str, Any] | None = None
 
     @property
     def title(self) -> str:
@@ -107,6 +110,7 @@ class Inspection:
                 for segment in self.segments.segments
             ],
             **self.facts,
+            "placing": self.placing,
             "clocks": {name: str(rule) for name, rule in self.rules.items()},
             "costs": None if self.costs is None else _costs_json(self.costs),
         }
@@ -134,7 +138,8 @@ def inspect_path(path: Path) -> Inspection:
     }
     segments = parse_segments(artifact.segments_text, _absent)
     heads = dict(manifest.fitted.get("heads", {}))
-    return Inspection(segments, heads, facts, artifact.costs, _rules(artifact))
+    placing = manifest.fitted.get("placing")
+    return Inspection(segments, heads, facts, artifact.costs, _rules(artifact), placing)
 
 
 def _rules(artifact: Artifact) -> dict[str, ClockRule]:
@@ -164,4 +169,6 @@ def _of_file(path: Path) -> Inspection:
 
     spec, segments = cut_file(path)
     heads = {exit_.name: str(exit_.head) for exit_ in spec.model.exits}
-    return Inspection(segments, heads, {})
+    auto = spec.model.auto_exits
+    facts = {} if auto is None else {"exits placed by `build`": f"{auto.low} to {auto.high}"}
+    return Inspection(segments, heads, facts)

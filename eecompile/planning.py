@@ -19,6 +19,7 @@ from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
 from eecompile.exit_candidates import Placing, with_candidates
+from eecompile.exit_placing import Aim
 from eecompile.exit_table import exit_rows
 from eecompile.hardware import Machine, usable_cores
 from eecompile.head_fitting import ExitPlan, plan_exits
@@ -278,6 +279,9 @@ def plan(path: Path, options: BuildOptions) -> dict[str, Any]:
     backbone = cut(prepared.host, model, backbone_pipeline())
     plan_heads(prepared, backbone)
     steps = [f"fit {exit_.head} at `{exit_.name}`" for exit_ in model.exits]
+    if prepared.placing is not None:
+        placing = prepared.placing
+        steps.append(f"choose {placing.count} of {len(placing.names)} exits by {Aim.of(spec)}")
     for split, data in prepared.splits.items():
         steps.append(f"run the {split} data {data.source.path} through it once")
     if options.tune is not None:
@@ -288,5 +292,6 @@ def plan(path: Path, options: BuildOptions) -> dict[str, Any]:
         "target": prepared.machine.name,
         "triple": prepared.machine.triple,
         "exits": exit_rows(backbone, {e.name: str(e.head) for e in model.exits}),
+        "placing": prepared.placing and prepared.placing.to_json(),
         "steps": steps,
     }

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from eecompile.commands.placing import print_placing
 from eecompile.commands.printing import print_exits, print_json
 from eecompile.console import Steps
 from eecompile.figures import hertz, milliseconds, readable, threads_in_words
@@ -74,6 +75,9 @@ def _print_build(summary: Mapping[str, Any]) -> None:
         )
     if len(summary["exits"]) > 1:
         print_exits(summary["exits"])
+    if summary["placing"]:
+        print_placing(summary["placing"])
+        print()
     for name, report in summary["policies"].items():
         print("\n".join(held_out_lines(name, report, threads)))
     if kernels := summary["kernels"]:

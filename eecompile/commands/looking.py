@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from eecompile.commands.placing import print_placing
 from eecompile.commands.printing import print_exits, print_json
 from eecompile.console import table
 from eecompile.figures import hertz, joules, milliseconds, threads_in_words, written
@@ -33,6 +34,8 @@ def inspect(options: argparse.Namespace) -> int:
         return 0
     print(found.title)
     print_exits(found.rows)
+    if found.placing:
+        print_placing(found.placing)
     _print_costs(found)
     if options.svg is not None:
         print(f"\npicture: {options.svg}")
