@@ -40,10 +40,6 @@ def unsupported(spec: Spec) -> tuple[Diagnostic, ...]:
 
 def _refuse_policy(policy: Policy, refuse: _Refuse) -> None:
     for term in policy.rule.terms if policy.rule else ():
-        if term.kind == "learned_score":
-            refuse("Learned scores are", term.span)
-        if term.kind == "auto":
-            refuse("Choosing the rule is", term.span)
     parts = {
         "offload": "Offloading is",
         "split": "Choosing where to split is",
