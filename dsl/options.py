@@ -139,7 +139,7 @@ RULES: Mapping[str, Mapping[str, Option]] = {
         "scale": word("mean_logit", "probability"),
         "beta": number(0),
     },
-    "learned_score": {},
+    "learned_score": {"restarts": whole(1, 100), "thresholds": word("search", "quota")},
     "auto": {},
 }
 

@@ -39,10 +39,7 @@ def unsupported(spec: Spec) -> tuple[Diagnostic, ...]:
 
 
 def _refuse_policy(policy: Policy, refuse: _Refuse) -> None:
-    for term in policy.rule.terms if policy.rule else ():
     parts = {
-        "offload": "Offloading is",
-        "split": "Choosing where to split is",
         "guard": "Guarding the accuracy is",
     }
     for part, what in parts.items():

@@ -12,6 +12,7 @@ from eecompile.calibration_checks import check_record
 from eecompile.diagnostics import InternalError
 from eecompile.fitted_policy import CONFIDENCE, Calibration, FittedPolicy, isotonic, table_of
 from eecompile.heads.logistic import fit_logistic
+from eecompile.learned import fit_learned
 from eecompile.operating_points import Search, Trial
 from eecompile.outcomes import ExitCosts
 from eecompile.policies import ExitPolicy, NeverPolicy
@@ -68,6 +69,9 @@ def fit_policy(
         (term,) = rule.terms  # checked with the file
         check_record(record, budget, confidence)
         return fit_predicted(term, calibration, budget is not None, levels)
+    if any(term.kind == "learned_score" for term in rule.terms):
+        (term,) = rule.terms  # checked with the file
+        return fit_learned(term, calibration, seed, levels)
     candidates = families(rule, record)
     if len(candidates) == 1 and candidates[0].given is not None:
         return _only(candidates[0].policy(candidates[0].given), budget, calibration)

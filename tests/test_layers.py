@@ -68,7 +68,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "fdt": ("boards.device_tree",),
     "networkx": ("passes.structure",),
     "tritonclient": ("runtime.offload.triton",),
-    "scipy": ("heads.", "fitted_policy"),
+    "scipy": ("heads.", "fitted_policy", "learned.scheduler"),
     "sklearn": ("heads.",),
 }
 

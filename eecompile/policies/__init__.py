@@ -4,6 +4,7 @@ from eecompile.policies.base import EXIT, OFFLOAD, ExitOutputs, ExitPolicy
 from eecompile.policies.class_means import ClassMeansPolicy
 from eecompile.policies.either import EitherPolicy
 from eecompile.policies.json_form import from_json, to_json
+from eecompile.policies.learned_score import LearnedScorePolicy
 from eecompile.policies.never import NeverPolicy
 from eecompile.policies.patience import PatiencePolicy
 from eecompile.policies.predicted import PredictedPolicy
@@ -20,6 +21,7 @@ __all__ = [
     "EitherPolicy",
     "ExitOutputs",
     "ExitPolicy",
+    "LearnedScorePolicy",
     "NeverPolicy",
     "PatiencePolicy",
     "PredictedPolicy",
