@@ -130,6 +130,7 @@ def _check_against_model(policy: Policy, model: Model, spec: Spec, found: Diagno
         if term.kind == "predicted":
             _check_start(term, model, found)
     check_split_point(policy, model, found)
+    _check_border(policy, model, spec, found)
     _check_fit(policy, model, spec, found)
 
 
@@ -179,6 +180,16 @@ def _check_start(term: RuleTerm, model: Model, found: Diagnostics) -> None:
         f"no such exit in `{model.name}`",
         help=did_you_mean_help(start, names),
     )
+
+
+def _check_border(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> None:
+    """The steps of int8 borders are fitted; who needs data for more than that is told elsewhere."""
+    offload, data = policy.offload, spec.data_for(model)
+    if offload is None or offload.border != "int8" or needs_calibration(policy):
+        return
+    if data is None or data.calibrate is None:
+        who = f"The `int8` border of `{policy.name}`"
+        missing_data("calibrate", who, offload.at("border"), data, found)
 
 
 def _check_fit(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> None:
