@@ -71,6 +71,7 @@ def fit_policy(
         return fit_predicted(term, calibration, budget is not None, levels)
     if any(term.kind == "learned_score" for term in rule.terms):
         (term,) = rule.terms  # checked with the file
+        check_record(record, budget, confidence)
         return fit_learned(term, calibration, seed, levels)
     candidates = families(rule, record)
     if len(candidates) == 1 and candidates[0].given is not None:

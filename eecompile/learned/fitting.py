@@ -33,6 +33,9 @@ _WINDOW = 0.04
 #: A threshold no score reaches, of an exit whose head runs all the same.
 _OUT_OF_REACH = 1e30
 
+#: Of the search, for each score: there are several.
+_PRICES, _SAMPLES = 32, 100
+
 #: Halvings of a step towards a limit; how far quotas are shifted at most.
 _STEPS, _MOST_SHIFT = 12, 60.0
 
@@ -198,7 +201,7 @@ class _Fitting:
         """From the cheapest setting to the most accurate, by one of the costs; found once."""
         if quantity not in self._courses:
             search = self._search(quantity)
-            chain = [*search.chain(self.seed), search.never]
+            chain = [*search.chain(self.seed, _PRICES, _SAMPLES), search.never]
             self._courses[quantity] = [(trial, self._choice(search, trial)) for trial in chain]
         return self._courses[quantity]
 

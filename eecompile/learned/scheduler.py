@@ -27,10 +27,10 @@ _DIVERGENCE, _BUDGET = 1e-3, 1e-2
 _PULL, _DECAY = 1e-2, 1e-6
 
 #: Rounds of scoring and assignment, steps of each; hidden units per feature, and at most.
-_ROUNDS, _STEPS, _HIDDEN, _MOST_HIDDEN = 3, 25, 0.5, 32
+_ROUNDS, _STEPS, _HIDDEN, _MOST_HIDDEN = 3, 15, 0.5, 32
 
 #: The assignment is fitted on so many samples at most.
-_SAMPLES = 2000
+_SAMPLES = 1000
 
 
 @dataclass(frozen=True)
