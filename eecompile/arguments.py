@@ -131,6 +131,20 @@ def _threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _learning(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="what the policy has learned so far: read where it exists, and written at the end",
+    )
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="the server that is asked, one of the .ee file's (default: its first)",
+    )
+
+
 def _init(verbs: Any) -> None:
     parser = _verb(
         verbs,
@@ -219,6 +233,16 @@ def _eval(verbs: Any) -> None:
     )
     parser.add_argument("--samples", type=_at_least(1), help="only the first N samples")
     _threads(parser)
+    _learning(parser)
+    sweep = parser.add_argument_group(
+        "for all policies at all budgets",
+        "each operating point is replayed on the same samples, which go through the network once",
+    )
+    sweep.add_argument("--sweep", action="store_true", help="accuracy and cost of all of them")
+    sweep.add_argument(
+        "--by", choices=("macs", "latency", "energy"), help="the cost of budgets (default: macs)"
+    )
+    sweep.add_argument("--svg", type=Path, metavar="FILE", help="draw the curves")
     elsewhere = parser.add_argument_group(
         "for a board that is not at hand",
         "answers are computed here; latencies and energies are modelled by the board's file",
@@ -285,8 +309,12 @@ def _run_(verbs: Any) -> None:
         "--normalize", action="store_true", help="the input holds raw stored pixels"
     )
     parser.add_argument("--policy", help="a policy of the artifact (default: its first)")
+    parser.add_argument(
+        "--budget", help='e.g. "mean macs <= 70 %%", from the fitted operating points'
+    )
     parser.add_argument("--full-depth", action="store_true", help="decisions off")
     _threads(parser)
+    _learning(parser)
 
 
 def _verify(verbs: Any) -> None:

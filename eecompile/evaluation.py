@@ -22,6 +22,7 @@ from eecompile.dsl.parser import parse, parse_file
 from eecompile.outcomes import exits_json, exits_taken
 from eecompile.policies import ExitPolicy
 from eecompile.runtime.budgets import choose_point
+from eecompile.runtime.guard_report import GuardReport
 from eecompile.runtime.session import Session
 from eecompile.spec import DataSet
 
@@ -38,7 +39,8 @@ class Evaluation:
 
     `budget` is what an operating point of the policy was chosen for, None for the one built in.
     `clock` is the rule its clocks are chosen by, None where they are left alone; energies are what
-    the artifact's cost table says, with `energy_provenance`.
+    the artifact's cost table says, with `energy_provenance`. `offload` counts what became of
+    samples for a server, `guard` is what was found out about exits; None where there is neither.
     """
 
     policy: str | None
@@ -58,6 +60,10 @@ class Evaluation:
     latencies_s: list[float] = field(default_factory=list)
     full_latencies_s: list[float] = field(default_factory=list)
     energies_j: list[float | None] = field(default_factory=list)
+    offloaded: list[bool] = field(default_factory=list)
+    audited: list[bool] = field(default_factory=list)
+    offload: Mapping[str, int] | None = None
+    guard: GuardReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """SI units; fractions are of the untouched backbone at full depth."""
@@ -87,6 +93,11 @@ class Evaluation:
             "exits": exits_json(exits_taken(self.exit_names, taken, right)),
             "policy": self.policy,
             "budget": self.budget,
+            "differing_fraction": float(np.mean(np.not_equal(self.answers, self.full_answers))),
+            "offloaded_fraction": float(np.mean(self.offloaded)),
+            "audited_fraction": float(np.mean(self.audited)),
+            "offload": self.offload,
+            "guard": self.guard and self.guard.to_json(),
             **self._clock_json(len(labels)),
         }
 
@@ -111,21 +122,28 @@ def evaluate_artifact(
     samples: int | None,
     progress: Reporter,
     threads: int | None = None,
+    *,
+    endpoint: str | None = None,
+    state: Path | None = None,
 ) -> Evaluation:
     """Every sample through the exits and at full depth, in turn, so that noise hits both alike.
 
     On the artifact's threads unless their number is given. Where the policy chooses clocks, a few
     samples at a time take turns: full depth runs at the fastest clock, and going there and back
-    for each would be no use of the policy.
+    for each would be no use of the policy. A policy that learns, and a guard, begin with what
+    `state` holds, where that is a file, and it is written at the end.
 
     Raises:
-        CompileErrors: the artifact, the data, the policy or the budget are wrong.
+        CompileErrors: the artifact, the data, the policy, the budget, the endpoint or the state
+            are wrong.
     """
     artifact = read_artifact(path)
     name = policy or artifact.manifest.default_policy
-    with Session(artifact, policy, threads) as session:
+    with Session(artifact, policy, threads, endpoint=endpoint) as session:
         if budget is not None:
-            session.set_policy(choose_budget(session, name, budget), keep_clock=True)
+            choose_budget(session, name, budget)  # It says where the text is wrong.
+            limits, _ = given_budget("--budget", budget)
+            session.set_budget({limits.quantity: limits.limit})
         dataset = open_test_data(session, data)
         network = artifact.manifest.network
         found = Evaluation(name, network.exit_names, network.macs, session.threads, budget)
@@ -133,7 +151,10 @@ def evaluate_artifact(
         if artifact.costs is not None:
             _with_energies(found, artifact.costs)
         total = min(dataset.count or samples or 0, samples or dataset.count or 0)
-        _warm_up(session, dataset)
+        if state is not None and state.exists():
+            session.load_state(state)  # What is wrong with it is told before anything runs.
+        _warm_up(session, dataset, state)
+        sent = session.offload_counts
         turn = _TURN if session.clock_rule else 1
         for images, labels in dataset.batches(_SAMPLES):
             left = None if samples is None else samples - len(found.labels)
@@ -143,7 +164,11 @@ def evaluate_artifact(
             progress(len(found.labels), total)
             if len(found.labels) == samples:
                 break
-        found.clock_counts = session.clock_counts
+        found.clock_counts, found.guard = session.clock_counts, session.guard
+        counts = session.offload_counts
+        found.offload = {name: n - sent[name] for name, n in counts.items()} or None
+        if state is not None:
+            session.save_state(state)
         return found
 
 
@@ -154,13 +179,18 @@ def _with_energies(found: Evaluation, table: CostTable) -> None:
     found.full_depth_energy_j = None if whole is None else whole.energy_j
 
 
-def _warm_up(session: Session, dataset: Dataset) -> None:
+def _warm_up(session: Session, dataset: Dataset, state: Path | None) -> None:
+    """Memory is touched and clocks are up; nothing of it is learned."""
     images, _ = next(iter(dataset.batches(_SAMPLES)))
     for image in images:
         session.full_depth(image[None])
     for image in images:
         session.run(image[None])
     session.reset_counts()
+    if session.learns:
+        session.reset_state()
+        if state is not None and state.exists():
+            session.load_state(state)
 
 
 def _measure(
@@ -175,6 +205,8 @@ def _measure(
         found.macs.append(answer.macs)
         found.latencies_s.append(answer.latency_s)
         found.energies_j.append(answer.energy_j)
+        found.offloaded.append(answer.offloaded)
+        found.audited.append(answer.audited)
     for image in images:
         full = session.full_depth(image[None])
         found.full_answers.append(int(full.logits.argmax()))

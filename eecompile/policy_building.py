@@ -13,6 +13,7 @@ from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
 from eecompile.dsl.check_policies import needs_calibration
 from eecompile.fitted_policy import CONFIDENCE, Calibration, FittedPolicy
 from eecompile.forecast_report import forecast_report
+from eecompile.guard_building import build_guard
 from eecompile.outcomes import ExitCosts, evaluate
 from eecompile.policies import ExitPolicy, from_json, to_json
 from eecompile.policy_fitting import DEFAULT_BUDGET, fit_policy
@@ -87,6 +88,8 @@ def build_policies(
             else:
                 given = to_json(_given(policy, network))
                 found[policy.name] = _reported(policy, given, None, [], costs, records)
+            if policy.guard is not None:
+                found[policy.name] = _guarded(policy, found[policy.name], records)
         except CompileErrors as errors:
             problems.add(*errors.diagnostics)
     problems.raise_errors()
@@ -99,6 +102,12 @@ def _fit(
     if is_auto(written.rule):
         return fit_auto(written.budget, calibrate, costs, seed=seed)
     return fit_policy(written.rule, written.budget, calibrate, costs, seed=seed)
+
+
+def _guarded(written: Policy, built: BuiltPolicy, records: Mapping[str, Record]) -> BuiltPolicy:
+    """The policy with what watches it."""
+    rule, told = build_guard(written, built.policy, built.report["points"], records)
+    return replace(built, guard=rule.to_json(), report={**built.report, "guard": told})
 
 
 def in_setting(

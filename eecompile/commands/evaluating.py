@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from eecompile.commands.printing import print_exits_taken, print_json
+from eecompile.commands.printing import print_exits_taken, print_json, print_what_is_known
 from eecompile.commands.replaying import eval_board
+from eecompile.commands.sweeping import eval_sweep
 from eecompile.console import Steps, table
 from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.figures import joules, milliseconds, percent, threads_in_words, written
@@ -20,7 +21,17 @@ def eval(options: argparse.Namespace) -> int:
     from eecompile.evaluation import evaluate_artifact
 
     steps = Steps(1, options.quiet or options.json)
+    if options.sweep:
+        return eval_sweep(options, steps)
+    for name in ("by", "svg"):
+        if getattr(options, name) is not None:
+            message = f"`--{name}` is for `--sweep`: a single setting has no curve"
+            raise CompileErrors([Diagnostic("bad-argument", message, help="add `--sweep`")])
     if options.board is not None:
+        for name in ("state", "endpoint"):
+            if getattr(options, name) is not None:
+                message = f"`--{name}` is for this machine: a replay for a board learns nothing"
+                raise CompileErrors([Diagnostic("bad-argument", message, help="leave it out")])
         return eval_board(options, steps)
     for name in ("cluster", "deadline", "frequency"):
         if getattr(options, name) is not None:
@@ -36,6 +47,8 @@ def eval(options: argparse.Namespace) -> int:
             options.samples,
             progress,
             options.threads,
+            endpoint=options.endpoint,
+            state=options.state,
         ).to_json()
     if options.json:
         print_json(options, found)
@@ -82,6 +95,9 @@ def _print_evaluation(found: Mapping[str, Any]) -> None:
         )
     print()
     print_exits_taken(found["exits"])
+    if found["offloaded_fraction"]:
+        print(f"\n{percent(found['offloaded_fraction'])} of the samples were answered by a server")
+    print_what_is_known(found)
 
 
 def _energy_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:

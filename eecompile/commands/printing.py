@@ -6,12 +6,21 @@ import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eecompile.console import table
 from eecompile.figures import percent, written
 
-__all__ = ["print_exits", "print_exits_taken", "print_json"]
+if TYPE_CHECKING:
+    from eecompile.runtime.session import Session
+
+__all__ = [
+    "print_exits",
+    "print_exits_taken",
+    "print_json",
+    "print_what_is_known",
+    "what_is_known",
+]
 
 
 def print_json(options: argparse.Namespace, value: Any) -> None:
@@ -61,5 +70,42 @@ def print_exits_taken(rows: Sequence[Mapping[str, Any]]) -> None:
                 written(row["accuracy"], lambda share: percent(share, 2)),
             )
             for row in rows
+        ],
+    )
+
+
+def what_is_known(session: Session) -> dict[str, Any]:
+    """What became of samples for a server, and what a guard knows: None where there is neither."""
+    guard = session.guard
+    return {"offload": session.offload_counts or None, "guard": guard and guard.to_json()}
+
+
+def print_what_is_known(found: Mapping[str, Any]) -> None:
+    """The same for people; nothing where there is nothing."""
+    if found["offload"]:
+        counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in found["offload"].items())
+        print(f"\nserver: {counts}")
+    guard = found["guard"]
+    if guard is None:
+        return
+    setting = f"setting {guard['setting'] + 1} of {guard['settings']}"
+    if guard["setting"] == guard["settings"]:
+        setting = "nothing leaves early"
+    low, high = (percent(guard[f"differing_at_{end}"], 2) for end in ("least", "most"))
+    print(
+        f"\nguard: {guard['differing']} of {guard['audits']} audits differed from full depth, "
+        f"at most {percent(guard['drop'], 2)} may; {setting} ({low} to {high} differ there), "
+        f"tightened {guard['tightened']} and loosened {guard['loosened']} times, "
+        f"drift {guard['drift']:.2f}"
+    )
+    table(
+        ("exit", "taken", "audited", "agreed", "at least", "confidence"),
+        [
+            (
+                *(row["name"], str(row["taken"]), str(row["audited"]), str(row["agreed"])),
+                percent(row["agreement_at_least"], 2),
+                written(row["confidence"], "{:.3f}".format),
+            )
+            for row in guard["exits"]
         ],
     )

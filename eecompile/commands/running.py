@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eecompile.commands.printing import print_json
+from eecompile.commands.printing import print_json, print_what_is_known, what_is_known
 from eecompile.console import table
 from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.figures import hertz, joules, milliseconds, written
@@ -26,12 +26,20 @@ def run(options: argparse.Namespace) -> int:
     from eecompile.compiled import sample_shape
     from eecompile.runtime.session import load
 
+    limits = _limits(options)
     x = _read_input(options.input)
     for array in x.values() if isinstance(x, dict) else [x]:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             message = f"`{options.input}` holds values that are not finite"
             raise CompileErrors([Diagnostic("bad-data", message, path=str(options.input))])
-    with load(options.artifact, options.policy, options.threads) as session:
+    _check_state(options)
+    with load(
+        *(options.artifact, options.policy, options.threads),
+        endpoint=options.endpoint,
+        state=options.state,
+    ) as session:
+        if limits is not None:
+            session.set_budget(limits)
         (_, type_), *_ = session.manifest.network.inputs
         batch = isinstance(x, np.ndarray) and _is_batch(x, sample_shape(type_), options.normalize)
         samples = [row[None] for row in x] if isinstance(x, np.ndarray) and batch else [x]
@@ -39,12 +47,36 @@ def run(options: argparse.Namespace) -> int:
             raise CompileErrors([Diagnostic("bad-data", f"`{options.input}` holds no samples")])
         call = session.full_depth if options.full_depth else session.run
         answers = [call(sample, normalize=options.normalize) for sample in samples]
+        if options.state is not None:
+            session.save_state(options.state)
+        known = what_is_known(session)
     if options.json:
         shown = [_answer_json(answer) for answer in answers]
-        print_json(options, {"answers": shown} if batch else shown[0])
+        print_json(options, {"answers": shown, **known} if batch else shown[0])
         return 0
     _print_answers(answers)
+    print_what_is_known(known)
     return 0
+
+
+def _check_state(options: argparse.Namespace) -> None:
+    """Nothing is learned at full depth."""
+    if options.state is not None and options.full_depth:
+        message = "`--state` keeps what is learned, and with `--full-depth` nothing is"
+        raise CompileErrors([Diagnostic("bad-argument", message, help="give one of the two")])
+
+
+def _limits(options: argparse.Namespace) -> dict[str, float] | None:
+    """What `--budget` says, by quantity."""
+    if options.budget is None:
+        return None
+    from eecompile.dsl.given import given_budget
+
+    if options.full_depth:
+        message = "`--budget` chooses when to leave, and with `--full-depth` nothing leaves early"
+        raise CompileErrors([Diagnostic("bad-argument", message, help="give one of the two")])
+    budget, _ = given_budget("--budget", options.budget)
+    return {budget.quantity: budget.limit}
 
 
 def _print_answers(answers: Sequence[Answer]) -> None:
@@ -52,7 +84,7 @@ def _print_answers(answers: Sequence[Answer]) -> None:
     columns = ["exit", "label", "confidence", "segments run", "latency"]
     rows = [
         [
-            answer.exit,
+            _exit(answer),
             written(answer.label, str),
             written(answer.confidence, "{:.3f}".format),
             str(answer.segments_run),
@@ -65,6 +97,12 @@ def _print_answers(answers: Sequence[Answer]) -> None:
         for answer, row in zip(answers, rows, strict=True):
             row += [written(answer.frequency_hz, hertz), written(answer.energy_j, joules)]
     table(columns, rows)
+
+
+def _exit(answer: Answer) -> str:
+    """The exit's name, and what is special about the network's own answer."""
+    why = "offloaded" if answer.offloaded else "audited" if answer.audited else ""
+    return f"{answer.exit} ({why})" if why else answer.exit
 
 
 def _is_batch(x: np.ndarray, one: tuple[int, ...], is_raw: bool) -> bool:
@@ -85,7 +123,7 @@ def _is_batch(x: np.ndarray, one: tuple[int, ...], is_raw: bool) -> bool:
 def _answer_json(answer: Answer) -> dict[str, Any]:
     names = (
         *("exit", "label", "confidence", "segments_run"),
-        *("latency_s", "frequency_hz", "energy_j"),
+        *("latency_s", "frequency_hz", "energy_j", "offloaded", "audited"),
     )
     return {name: getattr(answer, name) for name in names}
 

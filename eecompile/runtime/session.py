@@ -221,6 +221,12 @@ class Session:
             return how.guard.report()
 
     @property
+    def learns(self) -> bool:
+        """Whether answers change what is known: the policy learns, or a guard watches."""
+        how = self._how
+        return how is not None and (how.policy.online or how.guard is not None)
+
+    @property
     def _clock(self) -> Clock | None:
         return None if self._how is None else self._how.clock
 

@@ -261,10 +261,10 @@ def test_rules_for_other_exits_are_refused() -> None:
 X = tiny.inputs(200)
 
 
-def guarded(folder: Path, share: float, thresholds: Sequence[float] = (0.0, 0.0)) -> Path:
+def guarded(folder: Path, share: float, thresholds: Sequence[float] = (float("inf"), 0.0)) -> Path:
     policy = ThresholdPolicy("max_softmax", thresholds)
-    setting = GuardSetting(to_json(policy), 0.0, (1.0, 0.0, 0.0))
-    entry = PolicyEntry(to_json(policy), guard=GuardRule(0.4, share, (setting,)).to_json())
+    setting = GuardSetting(to_json(policy), 0.0, (0.0, 1.0, 0.0))
+    entry = PolicyEntry(to_json(policy), guard=GuardRule(0.98, share, (setting,)).to_json())
     contents = tiny.contents(policies={"watched": entry}, default_policy="watched")
     write_artifact(folder / "out", contents)
     return folder / "out"
@@ -282,13 +282,13 @@ def test_audits_run_to_the_end_and_get_the_network_s_own_answer(tmp_path: Path) 
         assert [name for name, _ in library.calls] == list(tiny.NAMES), "each once, heads too"
         assert (answer.heads_run, answer.macs) == (3, 111111)
         np.testing.assert_array_equal(answer.logits, values["logits"][row])
-        differing += int(values["early.logits"][row].argmax() != values["logits"][row].argmax())
-        if net.guard is not None and net.guard.setting:
-            break
+        differing += int(values["late.logits"][row].argmax() != values["logits"][row].argmax())
     found = net.guard
     assert found is not None
-    assert (found.audits, found.differing, found.samples) == (row + 1, differing, row + 1)
-    assert found.exits[0].agreed == found.audits - differing
+    assert (found.audits, found.differing, found.samples) == (len(X), differing, len(X))
+    assert found.setting == 0 < differing
+    early, late = found.exits
+    assert (early.taken, late.taken, late.agreed) == (0, len(X), len(X) - differing)
 
 
 def test_the_share_that_is_audited_is_the_generator_s(tmp_path: Path) -> None:
@@ -303,8 +303,7 @@ def test_the_share_that_is_audited_is_the_generator_s(tmp_path: Path) -> None:
         expected.append(random.random() < share)
         answer = net.run(x)
         assert answer.audited == expected[-1]
-        leaves = guard.level == 0 or answer.exit == "final"
-        assert leaves
+        assert answer.exit == ("final" if answer.audited or guard.level else "late")
     assert 0 < sum(expected) < len(X)
 
 
