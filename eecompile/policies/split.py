@@ -71,8 +71,9 @@ class SplitPolicy(ExitPolicy):
     Where the split is the network's end, the sample runs to it. Exits before the split are
     evaluated with side observations only, and then nothing leaves there.
 
-    An object belongs to one session: it changes while it learns. `from_json(to_json(policy))` is
-    a fresh one with the same rule, and `remember(memory())` gives that what this one knows.
+    An object changes while it learns: it belongs to one session and its clones, which hold a lock
+    from `first` to `start`, and while it learns. `from_json(to_json(policy))` is a fresh one with
+    the same rule, and `remember(memory())` gives that what this one knows.
 
     Args:
         score: measure of confidence, of heads and of the network's own answer. "class_means" asks
