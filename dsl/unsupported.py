@@ -39,12 +39,6 @@ def unsupported(spec: Spec) -> tuple[Diagnostic, ...]:
 
 
 def _refuse_policy(policy: Policy, refuse: _Refuse) -> None:
-    parts = {
-        "guard": "Guarding the accuracy is",
-    }
-    for part, what in parts.items():
-        if getattr(policy, part) is not None:
-            refuse(what, policy.at(part))
     if policy.halt is not None:
         label = f"write `exit when ...   budget mean {policy.halt}`, which holds for the mean"
         refuse("Halting at a budget is", policy.at("halt"), label)
