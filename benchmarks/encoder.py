@@ -130,5 +130,5 @@ class NewsEncoder(nn.Module):
 
 
 def news_encoder() -> NewsEncoder:
-    """What `benchmarks/train_text.py` trains on AG News: 12,000 words, 48 at once."""
-    return NewsEncoder(12000, 48)
+    """What `benchmarks/train_text.py` trains on AG News: 12,000 words, 40 at once."""
+    return NewsEncoder(12000, 40)

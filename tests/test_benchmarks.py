@@ -22,6 +22,7 @@ MODULES = [
     "overheads",
     "peak",
     "peers",
+    "train_text",
     "turns",
 ]
 
