@@ -189,7 +189,10 @@ def _after_model(input_: TensorType) -> list[str]:
     if input_.dtype == "float32":
         form = ["    # normalize mean [0.485, 0.456, 0.406] std [0.229, 0.224, 0.225]"]
     else:
-        form = [f"    # The samples, whole numbers {input_}, are read as they are."]
+        form = [
+            f"    # Whole numbers ({input_}) are read as they are, from arrays of any name:",
+            '    # keys images "tokens" labels "labels"',
+        ]
     return [
         "# Labelled samples: .npz (arrays `images` and `labels`), .npy pairs or a Python function.",
         "# Heads are fitted on `fit`, thresholds on `calibrate`; `test` is only reported on.",
