@@ -130,7 +130,8 @@ def train(ids: np.ndarray, labels: np.ndarray, *, last_only: bool) -> NewsEncode
     model.train()
     for epoch in range(EPOCHS):
         losses = []
-        for part in torch.randperm(len(x))[: steps // EPOCHS * BATCH].split(BATCH):
+        order = torch.randperm(len(x))[: steps // EPOCHS * BATCH]
+        for part in torch.split(order, BATCH):
             features = model.features(_with_words_missing(x[part]))
             loss = torch.zeros(())
             for weight, head, feature in zip(
@@ -179,14 +180,20 @@ def trained(folder: Path, data: Path, *, last_only: bool = False) -> Path:
     print(f"  {100 * _accuracy(model, test_ids, test_labels):.2f} % of all test texts right")
     torch.save(model.state_dict(), folder / "news.pth")
     example = torch.zeros((1, tokens), dtype=torch.int64)
-    names = {"input_names": ["tokens"], "output_names": ["topic"]}
-    torch.onnx.export(model, (example,), str(path), dynamo=False, **names)
+    torch.onnx.export(
+        model,
+        (example,),
+        str(path),
+        input_names=["tokens"],
+        output_names=["topic"],
+        dynamo=False,
+    )
     return path
 
 
 def _accuracy(model: NewsEncoder, ids: np.ndarray, labels: np.ndarray) -> float:
     with torch.no_grad():
-        parts = [model(part).argmax(1) for part in torch.from_numpy(ids).split(500)]
+        parts = [model(part).argmax(1) for part in torch.split(torch.from_numpy(ids), 500)]
     return float((torch.cat(parts).numpy() == labels).mean())
 
 

@@ -46,7 +46,7 @@ SOURCES = {
 
 
 def samples(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Texts of 3 to 12 words, many of which tell the class: ids (n, 12), 0 behind the end; labels."""
+    """Texts of 3 to 12 words that hint at the class: ids (n, 12), 0 behind the end; labels."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, count)
     ids = rng.integers(1, WORDS, (count, TOKENS))

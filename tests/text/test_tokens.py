@@ -90,7 +90,7 @@ def opened(folder: Path, ids: np.ndarray, limits: tuple[int, int] | None = None)
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.uint64])
 def test_ids_of_any_integer_type_are_read_as_they_are(dtype: type, tmp_path: Path) -> None:
-    ids = np.array([[0, 1, 29, 0], [7, 7, 7, 7]], dtype)
+    ids: np.ndarray = np.array([[0, 1, 29, 0], [7, 7, 7, 7]], dtype)
     found = opened(tmp_path, ids, (-30, 29))
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, ids)
