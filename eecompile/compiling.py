@@ -22,7 +22,7 @@ from eecompile.ir import Graph, TensorType
 from eecompile.runtime.library import Library
 from eecompile.tuning_file import TunedKernel
 
-__all__ = ["Compiled", "TunedKernels", "compile_graphs", "tune_graphs"]
+__all__ = ["Compiled", "TunedKernels", "border_orders", "compile_graphs", "tune_graphs"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,17 @@ def compile_graphs(
         tuple(_function(value) for value in functions),
         tuned and TunedKernels(tuned[0], tuned[1], tuple(tuned[2]), tuple(tuned[3])),
     )
+
+
+def border_orders(graphs: Sequence[Graph], plain: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Values that cross a border otherwise than in the source's layout, for any machine.
+
+    By name: the source's dimension that each dimension in memory holds. Arguments as for
+    `compile_graphs`.
+    """
+    from eecompile.targets import lowering
+
+    return lowering.border_orders(graphs, plain)
 
 
 def tune_graphs(

@@ -39,6 +39,7 @@ from eecompile.ir import Graph
 from eecompile.latency import measure
 from eecompile.manifest import MOST_THREADS, Normalization, TargetInfo
 from eecompile.memory import Peak
+from eecompile.offload_building import build_offloads
 from eecompile.outcomes import ExitCosts
 from eecompile.passes.host import HostGraph
 from eecompile.passes.instruments import Timing
@@ -51,6 +52,7 @@ from eecompile.runtime.runner import Runner
 from eecompile.runtime.sysfs import LocalFiles
 from eecompile.runtime.vectors import make_vectors, shown_values
 from eecompile.segments import SegmentGraph
+from eecompile.server_folder import server_folder
 from eecompile.text import print_segments
 from eecompile.tuning_file import TunedMachine, tuned_words, write_tuning
 
@@ -152,7 +154,8 @@ class _Build:
         self._warn_of_tuning(compiled.tuned)
         with self.steps.step("compare with the source network, decisions off"):
             inputs = self._examples(segments)
-            runner = Runner.of(native.load(), CompiledGraph.of(segments, native.functions))
+            own = CompiledGraph.of(segments, native.functions)
+            runner = Runner.of(native.load(), own)
             values = runner.run_all(inputs, shown_values(network), 1)
             equivalence = compare_with_source(extended, segments, inputs, values, self.spec)
         with self.steps.step("measure, fit the policies to their budgets"):
@@ -162,7 +165,18 @@ class _Build:
             written = self.spec.policies if self.spec.model.exits else ()
             exit_costs = {"macs": ExitCosts.macs(segments), **budget_costs(costs)}
             policies = build_policies(written, network, exit_costs, records, seed=self.options.seed)
-            clocks = build_clocks(written, policies, costs, records, exit_costs)
+            offloads = build_offloads(
+                written,
+                policies,
+                segments,
+                own,
+                runner,
+                self.splits,
+                inputs,
+                threads=self.threads,
+                seed=self.options.seed,
+            )
+            clocks = build_clocks(written, offloads.policies, costs, records, exit_costs)
         for warning in clocks.warnings:
             self.steps.warn(warning.full())
         with self.steps.step(f"write {self.output}"):
@@ -188,13 +202,14 @@ class _Build:
                 },
                 data={split: made.samples for split, made in recordings.items()},
             )
+            served = offloads.write(server_folder(self.output), segments.name)
             write_artifact(self.output, contents)
         peak = Peak.of(network, len(compiled.weights), min(self.machine.cores, MOST_THREADS))
         summary = self._summary(segments, equivalence, clocks.entries, costs, peak)
         tuned = compiled.tuned
         kernels = tuned and {"tuned": tuned.chosen, "by_model": tuned.by_model}
-        done = {"placing": placed, "kernels": kernels, "times_s": self.steps.times_s}
-        return summary | done
+        done = {"placing": placed, "kernels": kernels, "server": served and str(served)}
+        return summary | done | {"times_s": self.steps.times_s}
 
     # -- the network ---------------------------------------------------------------------------
 

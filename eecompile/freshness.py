@@ -56,7 +56,8 @@ class Freshness:
         stored = json.loads(raw)
         if stored["manifest"] != _hash(self._output / "manifest.json"):
             return None
-        if any(_hash(Path(name)) != value for name, value in stored["read"].items()):
+        files = {**stored["read"], **stored["served"]}
+        if any(_hash(Path(name)) != value for name, value in files.items()):
             return None
         from eecompile.artifact import read_artifact
 
@@ -80,9 +81,16 @@ class Freshness:
         entry = {
             "read": {str(path): _hash(path) for path in read},
             "manifest": _hash(self._output / "manifest.json"),
+            "served": {str(path): _hash(path) for path in _served(summary)},
             "summary": summary,
         }
         self._cache.store(self._key, json.dumps(entry).encode())
+
+
+def _served(summary: Mapping[str, Any]) -> list[Path]:
+    """Every file that a build wrote for servers."""
+    folder = summary["server"]
+    return [path for path in Path(folder).rglob("*") if path.is_file()] if folder else []
 
 
 #: File systems take their times from a clock that may be one tick behind.

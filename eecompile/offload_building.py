@@ -12,6 +12,7 @@ import numpy as np
 
 from eecompile.border_scales import int8_steps
 from eecompile.compiled import CompiledGraph, Value
+from eecompile.compiling import border_orders
 from eecompile.datasets import Dataset
 from eecompile.deviation import Deviation
 from eecompile.diagnostics import CompileErrors, Diagnostic
@@ -22,7 +23,6 @@ from eecompile.passes.onnx_tails import OUTPUT, TailModel, tail_graph
 from eecompile.policies.split import SplitPolicy
 from eecompile.policy_building import BuiltPolicy
 from eecompile.roundings import quantised
-from eecompile.runtime.library import Library
 from eecompile.runtime.offload.wire import as_sent, as_taken
 from eecompile.runtime.runner import Runner
 from eecompile.segments import SegmentGraph
@@ -87,7 +87,7 @@ def build_offloads(
     policies: Mapping[str, BuiltPolicy],
     segments: SegmentGraph,
     network: CompiledGraph,
-    library: Library,
+    runner: Runner,
     splits: Mapping[str, Dataset],
     inputs: Mapping[str, np.ndarray],
     *,
@@ -101,7 +101,7 @@ def build_offloads(
         policies: as built, by name.
         segments: the network with its exits.
         network: the same, compiled for this machine.
-        library: its code.
+        runner: runs that.
         splits: the data; int8 borders are fitted on "calibrate", and every compressed border's
             cost is measured on "test".
         inputs: (n, ...) by name, to compare tails with the network on.
@@ -117,7 +117,7 @@ def build_offloads(
     for policy in written:
         if policy.offload is None:
             continue
-        job = job or _Offloads(segments, network, library, splits, inputs, threads, seed)
+        job = job or _Offloads(segments, network, runner, splits, inputs, threads, seed)
         built = found[policy.name]
         tails, rows = {}, []
         for index in _exits_of(built, segments):
@@ -146,16 +146,16 @@ class _Offloads:
         self,
         segments: SegmentGraph,
         network: CompiledGraph,
-        library: Library,
+        runner: Runner,
         splits: Mapping[str, Dataset],
         inputs: Mapping[str, np.ndarray],
         threads: int,
         seed: int,
     ) -> None:
-        self.segments, self.network, self.library = segments, network, library
+        self.segments, self.network, self.runner = segments, network, runner
         self.threads, self.seed = threads, seed
         self.splits, self.inputs = splits, inputs
-        self.runner = Runner.of(library, network)
+        self.orders = border_orders(segments.graphs(), segments.shown)
         self._samples: dict[str, _Samples] = {}
         self._made: dict[tuple[int, str], tuple[Tail, bytes, dict[str, Any]]] = {}
 
@@ -171,7 +171,7 @@ class _Offloads:
         exit_ = self.segments.exits[index].name
         wire = self._wire(graph, offload)
         try:
-            model = TailModel.of(graph, wire)
+            model = TailModel.of(graph, wire, self.orders)
         except Unexpressible as why:
             message = f"The network behind exit `{exit_}` cannot be written for a server: {why}"
             raise CompileErrors(
@@ -198,7 +198,9 @@ class _Offloads:
         found = []
         for number, value in enumerate(graph.inputs):
             type_ = graph.types[value]
-            made = WireTensor(value, f"border{number}", type_.shape, type_.dtype)
+            order = self.orders.get(value, range(len(type_.shape)))
+            shape = tuple(type_.shape[axis] for axis in order)
+            made = WireTensor(value, f"border{number}", shape, type_.dtype)
             if type_.dtype == "float32" and offload.border == "float16":
                 made = replace(made, dtype="float16")
             elif type_.dtype == "float32" and offload.border == "int8":
@@ -276,14 +278,14 @@ class _Offloads:
     def _rest(self, index: int, tail: Tail, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """The network's answers (n, ...) from what a server would make of what is sent."""
         inputs: list[Value] = [(t.value, self.runner.types[t.value]) for t in tail.inputs]
-        later = self.network.segments[index + 1 :]
         given = {
             t.value: np.stack(
                 [as_taken(t, as_sent(t, one)).reshape(one.shape) for one in values[t.value]]
             )
             for t in tail.inputs
         }
-        runner = Runner(self.library, inputs, later)
+        later = self.network.segments[index + 1 :]
+        runner = Runner(self.runner.library, inputs, later)
         return runner.run_all(given, [tail.output.value], self.threads)[tail.output.value]
 
     def _values(
@@ -291,7 +293,7 @@ class _Offloads:
     ) -> dict[str, np.ndarray]:
         """Values (n, ...) by name; the network's inputs among them where asked for."""
         if not isinstance(inputs, Mapping):
-            inputs = {self.network.inputs[0][0]: inputs}
+            inputs = {self.runner.inputs[0][0]: inputs}
         computed = [name for name in names if name not in inputs]
         found = self.runner.run_all(inputs, computed, self.threads)
         return {name: found[name] if name in found else inputs[name] for name in names}

@@ -31,7 +31,7 @@ class WireTensor:
     Attributes:
         value: its name in the network.
         name: its name in the server's model.
-        shape: of one sample, as the network has it.
+        shape: of one sample, as it lies in the device's memory.
         dtype: numpy's name of the type it travels as.
         scale, zero: of a float32 value that travels as int8: it is ``scale * (sent - zero)``; 0.0
             and 0 where it is not rounded to steps.

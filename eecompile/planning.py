@@ -32,6 +32,7 @@ from eecompile.passes.instruments import DumpText
 from eecompile.passes.pipelines import backbone_pipeline
 from eecompile.recording import open_splits
 from eecompile.segments import SegmentGraph
+from eecompile.server_folder import check_server_folder, server_folder
 from eecompile.spec import Model, Spec, Target
 from eecompile.tuning_file import Tuning, read_tuning, tuning_path
 
@@ -80,6 +81,8 @@ def prepare(path: Path, options: BuildOptions) -> Prepared:
     if options.emit is not None:
         check_file(options.emit)
     spec, host, warnings, placing = _checked_network(path, options.overrides)
+    if any(policy.offload for policy in spec.policies):
+        check_server_folder(server_folder(options.output_for(path)))
     board, states = choose_board(spec, options.target)
     _check_budgets(spec, board)
     warnings += _few_cores(spec, board, options.target)

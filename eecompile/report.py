@@ -8,6 +8,7 @@ from typing import Any
 from eecompile.auto_policy import comparison_lines
 from eecompile.figures import hertz, joules, milliseconds, percent, threads_in_words
 from eecompile.forecast_report import forecast_line
+from eecompile.offload_report import offload_lines
 from eecompile.outcomes import Interval, Report, exits_json
 from eecompile.policy_fitting import DEFAULT_BUDGET
 from eecompile.spec import Policy
@@ -93,6 +94,7 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
         )
     lines += clock_lines(report["clock"]) if "clock" in report else []
     lines += split_lines(report["split"]) if "split" in report else []
+    lines += offload_lines(report["offload"]) if "offload" in report else []
     forecast = report.get("forecast", {}).get("test")
     if forecast is not None:
         lines.append(f"  {forecast_line(forecast)}")

@@ -1,10 +1,10 @@
 """The rest of a network behind an exit, as an ONNX model that any server of ONNX models can run.
 
-    border0, border1, ...  ->  [Cast | DequantizeLinear]  ->  later segments  ->  logits
+    border0, border1, ...  ->  [Cast | DequantizeLinear] [Transpose]  ->  later segments  ->  logits
 
 Inputs and output have names that every server takes, whatever the network calls its values. What
 travels as float16 or int8 is turned back into float32 by the model's first nodes. One sample a
-request: shapes are the network's own.
+request. What a device keeps channels last arrives so, and is turned by the model.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -72,12 +73,19 @@ class TailModel:
     digest: str
 
     @classmethod
-    def of(cls, graph: Graph, inputs: Sequence[WireTensor]) -> TailModel:
+    def of(
+        cls,
+        graph: Graph,
+        inputs: Sequence[WireTensor],
+        orders: Mapping[str, Sequence[int]] | None = None,
+    ) -> TailModel:
         """The model that computes `graph` from what travels.
 
         Args:
             graph: of `tail_graph`.
             inputs: how each of its inputs travels.
+            orders: of inputs that are laid out otherwise on the device: the dimension of `graph`
+                that each dimension there holds. The model turns them, so that the device need not.
 
         Raises:
             Unexpressible: an operator is in no operator set that is tried.
@@ -85,7 +93,7 @@ class TailModel:
         problem: Unexpressible | None = None
         for opset in _OPERATOR_SETS:
             try:
-                model = _model(graph, inputs, opset)
+                model = _model(graph, inputs, orders or {}, opset)
             except Unexpressible as why:
                 problem = why
                 continue
@@ -100,22 +108,28 @@ class TailModel:
         return OnnxHost(onnx.load_model_from_string(self.content), "tail")
 
 
-def _model(graph: Graph, inputs: Sequence[WireTensor], opset: int) -> onnx.ModelProto:
+def _model(
+    graph: Graph, inputs: Sequence[WireTensor], orders: Mapping[str, Sequence[int]], opset: int
+) -> onnx.ModelProto:
     wire = {tensor.value: tensor for tensor in inputs}
     (answer,) = graph.outputs
-    names = {value: f"v/{value}" for value in graph.types} | {answer: OUTPUT}
-    names |= {value: tensor.name for value, tensor in wire.items() if _travels_as_it_is(tensor)}
     if answer in wire or answer in graph.constants:  # nothing is left to compute
         raise Unexpressible(f"`{answer}` is there before the tail runs")
+    names = {value: f"v/{value}" for value in graph.types} | {answer: OUTPUT}
+    fronts: list[onnx.NodeProto] = []
+    given: list[onnx.TensorProto] = []
+    for value, tensor in wire.items():
+        nodes, more = _restored(tensor, graph.types[value], orders.get(value))
+        fronts, given = [*fronts, *nodes], [*given, *more]
+        names[value] = nodes[-1].output[0] if nodes else tensor.name
     nodes, weights = emit(graph, names, "tail", opset)
-    for tensor in wire.values():
-        if not _travels_as_it_is(tensor):
-            front, more = _restored(tensor, graph.types[tensor.value], names[tensor.value])
-            nodes[:0], weights = front, [*weights, *more]
-    given = [_info(wire[name].name, wire[name].dtype, wire[name].shape) for name in graph.inputs]
     type_ = graph.types[answer]
     made = helper.make_graph(
-        nodes, "tail", given, [_info(OUTPUT, type_.dtype, type_.shape)], weights
+        [*fronts, *nodes],
+        "tail",
+        [_info(wire[name].name, wire[name].dtype, wire[name].shape) for name in graph.inputs],
+        [_info(OUTPUT, type_.dtype, type_.shape)],
+        [*given, *weights],
     )
     sets = [helper.make_opsetid("", opset)]
     version = helper.find_min_ir_version_for(sets)
@@ -124,26 +138,32 @@ def _model(graph: Graph, inputs: Sequence[WireTensor], opset: int) -> onnx.Model
     )
 
 
-def _travels_as_it_is(tensor: WireTensor) -> bool:
-    return tensor.dtype != "float16" and tensor.scale == 0.0
-
-
 def _restored(
-    tensor: WireTensor, type_: TensorType, name: str
+    tensor: WireTensor, type_: TensorType, order: Sequence[int] | None
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Nodes that turn what travelled into the network's value `name`."""
-    if tensor.dtype == "float16":
-        to = helper.np_dtype_to_tensor_dtype(np.dtype(type_.dtype))
-        return [helper.make_node("Cast", [tensor.name], [name], f"{name}.restored", to=to)], []
-    scale, zero = f"{tensor.name}.scale", f"{tensor.name}.zero"
-    weights: Mapping[str, np.ndarray] = {
-        scale: np.array(tensor.scale, np.float32),
-        zero: np.array(tensor.zero, np.int8),
-    }
-    node = helper.make_node(
-        "DequantizeLinear", [tensor.name, scale, zero], [name], f"{name}.restored"
-    )
-    return [node], [numpy_helper.from_array(array, key) for key, array in weights.items()]
+    """Nodes that turn what travelled into what the network reads; none where it is that."""
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+    name = tensor.name
+
+    def add(kind: str, *more: str, **attributes: Any) -> None:
+        nonlocal name
+        made = f"{tensor.name}.{kind.lower()}"
+        nodes.append(helper.make_node(kind, [name, *more], [made], made, **attributes))
+        name = made
+
+    if tensor.scale > 0:
+        for what, array in (
+            ("scale", np.array(tensor.scale, np.float32)),
+            ("zero", np.array(tensor.zero, np.int8)),
+        ):
+            weights.append(numpy_helper.from_array(array, f"{tensor.name}.{what}"))
+        add("DequantizeLinear", *(weight.name for weight in weights))
+    elif tensor.dtype != type_.dtype:
+        add("Cast", to=helper.np_dtype_to_tensor_dtype(np.dtype(type_.dtype)))
+    if order is not None:
+        add("Transpose", perm=[list(order).index(axis) for axis in range(len(order))])
+    return nodes, weights
 
 
 def _info(name: str, dtype: str, shape: Sequence[int]) -> onnx.ValueInfoProto:

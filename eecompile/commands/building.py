@@ -84,3 +84,5 @@ def _print_build(summary: Mapping[str, Any]) -> None:
         print(f"kernels: {kernels['tuned']} tuned, {kernels['by_model']} by model")
     print(f"memory: {Peak.from_json(summary['memory'])}")
     print(f"\nartifact: {summary['artifact']}")
+    if summary["server"]:
+        print(f"for servers: {summary['server']} (README.txt there tells how)")

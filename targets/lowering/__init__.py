@@ -33,7 +33,7 @@ A new schedule is a module in `schedules` with ``family(spec, machine, ...) -> S
 
 from __future__ import annotations
 
-from eecompile.targets.lowering.compile import compile_functions
+from eecompile.targets.lowering.compile import border_orders, compile_functions
 from eecompile.targets.lowering.errors import UnsupportedOperator
 from eecompile.targets.lowering.library import (
     CompiledFunction,
@@ -50,6 +50,7 @@ __all__ = [
     "Linker",
     "Tuned",
     "UnsupportedOperator",
+    "border_orders",
     "compile_functions",
     "find_linkers",
 ]

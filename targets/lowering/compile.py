@@ -26,7 +26,7 @@ from eecompile.targets.lowering.fuse_gelu import fuse_gelu
 from eecompile.targets.lowering.fuse_norms import fuse_norms
 from eecompile.targets.lowering.group import Group, group
 from eecompile.targets.lowering.identity import kernel_key
-from eecompile.targets.lowering.layout import LaidOut, lay_out
+from eecompile.targets.lowering.layout import SOURCE, LaidOut, channels_last, lay_out
 from eecompile.targets.lowering.library import CompiledFunction, CompiledLibrary, KernelUse, Tuned
 from eecompile.targets.lowering.link import link
 from eecompile.targets.lowering.placing import Placed, place
@@ -47,7 +47,7 @@ from eecompile.targets.lowering.spec import (
 from eecompile.targets.lowering.strides import StridesLost, strided
 from eecompile.targets.lowering.weights import WeightPool
 
-__all__ = ["KernelCount", "compile_functions", "kernel_counts"]
+__all__ = ["KernelCount", "border_orders", "compile_functions", "kernel_counts"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -218,6 +218,19 @@ def kernel_counts(
             uses[spec] = uses.get(spec, 0) + 1
             work[spec] = _cycles(_work(called, placed.graph, machine), machine)
     return [KernelCount(spec, count, work[spec]) for spec, count in uses.items()]
+
+
+def border_orders(graphs: Sequence[Graph], plain: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Values that `compile_functions` gives another layout than the source's where they cross.
+
+    By name: the source's dimension that each dimension in memory holds.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for graph, laid in zip(graphs, _laid_out([_simpler(g) for g in graphs], plain), strict=True):
+        for name, layout in laid.borders.items():
+            if layout != SOURCE:
+                found[name] = channels_last(len(graph.types[name].shape))
+    return found
 
 
 def _symbols(graphs: Sequence[Graph]) -> list[str]:

@@ -30,7 +30,9 @@ class Reply:
 
 
 def as_sent(tensor: WireTensor, value: np.ndarray) -> np.ndarray:
-    """A value in the form it travels; float16 saturates, int8 rounds to the nearest step.
+    """A value as it lies in memory, in the form it travels.
+
+    float16 saturates, int8 rounds to the nearest step.
 
     >>> tensor = WireTensor("x", "x", (1, 3), "int8", scale=0.5, zero=-128)
     >>> as_sent(tensor, np.array([0.0, 0.6, 1e9])).tolist()
