@@ -170,5 +170,5 @@ def _of_file(path: Path) -> Inspection:
     spec, segments = cut_file(path)
     heads = {exit_.name: str(exit_.head) for exit_ in spec.model.exits}
     auto = spec.model.auto_exits
-    facts = {} if auto is None else {"exits placed by `build`": f"{auto.low} to {auto.high}"}
+    facts = {} if auto is None else {"auto_exits": f"{auto.low} to {auto.high}"}
     return Inspection(segments, heads, facts)
