@@ -49,7 +49,7 @@ def rules_for(record: CalibrateRecord) -> list[Rule]:
     if len(record.exits) > 1:
         rules.append((RuleTerm("patience"),))
     if record.logits:
-        rules.append((RuleTerm("predicted"),))
+        rules += [(RuleTerm("predicted"),), (RuleTerm("learned_score"),)]
     return [Rule(terms) for terms in rules]
 
 
@@ -74,6 +74,11 @@ class _Judged:
     def worth(self, by_cost: bool) -> Array:
         """What is compared, larger for better: (n,)."""
         return -self.cost if by_cost else self.right.astype(np.float64)
+
+    def rank(self, by_cost: bool) -> tuple[float, float]:
+        """Lower for better; of what is as good, what is better in the other respect."""
+        cost, wrong = float(self.cost.mean()), float((~self.right).mean())
+        return (cost, wrong) if by_cost else (wrong, cost)
 
 
 def fit_auto(
@@ -102,29 +107,61 @@ def fit_auto(
     """
     check_record(record, budget, confidence)
     judge = Calibration(record, costs, budget or DEFAULT_BUDGET, confidence)
-    candidates, refused = rules_for(record), dict[Rule, float]()
-    judged: list[_Judged | Rule] = []
-    for rule in candidates:
+    refused: dict[Rule, float] = {}
+    judged: list[_Judged] = []
+    unjudged: list[Rule] = []
+    for rule in rules_for(record):
+        found = _cross_validated(rule, judge, seed)
+        if found is not None:
+            judged.append(found)
+        elif (strictest := _strictest(rule, judge, seed)) is not None:
+            refused[rule] = strictest
+        else:
+            unjudged.append(rule)
+    by_cost = judge.budget.quantity == "accuracy_drop"
+    judged.sort(key=lambda one: (not one.kept, *one.rank(by_cost)))
+    for rule in [*(one.rule for one in judged), *unjudged]:
         try:
-            fit_policy(
-                rule, judge.budget, record, costs, seed=seed, confidence=confidence, levels=False
-            )
+            fitted = _fit(rule, judge, seed, levels=True)
         except InfeasibleBudget as error:
             refused[rule] = error.strictest
             continue
-        judged.append(_cross_validated(rule, judge, seed) or rule)
-    if not judged:
-        raise judge.infeasible(min(refused.values()))
-    by_cost = judge.budget.quantity == "accuracy_drop"
-    compared = sorted(
-        (one for one in judged if isinstance(one, _Judged)),
-        key=lambda one: (not one.kept, -float(one.worth(by_cost).mean())),
+        left = [one for one in judged if one.rule not in refused]
+        table = _comparison(rule, left, [*unjudged, *refused], judge, refused)
+        return replace(fitted, comparison=table)
+    raise judge.infeasible(min(refused.values()))
+
+
+def _fit(rule: Rule, judge: Calibration, seed: int, *, levels: bool = False) -> FittedPolicy:
+    return fit_policy(
+        rule,
+        judge.budget,
+        judge.record,
+        judge.costs,
+        seed=seed,
+        confidence=judge.confidence,
+        levels=levels,
     )
-    rest = [one for one in judged if isinstance(one, Rule)]
-    chosen = compared[0].rule if compared else rest[0]
-    fitted = fit_policy(chosen, judge.budget, record, costs, seed=seed, confidence=confidence)
-    table = _comparison(chosen, compared, [*rest, *refused], judge, refused)
-    return replace(fitted, comparison=table)
+
+
+def _strictest(rule: Rule, judge: Calibration, seed: int) -> float | None:
+    """The strictest limit a rule can keep on all samples; None where it keeps the one asked for."""
+    try:
+        _fit(rule, judge, seed)
+    except InfeasibleBudget as error:
+        return error.strictest
+    return None
+
+
+def _quick(rule: Rule) -> Rule:
+    """The rule with a fit that takes less time where it can: its best of one start, not of some."""
+    terms = [
+        replace(term, options={**term.options, "restarts": 1})
+        if term.kind == "learned_score"
+        else term
+        for term in rule.terms
+    ]
+    return replace(rule, terms=tuple(terms))
 
 
 def _folds(count: int, seed: int) -> Iterator[tuple[Array, Array]]:
@@ -155,15 +192,7 @@ def _cross_validated(rule: Rule, judge: Calibration, seed: int) -> _Judged | Non
     for fitting, judging in _folds(count, seed):
         own = replace(judge, record=_part(record, fitting))
         try:
-            fitted = fit_policy(
-                rule,
-                own.budget,
-                own.record,
-                own.costs,
-                seed=seed,
-                confidence=own.confidence,
-                levels=False,
-            )
+            fitted = _fit(_quick(rule), own, seed)
         except InfeasibleBudget:
             return None
         part = _part(record, judging)

@@ -12,6 +12,7 @@ from eecompile.calibration_checks import check_record
 from eecompile.diagnostics import InternalError
 from eecompile.fitted_policy import CONFIDENCE, Calibration, FittedPolicy, isotonic, table_of
 from eecompile.heads.logistic import fit_logistic
+from eecompile.heads.one_core import one_core
 from eecompile.learned import fit_learned
 from eecompile.operating_points import Search, Trial
 from eecompile.outcomes import ExitCosts
@@ -63,6 +64,15 @@ def fit_policy(
     if not isinstance(record, CalibrateRecord):
         raise InternalError(f"a policy was to be fitted on a {type(record).__name__}")
     calibration = Calibration(record, costs, budget or DEFAULT_BUDGET, confidence)
+    with one_core():
+        return _fitted(rule, budget, calibration, seed, levels)
+
+
+def _fitted(
+    rule: Rule | None, budget: Budget | None, calibration: Calibration, seed: int, levels: bool
+) -> FittedPolicy:
+    """See `fit_policy`."""
+    record, confidence = calibration.record, calibration.confidence
     if rule is None or not record.exits:
         return _only(NeverPolicy(len(record.exits)), budget, calibration)
     if any(term.kind == "predicted" for term in rule.terms):
