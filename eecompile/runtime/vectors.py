@@ -6,7 +6,8 @@ Arrays by name, one row a sample:
     value.NAME      each output of the network and of its exits' heads and comparators, as the
                     compiled network gave them when it was built
     source.NAME     each output of the source network, from its own engine
-    exits.POLICY    int64: index of the exit each sample takes under a policy
+    exits.POLICY    int64: index of the exit each sample takes under a policy; the samples come in
+                    this order to one that learns, and no server answers
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from eecompile.artifact import Artifact, read_artifact
 from eecompile.artifact_files import bad_artifact
 from eecompile.compiled import CompiledGraph
 from eecompile.deviation import Deviation
-from eecompile.policies import ExitOutputs, ExitPolicy, replay
+from eecompile.policies import (
+    ExitOutputs,
+    ExitPolicy,
+    NeverPolicy,
+    SplitPolicy,
+    replay,
+    replay_stream,
+)
 from eecompile.runtime.runner import Runner, batch_inputs
 from eecompile.runtime.session import Session
 
@@ -105,7 +113,11 @@ def _expected_exits(
         )
         logits = comparator if head is None else head
         outputs.append(ExitOutputs(np.asarray(logits), comparator))
-    return replay(policy, outputs, _rows(values[network.output])).exit
+    final = _rows(values[network.output])
+    if isinstance(policy, SplitPolicy):
+        fresh = SplitPolicy.from_parameters(policy.parameters())
+        return replay_stream(fresh, outputs, final, answered=0.0).exit
+    return replay(policy, outputs, final).exit
 
 
 def _rows(scores: np.ndarray) -> np.ndarray:
@@ -119,7 +131,8 @@ def verify_artifact(path: str | Path, threads: int | None = None) -> Verificatio
         CompileErrors: it cannot be loaded here, or its test vectors do not fit it.
     """
     artifact = read_artifact(path)
-    session = Session(artifact, threads=threads)
+    # Opened with no policy of its own: one may need a server.
+    session = Session(artifact, NeverPolicy(len(artifact.manifest.network.exits)), threads)
     vectors, network = artifact.vectors(), artifact.manifest.network
     inputs = {name: _vector(artifact, vectors, f"input.{name}") for name, _ in network.inputs}
     _, count = batch_inputs(inputs, network.inputs)
@@ -145,6 +158,22 @@ def verify_artifact(path: str | Path, threads: int | None = None) -> Verificatio
     )
 
 
+class _Nobody:
+    """A server that never answers: whether an artifact is right depends on no other machine."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def connect(self) -> bool:
+        return False
+
+    def answer(self, exit_index: int, values: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        return None
+
+    def close(self) -> None:
+        return
+
+
 def _vector(
     artifact: Artifact, vectors: Mapping[str, np.ndarray], name: str, size: int | None = None
 ) -> np.ndarray:
@@ -157,14 +186,19 @@ def _vector(
 def _exits_agree(
     session: Session, policy: str, inputs: Mapping[str, np.ndarray], expected: np.ndarray
 ) -> bool:
-    """Whether single samples and the batch stop where they should."""
-    session.set_policy(policy)
+    """Whether single samples and the batch stop where they should, each from the beginning."""
+    if session.artifact.policies[policy].offload is None:
+        session.set_policy(policy)
+    else:
+        shared = session.threads, session.library
+        session = Session(session.artifact, policy, *shared, server=_Nobody())
     names = session.exit_names
     batch = session.run_batch(inputs)
     if not np.array_equal(batch.exits, expected):
         return False
     if not np.array_equal(batch.segments_run, expected + 1):
         return False
+    session.set_policy(policy)  # What it learned from the batch would lead elsewhere.
     for row, index in enumerate(expected.tolist()):
         one = session.run({name: array[row : row + 1] for name, array in inputs.items()})
         if one.exit != names[index] or one.segments_run != index + 1:

@@ -18,7 +18,10 @@ from eecompile.policies import (
     replay_stream,
     to_json,
 )
+from eecompile.runtime.library import Library
+from eecompile.runtime.runner import Runner
 from eecompile.runtime.session import Session
+from eecompile.runtime.vectors import make_vectors, shown_values, verify_artifact
 from tests.runtime import tiny
 from tests.runtime.learning import Rest
 
@@ -82,8 +85,22 @@ def stored(folder: Path) -> Session:
     tails = {k: Tail(name, f"tiny-{k}", "1", (logits,), logits) for k, name in enumerate("ab")}
     rule = OffloadRule(("http://localhost:1",), "float32", 0.2, 1, tails).to_json()
     entries = {"split": PolicyEntry(to_json(policy("side")), offload=rule)}
-    write_artifact(folder, tiny.contents(policies=entries, default_policy="split"))
+    graph, x = tiny.network(), tiny.inputs(16)
+    runner = Runner.of(Library(tiny.machine_code(), tiny.WEIGHTS), graph)
+    values = runner.run_all(x, shown_values(graph))
+    source = {"logits": tiny.reference(x)["logits"]}
+    vectors = make_vectors(graph, {"x": x}, values, source, {"split": policy("side")})
+    made = tiny.contents(policies=entries, default_policy="split", vectors=vectors)
+    write_artifact(folder, made)
     return Session(read_artifact(folder), "split", server=Rest())
+
+
+def test_an_artifact_that_splits_verifies_without_a_server(tmp_path: Path) -> None:
+    stored(tmp_path / "out")
+    found = verify_artifact(tmp_path / "out")
+    assert found.ok and found.exits_agree
+    expected = read_artifact(tmp_path / "out").vectors()["exits.split"]
+    assert {0, 1} <= set(expected.tolist()), "samples leave, at splits that change"
 
 
 def test_what_was_learned_outlives_the_session(tmp_path: Path) -> None:
