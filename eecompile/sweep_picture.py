@@ -14,9 +14,9 @@ from eecompile.sweeping import Curve, Sweep, SweptPoint
 __all__ = ["draw_sweep"]
 
 # Lengths in pixels.
-_WIDTH, _HEIGHT = 1080, 640
-_X, _Y = (86, 716), (548, 128)
-_LEGEND = (748, 150)
+_WIDTH = 1080
+_X, _Y = (86, 716), (548, 108)
+_LEGEND = (748, 124)
 _ROW = 45
 
 #: Nothing is drawn that loses more than this, unless nothing else is there.
@@ -49,8 +49,7 @@ def draw_sweep(sweep: Sweep) -> str:
     """
     page = _Page(sweep)
     label = f"{sweep.title}: accuracy against {sweep.quantity} of {len(sweep.curves)} policies"
-    height = max(_HEIGHT, _LEGEND[1] + _ROW * len(sweep.curves) + 60)
-    return document(_WIDTH, height, sweep.title, label, _STYLE, page.body())
+    return document(_WIDTH, page.height, sweep.title, label, _STYLE, page.body())
 
 
 class _Page:
@@ -59,6 +58,8 @@ class _Page:
         self.full = sweep.full_depth.accuracy.value
         self.shown = self._shown()
         self.x, self.y = self._cost_axis(), self._accuracy_axis()
+        legend = _LEGEND[1] + _ROW * len(sweep.curves) + 40
+        self.height = max(_Y[0] + 64, legend) + 22 * len(sweep.left_out)
 
     def cost(self, point: SweptPoint) -> float:
         return point.report.costs[self.sweep.quantity].value
@@ -93,8 +94,7 @@ class _Page:
         yield text(
             32,
             68,
-            f"{sweep.full_depth.n} samples, none of which anything was fitted on; each dot is an "
-            "operating point that a budget may choose",
+            f"{sweep.full_depth.n} samples; each dot is an operating point that budgets choose",
             "quiet",
         )
         yield from Frame(self.x, self.y, "").draw()
@@ -160,6 +160,10 @@ class _Page:
         for y in (bottom, bottom - span):
             yield line(x - 5, y, x + 5, y, "bar")
         words = ("95 % interval of one accuracy;", "of the same samples, differences are surer")
+        yield (
+            f'<rect x="{x - 274:.1f}" y="{bottom - span / 2 - 18:.1f}" width="264" height="38" '
+            'fill="#ffffff" fill-opacity="0.8"/>'
+        )
         for row, told in enumerate(words):
             yield text(x - 14, bottom - span / 2 - 3 + 16 * row, told, "small", "end")
 
@@ -169,12 +173,12 @@ class _Page:
             yield f'<line x1="{x}" y1="{y}" x2="{x + 26}" y2="{y}" stroke="{colour}" '
             yield 'stroke-width="3"/>'
             yield text(x + 36, y + 5, short(curve.name, 32), "name", title=curve.name)
-            yield text(x + 36, y + 22, short(curve.rule, 44), "small", title=curve.rule)
+            yield text(x + 36, y + 22, short(curve.rule, 40), "small", title=curve.rule)
             y += _ROW
         yield f'<circle cx="{x + 13}" cy="{y}" r="6" fill="#ffffff" stroke="#475569" '
         yield 'stroke-width="3"/>'
         yield text(x + 36, y + 4, "the setting it was built in", "small")
-        for name, why in self.sweep.left_out.items():
-            y += 22
-            told = f"{name} left out: {why}"
-            yield text(x, y + 4, short(told, 50), "small", title=told)
+        base = self.height - 22 * len(self.sweep.left_out)
+        for row, (name, why) in enumerate(self.sweep.left_out.items()):
+            told = f"{name} is left out: it {why}"
+            yield text(32, base + 22 * row, short(told, 140), "small", title=told)
