@@ -31,7 +31,7 @@ def server(client: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         for border in ("float32", "float16", "int8")
         for tail, content in networks.tails(border).values()
     }
-    with Server(tmp_path_factory.mktemp("mlserver") / "models", models) as found:
+    with Server.having(tmp_path_factory.mktemp("mlserver") / "models", models) as found:
         yield found
 
 
@@ -39,5 +39,5 @@ def server(client: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def own_server(client: None, tmp_path: Path) -> Iterator[Server]:
     """A server that the test may kill."""
     models = {tail.model: (tail, content) for tail, content in networks.tails().values()}
-    with Server(tmp_path / "models", models) as found:
+    with Server.having(tmp_path / "models", models) as found:
         yield found

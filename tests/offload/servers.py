@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Self
@@ -37,16 +37,23 @@ def free_ports(count: int) -> list[int]:
 class Server:
     """MLServer with a model repository; a context manager."""
 
-    def __init__(self, folder: Path, models: Mapping[str, tuple[Tail, bytes]]) -> None:
-        """Writes the repository; `folder` is a new one."""
-        self.folder = folder
-        write_server_folder(folder, "digits", models)
-        self.http_port, self.grpc_port, metrics = free_ports(3)
-        settings = json.loads((folder / "settings.json").read_text())
+    def __init__(self, written: Path, ports: Sequence[int] = ()) -> None:
+        """Of a copy of a folder that was written for servers, with these ports, or free ones."""
+        self.folder = written.with_name(f"{written.name}.mlserver")
+        shutil.copytree(written, self.folder)
+        self.http_port, self.grpc_port = ports or free_ports(2)
+        (metrics,) = free_ports(1)
+        settings = json.loads((written / "settings.json").read_text())
         settings |= {"http_port": self.http_port, "grpc_port": self.grpc_port}
         settings |= {"metrics_port": metrics, "host": "127.0.0.1"}
-        (folder / "settings.json").write_text(json.dumps(settings))
+        (self.folder / "settings.json").write_text(json.dumps(settings))
         self.process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def having(cls, folder: Path, models: Mapping[str, tuple[Tail, bytes]]) -> Self:
+        """Of these models, written to `folder` first."""
+        write_server_folder(folder, "digits", models)
+        return cls(folder)
 
     def url(self, scheme: str) -> str:
         return f"{scheme}://127.0.0.1:{self.grpc_port if scheme == 'grpc' else self.http_port}"
