@@ -82,7 +82,7 @@ def _with_advice(found: Diagnostic) -> Diagnostic:
     """Shapes are fixed by an argument here, not yet in a file."""
     if found.id not in ("missing-input", "unknown-input"):
         return found
-    advice = "`--input NAME=1,3,224,224` states an input's shape"
+    advice = "`--input NAME=1,3,224,224` states an input's shape, `NAME=int64:1,64` one of ids"
     return replace(found, help=f"{found.help}; {advice}" if found.help else advice)
 
 
