@@ -156,13 +156,11 @@ def stored_server(
     if given is not None:
         return given
     # Heavy, and most policies speak to nobody.
-    from eecompile.runtime.offload import Offloader
+    from eecompile.runtime.offload import Offloader, check_fit
 
     try:
         rule = OffloadRule.from_json(entry.offload)
-        exits = artifact.manifest.network.exits
-        if unknown := [index for index in rule.tails if not index < len(exits)]:
-            raise ValueError(f"it sends samples from exit {unknown[0]} of {len(exits)}")
+        check_fit(rule, artifact.manifest.network)
     except ValueError as error:
         raise _unusable(artifact, name, error) from error
     return Offloader(rule, endpoint)

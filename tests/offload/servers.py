@@ -34,43 +34,33 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-class Server:
-    """MLServer with a model repository; a context manager."""
+class Running:
+    """A server that runs as a process; a context manager, which kills it at the end."""
 
-    def __init__(self, written: Path, ports: Sequence[int] = ()) -> None:
-        """Of a copy of a folder that was written for servers, with these ports, or free ones."""
-        self.folder = written.with_name(f"{written.name}.mlserver")
-        shutil.copytree(written, self.folder)
-        self.http_port, self.grpc_port = ports or free_ports(2)
-        (metrics,) = free_ports(1)
-        settings = json.loads((written / "settings.json").read_text())
-        settings |= {"http_port": self.http_port, "grpc_port": self.grpc_port}
-        settings |= {"metrics_port": metrics, "host": "127.0.0.1"}
-        (self.folder / "settings.json").write_text(json.dumps(settings))
+    def __init__(self, log: Path, http_port: int, grpc_port: int) -> None:
+        """Not started yet."""
+        self.http_port, self.grpc_port = http_port, grpc_port
+        self._log = log
         self.process: subprocess.Popen[bytes] | None = None
 
-    @classmethod
-    def having(cls, folder: Path, models: Mapping[str, tuple[Tail, bytes]]) -> Self:
-        """Of these models, written to `folder` first."""
-        write_server_folder(folder, "digits", models)
-        return cls(folder)
+    def command(self) -> list[str]:
+        """What starts it."""
+        raise NotImplementedError
 
     def url(self, scheme: str) -> str:
         return f"{scheme}://127.0.0.1:{self.grpc_port if scheme == 'grpc' else self.http_port}"
 
     def start(self) -> None:
         """Returns when it is ready."""
-        program = "from mlserver.cli import main; main()"
-        self.log = (self.folder.parent / f"{self.folder.name}.log").open("wb")
-        self.process = subprocess.Popen(
-            [_python(), "-c", program, "start", str(self.folder)],
-            cwd=self.folder,
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        wait_until_ready(self.process, self.http_port, Path(self.log.name))
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        _wait_until_ready(self.process, self.http_port, self._log)
 
     def signal(self, number: signal.Signals) -> None:
         """Sent to the server and all that it has started."""
@@ -82,7 +72,6 @@ class Server:
         if self.process is not None and self.process.poll() is None:
             self.signal(signal.SIGKILL)
             self.process.wait()
-            self.log.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -90,10 +79,49 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+class Server(Running):
+    """MLServer with a model repository."""
+
+    def __init__(self, written: Path, ports: Sequence[int] = ()) -> None:
+        """Of a copy of a folder that was written for servers, with these ports, or free ones."""
+        self.folder = written.with_name(f"{written.name}.mlserver")
+        shutil.copytree(written, self.folder)
+        log = written.with_name(f"{written.name}.log")
+        super().__init__(log, *(ports or free_ports(2)))
+        (metrics,) = free_ports(1)
+        settings = json.loads((written / "settings.json").read_text())
+        settings |= {"http_port": self.http_port, "grpc_port": self.grpc_port}
+        settings |= {"metrics_port": metrics, "host": "127.0.0.1"}
+        (self.folder / "settings.json").write_text(json.dumps(settings))
+
+    @classmethod
+    def having(cls, folder: Path, models: Mapping[str, tuple[Tail, bytes]]) -> Self:
+        """Of these models, written to `folder` first."""
+        write_server_folder(folder, "digits", models)
+        return cls(folder)
+
+    def command(self) -> list[str]:
+        program = "from mlserver.cli import main; main()"
+        return [_python(), "-c", program, "start", str(self.folder)]
+
+
+class KServe(Running):
+    """KServe with the models of a folder; it takes tensors in binary form over HTTP."""
+
+    def __init__(self, written: Path) -> None:
+        """Of a folder that was written for servers."""
+        super().__init__(written.with_name(f"{written.name}.log"), *free_ports(2))
+        self._folder = written
+
+    def command(self) -> list[str]:
+        program = Path(__file__).with_name("kserve_tail.py")
+        ports = [str(self.http_port), str(self.grpc_port)]
+        return [_kserve_python(), str(program), str(self._folder), *ports]
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     end = time.monotonic() + _START_S
     while time.monotonic() < end and process.poll() is None:
         connection = HTTPConnection("127.0.0.1", port, timeout=5)
@@ -119,6 +147,22 @@ def _python() -> str:
     if importlib.util.find_spec("mlserver") is None:
         missing("mlserver is not installed: `pip install mlserver`")
     return sys.executable
+
+
+def _kserve_python() -> str:
+    """The Python that has KServe, set up where servers are required."""
+    given = os.environ.get("EECOMPILE_KSERVE_ENV")
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    folder = Path(given) if given else base / "eecompile-tests" / "kserve"
+    setup = ["bash", str(Path(__file__).with_name("env.sh")), str(folder)]
+    if not (folder / "ready").exists():
+        if os.environ.get("EECOMPILE_REQUIRE_SERVERS") != "1":
+            missing(f"no KServe: run `bash tests/offload/env.sh {folder}`")
+        variables = os.environ | {"PYTHON": sys.executable}
+        done = subprocess.run(setup, env=variables, capture_output=True, text=True)
+        if done.returncode:
+            pytest.fail(f"`{' '.join(setup)}` failed:\n{done.stdout}\n{done.stderr}")
+    return str(folder / "bin" / "python")
 
 
 def missing(what: str) -> None:

@@ -2,5 +2,6 @@
 
 from eecompile.runtime.offload.breaker import Breaker
 from eecompile.runtime.offload.client import Offloader
+from eecompile.runtime.offload.wire import check_fit
 
-__all__ = ["Breaker", "Offloader"]
+__all__ = ["Breaker", "Offloader", "check_fit"]

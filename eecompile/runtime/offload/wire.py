@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
-from eecompile.offload_rule import Tail, WireTensor
+from eecompile.compiled import CompiledGraph
+from eecompile.offload_rule import OffloadRule, Tail, WireTensor
+from eecompile.runtime.batch import border_values
 from eecompile.runtime.offload.errors import AttemptFailed
 
-__all__ = ["Reply", "as_sent", "as_taken", "checked", "to_wire"]
+__all__ = ["Reply", "as_sent", "as_taken", "check_fit", "checked", "to_wire"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,29 @@ def to_wire(tail: Tail, values: Mapping[str, np.ndarray]) -> list[tuple[WireTens
         KeyError, ValueError: a value is missing, or is of another size.
     """
     return [(tensor, as_sent(tensor, values[tensor.value])) for tensor in tail.inputs]
+
+
+def check_fit(rule: OffloadRule, network: CompiledGraph) -> None:
+    """Refuses a rule that is another network's, so that no sample fails for it later.
+
+    Raises:
+        ValueError: an exit, a value or the answer is not the network's.
+    """
+    types = dict(network.inputs)
+    for segment in network.segments:
+        types |= dict(segment.outputs)
+    borders, count = border_values(network), len(network.exits)
+    for index, tail in rule.tails.items():
+        if index >= count:
+            raise ValueError(f"it sends samples from exit {index} of {count}")
+        if tail.exit != network.exits[index].name:
+            raise ValueError(f"it sends samples from exit {index}, which is not `{tail.exit}`")
+        for tensor in tail.inputs:
+            there = tensor.value in borders[index]
+            if not there or types[tensor.value].size != prod(tensor.shape):
+                raise ValueError(f"it sends what is not there at `{tail.exit}`: `{tensor.value}`")
+        if tail.output.shape != types[network.output].shape:
+            raise ValueError(f"it expects answers of another shape: {list(tail.output.shape)}")
 
 
 def checked(tail: Tail, request: str, reply: Reply) -> np.ndarray:
