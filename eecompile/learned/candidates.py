@@ -57,17 +57,26 @@ def candidates(seen: Seen, seed: int) -> list[Candidate]:
     return found
 
 
-def _crossed(name: str, seen: Seen, seed: int, fit: Callable[[Seen], Weights]) -> Candidate:
-    """Fitted on all samples, and on all but each part of them."""
+def _crossed(
+    name: str, seen: Seen, seed: int, fit: Callable[[Seen], tuple[Weights, Array]]
+) -> Candidate:
+    """Fitted on all samples, and on all but each part of them.
+
+    Args:
+        name: of the score.
+        seen: all samples.
+        seed: of the parts.
+        fit: weights, and per exit what has to be added for scores of several fits to be comparable.
+    """
     count = len(seen.right)
     part = np.random.default_rng(seed).permutation(count) % _FOLDS
-    weights = fit(seen)
+    weights, short = fit(seen)
     judged = [np.zeros(count, np.float32) for _ in seen.outputs]
     for fold in range(_FOLDS):
         held = np.flatnonzero(part == fold)
-        own = fit(seen.rows(np.flatnonzero(part != fold)))
-        for into, scores in zip(judged, played(own, seen.rows(held)), strict=True):
-            into[held] = scores
+        own, own_short = fit(seen.rows(np.flatnonzero(part != fold)))
+        for k, scores in enumerate(played(own, seen.rows(held))):
+            judged[k][held] = scores + (own_short[k] - short[k])
     return Candidate(name, weights, tuple(played(weights, seen)), tuple(judged))
 
 
@@ -93,10 +102,10 @@ def schedule_candidate(
     best = -max(tried)[1]
     quotas: list[Array] = []
 
-    def fit(own: Seen) -> Weights:
+    def fit(own: Seen) -> tuple[Weights, Array]:
         made = _fitted(own, costs, budget, best)
         quotas.append(made.quotas)
-        return _rows(made, own)
+        return _rows(made, own), np.zeros(len(own.outputs))  # scores are chances
 
     found = _crossed("schedule", seen, seed, fit)
     return Candidate(found.name, found.weights, found.scores, found.judged, quotas[0])

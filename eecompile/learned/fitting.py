@@ -67,7 +67,8 @@ def fit_learned(term: RuleTerm, calibration: Calibration, seed: int, levels: boo
     made = [choice for own in plain if (choice := own.best(calibration)) is not None]
     if not made:
         raise calibration.infeasible(min(own.least(calibration) for own in plain))
-    known = _better(made, calibration).point
+    known = calibration.best([choice.point for choice in made])
+    assert known is not None, "each keeps the budget"
     # The exits that are of use for this budget: those its scheduler is fitted to.
     limits = known.policy["thresholds"]
     used = tuple(k for k in seen.trained if limits[k] is not None) or seen.trained
@@ -90,8 +91,9 @@ def _solved(fittings: Sequence[_Fitting], judge: Calibration, levels: bool) -> F
     points: list[OperatingPoint] = []
     for level in [judge, *(judge.levels() if levels else ())]:
         made = [choice for own in fittings if (choice := own.best(level)) is not None]
-        if made:
-            points.append(level.made_for(_better(made, level).point))
+        best = level.best([choice.point for choice in made])
+        if best is not None:
+            points.append(level.made_for(best))
         elif level is judge:
             raise judge.infeasible(min(own.least(judge) for own in fittings))
     best, last = points[0], fittings[-1].never
@@ -107,7 +109,11 @@ class _Choice:
 
 
 def _better(choices: Sequence[_Choice], judge: Calibration) -> _Choice:
-    """By chances of being right, which are less of an accident than how many were."""
+    """Of one score: by chances of being right, less of an accident than how many were.
+
+    Scores are not compared so: how far chances deceive, because they are those of all samples and
+    not of those that come so far, differs between them.
+    """
     if judge.budget.quantity == "accuracy_drop":
         return min(choices, key=lambda choice: choice.point.costs[judge.quantity])
     return max(choices, key=lambda choice: choice.value)

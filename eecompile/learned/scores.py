@@ -97,15 +97,18 @@ def measure_weights(name: str, seen: Seen) -> list[list[float] | None]:
     return seen.full(dict.fromkeys(seen.trained, own))
 
 
-def gain_weights(seen: Seen, later: bool) -> list[list[float] | None]:
-    """Weights of a score of the measures: the log odds that the sample may leave.
+def gain_weights(seen: Seen, later: bool) -> tuple[list[list[float] | None], Array]:
+    """Weights of a score of the measures, and what it is short of the log odds of leaving.
+
+    The latter, one number per exit, is of no use to a policy, whose thresholds take it up, but
+    makes scores of several fits comparable.
 
     Args:
         seen: what they are fitted on.
         later: whether a sample may leave where later exits are no better ("gain"), or only where
             the exit is right ("right").
     """
-    found = {}
+    found, short = {}, np.zeros(len(seen.outputs))
     for k in seen.trained:
         here = seen.right[:, k].astype(np.float64)
         after = seen.right[:, [*(j for j in seen.trained if j > k), -1]].mean(1) if later else 1.0
@@ -114,13 +117,13 @@ def gain_weights(seen: Seen, later: bool) -> list[list[float] | None]:
         leave = 1.0 - against + (np.maximum(here - after, 0.0) if later else 0.0)
         measures = seen.features[k][:, -len(MEASURES) :]
         weights = np.zeros(seen.features[k].shape[1])
-        weights[-len(MEASURES) :] = logistic_weights(measures, leave, against, _RIDGE)
+        weights[-len(MEASURES) :], short[k] = logistic_weights(measures, leave, against, _RIDGE)
         found[k] = weights
-    return seen.full(found)
+    return seen.full(found), short
 
 
-def logistic_weights(x: Array, leave: Array, against: Array, ridge: float) -> Array:
-    """Weights of a logistic regression, without its intercept: scores are only compared.
+def logistic_weights(x: Array, leave: Array, against: Array, ridge: float) -> tuple[Array, float]:
+    """Weights of a logistic regression, and its intercept.
 
     Args:
         x: (n, features); they are standardised for the ridge, and the weights are not.
@@ -129,8 +132,9 @@ def logistic_weights(x: Array, leave: Array, against: Array, ridge: float) -> Ar
         ridge: half of it times the squared weights is added to the loss.
 
     >>> x = np.array([[0.0], [1.0], [2.0], [3.0]])
-    >>> bool(logistic_weights(x, np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]), 1.0)[0] > 0)
-    True
+    >>> weights, at_0 = logistic_weights(x, np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]), 1.0)
+    >>> bool(weights[0] > 0), round(float(at_0 + 1.5 * weights[0]), 3)
+    (True, 0.0)
     """
     mean, spread = x.mean(0), x.std(0)
     spread = np.where(spread > 0, spread, np.inf)  # a constant has no weight
@@ -146,4 +150,5 @@ def logistic_weights(x: Array, leave: Array, against: Array, ridge: float) -> Ar
         w -= step
         if np.abs(step).max() < 1e-6:
             break
-    return np.asarray(w[:-1] / spread)
+    weights = np.asarray(w[:-1] / spread)
+    return weights, float(w[-1] - mean @ weights)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, reduce
 from math import isfinite, log
 from typing import Any, ClassVar
 
@@ -29,7 +31,7 @@ _SUREST = 11.5
 
 _largest = np.maximum.reduce
 _sum = np.add.reduce
-_ZERO, _ONE, _END = (np.array([value], np.float32) for value in (0.0, 1.0, _SUREST))
+_ZERO, _ONE, _END, _LEAST = (np.array([value], np.float32) for value in (0.0, 1.0, _SUREST, 1e-30))
 
 
 def probabilities_used(classes: int) -> int:
@@ -58,30 +60,107 @@ def features(logits: Array) -> Array:
     """
     classes = logits.shape[1]
     used = probabilities_used(classes)
-    ranked = logits.copy()
-    ranked.partition(-2, 1)
-    top, second = ranked[:, -1:], ranked[:, -2]
+    shares, measures = _known(logits, True, range(len(MEASURES)))
+    assert shares is not None, "asked for"
+    return np.concatenate([shares[:, :used], np.stack(measures, 1)], 1)
+
+
+def _known(
+    logits: Array, probabilities: bool, wanted: Sequence[int]
+) -> tuple[Array | None, list[Array]]:
+    """Probabilities as features, if they are wanted, and the wanted ones of `MEASURES`.
+
+    On one sample it is numpy's calls that cost: nothing is computed that is not wanted.
+    """
+    top = _largest(logits, 1, keepdims=True)
     shifted = logits - top
     weights = np.exp(shifted)
     total = _sum(weights, 1)
-    found = np.empty((len(logits), used + len(MEASURES)), np.float32)
-    shares = weights / total[:, None]
-    if used < classes:
-        shares = -np.sort(-shares, 1)
-    found[:, :used] = shares[:, :used]
-    measures = found[:, used:]
-    measures[:, 0] = np.reciprocal(total)
-    information = np.vecdot(weights, shifted) / total - np.log(total)
-    measures[:, 1] = information / np.float32(log(classes)) + _ONE
-    behind = second - top[:, 0]
-    normaliser = _sum(np.exp(ranked - top), 1)
-    measures[:, 2] = np.expm1(behind) / -normaliser
-    # 1 - largest probability, without cancellation: all weights but the 1 of the largest.
-    rest = _sum(np.exp(ranked[:, :-1] - top), 1)
-    with np.errstate(divide="ignore"):
-        measures[:, 3] = np.minimum(np.log(total) - np.log(rest), _END)
-    measures[:, 4] = np.minimum(-behind, _END)
-    return found
+    found: dict[int, Array] = {}
+    if 0 in wanted:
+        found[0] = np.reciprocal(total)
+    if 1 in wanted:
+        information = np.vecdot(weights, shifted) / total - np.log(total)
+        found[1] = information / _most_information(logits.shape[1]) + _ONE
+    if any(place in wanted for place in (2, 3, 4)):
+        found |= _seconds(shifted, total)
+    shares = None
+    if probabilities:
+        shares = weights / total[:, None]
+        if len(shares[0]) > MOST_CLASSES:
+            shares = -np.sort(-shares, 1)[:, :_LARGEST]
+    return shares, [found[place] for place in wanted]
+
+
+def _seconds(shifted: Array, total: Array) -> dict[int, Array]:
+    """The measures that look at the second largest logit, by their places."""
+    ranked = shifted.copy()
+    ranked.partition(-2, 1)
+    terms = np.exp(ranked)
+    behind = ranked[:, -2]
+    # 1 - largest probability, without cancellation: all terms but the 1 of the largest.
+    rest = np.maximum(_sum(terms[:, :-1], 1), _LEAST)
+    return {
+        2: np.expm1(behind) / -_sum(terms, 1),
+        3: np.minimum(np.log(total) - np.log(rest), _END),
+        4: np.minimum(-behind, _END),
+    }
+
+
+@cache
+def _most_information(classes: int) -> Array:
+    return np.array([log(classes)], np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """The weights of one exit that are not 0.
+
+    Attributes:
+        probabilities: of the probabilities, float32; None where all are 0.
+        wanted: places in `MEASURES`.
+        measures: weight of each, float32 (1,).
+        before: of earlier scores, float32 (exits,); None where all are 0.
+    """
+
+    probabilities: Array | None
+    wanted: tuple[int, ...]
+    measures: tuple[Array, ...]
+    before: Array | None
+
+    @classmethod
+    def of(cls, exit_: int, weights: Array, thresholds: Sequence[float]) -> _Row:
+        """From a row as the policy takes it.
+
+        Raises:
+            ValueError: it is none.
+        """
+        exits, measures = len(thresholds), len(MEASURES)
+        if weights.ndim != 1 or len(weights) <= exits + measures or not np.isfinite(weights).all():
+            raise ValueError(f"weights of exit {exit_} are no row of numbers")
+        shares, own, before = np.split(weights, [-exits - measures, -exits])
+        if before[exit_:].any():
+            raise ValueError(f"weights of exit {exit_} look at scores that are not there yet")
+        wanted = tuple(np.flatnonzero(own).tolist())
+        return cls(
+            shares if shares.any() else None,
+            wanted,
+            tuple(own[place : place + 1] for place in wanted),
+            before if before.any() else None,
+        )
+
+    def score(self, logits: Array, state: Any) -> Array:
+        """Of each sample, float32 (n,).
+
+        Row by row, unlike a matrix product: a sample gets the same bits alone and among others.
+        """
+        shares, measures = _known(logits, self.probabilities is not None, self.wanted)
+        terms = [own * weight for own, weight in zip(measures, self.measures, strict=True)]
+        if shares is not None and self.probabilities is not None:
+            terms.append(np.vecdot(shares, self.probabilities))
+        if self.before is not None:
+            terms.append(np.vecdot(state, self.before))
+        return reduce(np.add, terms) if terms else np.zeros(len(logits), np.float32)
 
 
 class LearnedScorePolicy(StepsPolicy):
@@ -107,19 +186,14 @@ class LearnedScorePolicy(StepsPolicy):
         if len(weights) != len(self.thresholds):
             raise ValueError(f"{len(weights)} rows of weights for {len(self.thresholds)} exits")
         self.weights = [None if w is None else np.asarray(w, np.float32) for w in weights]
-        self._now: list[Array | None] = [None] * len(weights)
-        self._before: list[Array | None] = [None] * len(weights)
-        for k, own in enumerate(self.weights):
-            if own is None:
-                if isfinite(self.thresholds[k]):
-                    raise ValueError(f"exit {k} has a threshold and no weights")
-                continue
-            if own.ndim != 1 or len(own) <= len(weights) or not np.isfinite(own).all():
-                raise ValueError(f"weights of exit {k} are no row of numbers")
-            self._now[k] = own[: -len(weights)]
-            before = own[-len(weights) :]
-            self._before[k] = before if before.any() else None
-        self._remembers = any(before is not None for before in self._before)
+        self._rows = [
+            None if own is None else _Row.of(k, own, self.thresholds)
+            for k, own in enumerate(self.weights)
+        ]
+        for k, row in enumerate(self._rows):
+            if row is None and isfinite(self.thresholds[k]):
+                raise ValueError(f"exit {k} has a threshold and no weights")
+        self._remembers = any(row is not None and row.before is not None for row in self._rows)
 
     def start(self, count: int) -> Any:
         """Scores so far, float32 (count, exits); None where no score looks at earlier ones."""
@@ -131,19 +205,16 @@ class LearnedScorePolicy(StepsPolicy):
 
     def score(self, index: int, logits: Array, state: Any) -> Array:
         """Score of each sample at an exit that has weights, float32 (n,); kept in `state`."""
-        now, before = self._now[index], self._before[index]
-        assert now is not None, "only exits with weights are evaluated"
-        # Row by row, unlike a matrix product: a sample gets the same bits alone and among others.
-        score: Array = np.vecdot(features(logits), now)
-        if before is not None:
-            score = score + np.vecdot(state, before)
+        row = self._rows[index]
+        assert row is not None, "only exits with weights are evaluated"
+        score = row.score(logits, state)
         if state is not None:
             state[:, index] = np.minimum(np.maximum(score, _ZERO), _ONE)
         return score
 
     def decide(self, index: int, outputs: ExitOutputs, state: Any) -> Array:
         """Compares the score with the exit's threshold."""
-        if self._now[index] is None:  # another rule wanted this exit
+        if self._rows[index] is None:  # another rule wanted this exit
             return self._steps.going_on(index, len(outputs.logits))
         return self._steps.decide(index, self.score(index, outputs.logits, state))
 
