@@ -39,15 +39,16 @@ _T = 2.093
 TIMES = (500, 1000, 2000, 4000)
 LONG = (*TIMES, 8000, 16000)
 #: Prices of sending a sample, as shares of the network's cost.
-PRICES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
-PRICE = 0.5  # where only one is shown
+PRICES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+PRICE = 0.5  # where regret is told
+DRIFT_PRICE = 1.0  # where clean and noisy images have different best splits
 DROP = 0.01  # accuracy the thresholds may lose, on calibration data
 
 METHODS: Mapping[str, tuple[UcbOptions, bool]] = {
     "SplitEE": (UcbOptions("own"), False),
     "SplitEE-S, skip": (UcbOptions("side", "skip"), False),
     "SplitEE-S, impute": (UcbOptions("side", "impute"), False),
-    "SplitEE-S, paper's updates": (UcbOptions("side"), True),
+    "SplitEE-S, paper's updates": (UcbOptions("side", "skip"), True),
 }
 
 
@@ -188,16 +189,24 @@ def show_setting(bench: Bench) -> None:
         print(f"  {name_of(arm):9} {costs.leaving[arm]:6.1%} {heads:6.2%} {limit}  {right}")
 
 
-def show_regret(bench: Bench, exploration: float) -> dict[str, Band]:
-    """Prints regret of all methods on all streams; returns the curves of the clean one."""
-    print(f"\ncumulative regret against the best fixed split, price {PRICE}, c = {exploration:g}")
-    print("  in brackets R / ln t, which is level where regret grows like ln t")
-    print(f"  {'sigma':6}{'method':28}" + "".join(f"{f't={t}':>15}" for t in LONG))
+def show_regret(
+    bench: Bench,
+    exploration: float,
+    price: float = PRICE,
+    streams: Sequence[str] = ("0", "0.5", "1", "2"),
+) -> dict[str, Band]:
+    """Prints regret of all methods on some streams; returns the curves of the clean one."""
+    print(f"\ncumulative regret against the best fixed split, price {price:g}, c = {exploration:g}")
+    print(
+        "  in brackets R / ln t; `fit`: R = a + b ln t from t = 1000 on, with its r2, and that of"
+    )
+    print("  R = a + b sqrt t")
+    print(f"  {'sigma':6}{'method':28}" + "".join(f"{f't={t}':>13}" for t in LONG))
     curves: dict[str, Band] = {}
-    for stream in ("0", "0.5", "1", "2"):
+    for stream in streams:
         times = LONG if stream == "0" else TIMES
         for method, (options, everything) in METHODS.items():
-            table = bench.table(stream, options.observations)
+            table = bench.table(stream, options.observations, price)
             chosen = replace(options, exploration=exploration)
             means = table.reward.mean(axis=0)
             regret = np.stack(
@@ -207,15 +216,28 @@ def show_regret(bench: Bench, exploration: float) -> dict[str, Band]:
                 ]
             )
             found = [interval(regret[:, t - 1]) for t in times]
-            told = "".join(f"{f'{m:.0f} ± {h:.0f}':>15}" for m, h in found)
+            told = "".join(f"{f'{m:.0f} ± {h:.0f}':>13}" for m, h in found)
             print(f"  {stream:6}{method:28}{told}")
             ratios = (m / log(t) for (m, _), t in zip(found, times, strict=True))
             best = f"  best split {name_of(int(means.argmax()))}"
-            print(f"  {'':6}{best:28}" + "".join(f"{f'({r:.1f})':>15}" for r in ratios))
+            fit = _growth(regret.mean(axis=0))
+            print(f"  {'':6}{best:28}" + "".join(f"{f'({r:.1f})':>13}" for r in ratios) + fit)
             if stream == "0":
                 at = np.unique(np.geomspace(20, times[-1], 80).astype(int))
                 curves[method] = Band.of(at, regret[:, at - 1], _T)
     return curves
+
+
+def _growth(regret: Array) -> str:
+    """How well a logarithm describes regret from sample 1,000 on, and a root beside it."""
+    at = np.unique(np.geomspace(1000, len(regret), 40).astype(int))
+    found = []
+    for shape in (np.log(at), np.sqrt(at)):
+        slope, offset = np.polyfit(shape, regret[at - 1], 1)
+        left = regret[at - 1] - offset - slope * shape
+        found.append((slope, 1 - left.var() / regret[at - 1].var()))
+    (slope, log_fit), (_, root_fit) = found
+    return f"   fit: b = {slope:.0f}, r2 = {log_fit:.4f}; sqrt: {root_fit:.4f}"
 
 
 def show_prices(bench: Bench, exploration: float) -> dict[str, list[tuple[float, float, float]]]:
@@ -228,7 +250,7 @@ def show_prices(bench: Bench, exploration: float) -> dict[str, list[tuple[float,
     found: dict[str, list[tuple[float, float, float]]] = {}
     for stream in ("0", "0.5", "1", "2"):
         for price in PRICES:
-            for method in ("SplitEE", "SplitEE-S, skip"):
+            for method in ("SplitEE", "SplitEE-S, impute"):
                 options, _ = METHODS[method]
                 table = bench.table(stream, options.observations, price)
                 runs = _runs(table, replace(options, exploration=exploration))
@@ -276,20 +298,21 @@ def _figures(table: Table, arms: Array, order: Array | None = None) -> tuple[flo
 
 def show_drift(bench: Bench, exploration: float, later: str) -> dict[str, Band]:
     """Prints what a change of the input half way does; returns shares at the new best split."""
-    first, second = bench.table("0", "side"), bench.table(later, "side")
+    first, second = (bench.table(name, "side", DRIFT_PRICE) for name in ("0", later))
     both, half = first.joined(second), len(first.final)
     bests = [int(table.reward.mean(axis=0).argmax()) for table in (first, second)]
     print(
-        f"\ndrift: {half} clean samples, then {half} with noise of sigma {later}; SplitEE-S (skip),"
-        f" price {PRICE}, c = {exploration:g}"
+        f"\ndrift: {half} clean samples, then {half} with noise of sigma {later}; SplitEE-S,"
+        f" price {DRIFT_PRICE:g}, c = {exploration:g}"
     )
     print(f"  best fixed split: {name_of(bests[0])}, then {name_of(bests[1])}")
-    print("  discount   regret 1st half   regret 2nd half   at the new best split, last 1,000")
+    print("  unknown   discount   regret 1st half   2nd half   at the new best split, last 1,000")
     means = np.stack([table.reward.mean(axis=0) for table in (first, second)])
     gaps = (means.max(axis=1, keepdims=True) - means).repeat(half, axis=0)
     curves: dict[str, Band] = {}
-    for discount in (1.0, 0.9995, 0.999, 0.997):
-        options = UcbOptions("side", discount=discount, exploration=exploration)
+    settings = [("skip", 1.0), *(("impute", share) for share in (1.0, 0.9995, 0.999, 0.997))]
+    for unknown, discount in settings:
+        options = UcbOptions("side", unknown, discount, exploration)  # type: ignore[arg-type]
         regrets, shares, windows = [], [], []
         pairs = zip(orders(half, half), reversed(list(orders(half, half))), strict=True)
         for early, late in pairs:
@@ -301,9 +324,10 @@ def show_drift(bench: Bench, exploration: float, later: str) -> dict[str, Band]:
         (a, a_), (b, b_) = (interval(column) for column in zip(*regrets, strict=True))
         share, share_ = interval(shares)
         told = f"{a:.0f} ± {a_:.0f}", f"{b:.0f} ± {b_:.0f}", f"{share:.0%} ± {share_:.0%}"
-        print(f"  {discount:8g} {told[0]:>17} {told[1]:>17} {told[2]:>22}")
+        print(f"  {unknown:8} {discount:9g} {told[0]:>17} {told[1]:>10} {told[2]:>22}")
         at = np.arange(250, 2 * half + 1, 100)
-        curves[f"discount {discount:g}"] = Band.of(at, np.stack(windows)[:, at - 250] * 100, _T)
+        if unknown == "impute":
+            curves[f"discount {discount:g}"] = Band.of(at, np.stack(windows)[:, at - 250] * 100, _T)
     return curves
 
 
@@ -318,14 +342,16 @@ def main() -> None:
     with working_folder(options.folder) as folder:
         bench = Bench.of(recorded_streams(folder, shared_data()))
     show_setting(bench)
-    show_regret(bench, 1.0)
-    regret = show_regret(bench, options.exploration)
+    curves = show_regret(bench, 1.0)
+    show_regret(bench, options.exploration)
+    show_regret(bench, 1.0, DRIFT_PRICE, ("0",))
+    show_prices(bench, 1.0)
     prices = show_prices(bench, options.exploration)
-    drift = show_drift(bench, options.exploration, "2")
+    drift = show_drift(bench, options.exploration, "0.5")
     about = (
         f"ResNet-56, 8 exits, CIFAR-10; {ORDERS} orders, 95 % bands; c = {options.exploration:g}"
     )
-    options.picture.write_text(draw(about, regret, prices, drift), encoding="utf-8")
+    options.picture.write_text(draw(about, curves, prices, drift), encoding="utf-8")
     print(f"\npicture: {options.picture}")
 
 

@@ -120,8 +120,8 @@ def _prices(curves: Mapping[str, Sequence[tuple[float, float, float]]]) -> Itera
             yield f'<circle cx="{at:.1f}" cy="{height:.1f}" r="3.6" fill="{colour}">{tip}</circle>'
         words = "clean" if name == "0" else f"noise, sigma {name}"
         yield from _entry(_CHARTS[1][0], number, colour, words)
-    (at, height), (price, _, _) = places[0], points[0]
-    yield text(at + 8, height + 4, f"price {price:g}", "small")
+    for (at, height), (price, _, _) in zip(places, points, strict=True):
+        yield text(at + 7, height + 4, f"{price:g}", "small")
 
 
 def _points(places: Sequence[tuple[float, float]]) -> str:

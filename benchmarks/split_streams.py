@@ -73,7 +73,7 @@ def recorded_streams(folder: Path, data: Path) -> Streams:
     """
     path = folder / "split_streams.npz"
     if not path.exists():
-        np.savez(path, **_recorded(folder, data))
+        np.savez(path, **_recorded(folder, data))  # type: ignore[arg-type]
     with np.load(path) as kept:
         names = [key.removeprefix("labels.") for key in kept.files if key.startswith("labels.")]
         streams = {
@@ -82,8 +82,8 @@ def recorded_streams(folder: Path, data: Path) -> Streams:
         }
         segments, heads = (tuple(kept[f"macs.{part}"].tolist()) for part in ("segments", "heads"))
     full = sum(segments)
-    shares = (tuple(macs / full for macs in part) for part in (segments, heads))
-    return Streams(streams, ExitCosts(*shares, 1.0))
+    shares = [tuple(macs / full for macs in part) for part in (segments, heads)]
+    return Streams(streams, ExitCosts(shares[0], shares[1], 1.0))
 
 
 def _recorded(folder: Path, data: Path) -> dict[str, Array]:

@@ -25,9 +25,11 @@ class UcbOptions:
         observations: "own" (SplitEE): only the split's head runs, and only the split is learned
             of. "side" (SplitEE-S): all heads up to it run, and all of these splits are learned of.
         unknown: what becomes of a side observation whose reward needs the network's confidence
-            where nobody computed it. "skip": nothing is learned of that split. "impute": the mean
-            of the confidences known so far stands in for it, of samples that were unsure at the
-            same split; where there are none yet, it is skipped.
+            where nobody computed it. "impute": the mean of the confidences known so far stands in
+            for it, of samples that were unsure at the same split; where there are none yet, it is
+            skipped. "skip": nothing is learned of that split. Only unsure samples, the dear ones,
+            are skipped: splits before the one in use look better than they are, and may keep being
+            chosen (measured with benchmarks/split.py).
         discount: what a sample's weight is multiplied with at each later one. 1 never forgets;
             below 1 the split follows inputs that change (discounted UCB, arXiv 0805.3415), and
             about 1 / (1 - discount) samples count.
@@ -39,7 +41,7 @@ class UcbOptions:
     """
 
     observations: Literal["own", "side"] = "own"
-    unknown: Literal["skip", "impute"] = "skip"
+    unknown: Literal["skip", "impute"] = "impute"
     discount: float = 1.0
     exploration: float = 1.0
     weight: float = 1.0
@@ -85,7 +87,7 @@ class Rewards:
     weight: float = 1.0
 
     def of(
-        self, arm: int, confidence: float | None, final: float | None, here: bool = False
+        self, arm: int, confidence: float | None, final: float | None, here: float = False
     ) -> float | None:
         """The reward of an arm for one sample, None where it is not known.
 
@@ -93,7 +95,8 @@ class Rewards:
             arm: at which the sample is split.
             confidence: the head's there; of no matter at the end.
             final: the network's own, None where nobody computed it.
-            here: whether the device had to compute it because no server answered.
+            here: whether the device had to compute it because no server answered, or how likely
+                it would have had to.
 
         >>> rewards = Rewards((0.25, 1.0), (1.0, 1.0), (0.75,), price=0.5)
         >>> rewards.of(0, 0.75, None), rewards.of(0, 0.5, 1.0), rewards.of(1, None, 1.0)
@@ -109,7 +112,7 @@ class Rewards:
             return confidence - self.weight * self.spent[arm]
         if final is None:
             return None
-        computed = self.alone[arm] if here else self.spent[arm]
+        computed = here * self.alone[arm] + (1 - here) * self.spent[arm]
         return final - self.weight * (computed + self.price)
 
     @property
@@ -127,10 +130,14 @@ class SplitBandit:
 
     Source: SplitEE and SplitEE-S (arXiv 2309.09195), which take `rounds` for the samples so far.
     Those read the network's confidence of every sample from a table, also where no device could
-    know it; here such an observation is skipped or imputed (`UcbOptions.unknown`).
+    know it; here such an observation is skipped or imputed (`UcbOptions.unknown`). Whether a server
+    would have answered a sample that was not sent is taken from the share of those that were.
     """
 
-    __slots__ = ("_known", "_known_sums", "counts", "options", "rewards", "rounds", "sums")
+    __slots__ = (
+        *("_asked", "_known", "_known_sums", "_vain"),
+        *("counts", "options", "rewards", "rounds", "sums"),
+    )
 
     def __init__(self, rewards: Rewards, options: UcbOptions) -> None:
         self.rewards, self.options = rewards, options
@@ -141,6 +148,7 @@ class SplitBandit:
         # Per arm but the end: the network's confidence in samples that were unsure there.
         self._known = [0.0] * (arms - 1)
         self._known_sums = [0.0] * (arms - 1)
+        self._asked = self._vain = 0.0  # Samples sent, and those of them that nobody answered.
 
     def choose(self) -> int:
         """The arm of the next sample. The same until something is learned."""
@@ -177,16 +185,25 @@ class SplitBandit:
         """
         self._forget()
         self.rounds += 1.0
-        side = self.options.observations == "side"
+        side, alone = self.options.observations == "side", float(here)
+        if self._unsure(arm, confidences):
+            self._asked += 1.0
+            self._vain += alone
+        elif self._asked > 0:
+            alone = self._vain / self._asked
         for at in range(0 if side else arm, arm + 1):
-            confidence = confidences[at] if at < len(confidences) else None
-            self._observe(at, confidence, final, here)
+            known = self._known_or_imputed(at, final) if self._unsure(at, confidences) else final
+            self._observe(at, confidences[at] if at < len(confidences) else None, known, alone)
 
-    def _observe(self, arm: int, confidence: float | None, final: float | None, here: bool) -> None:
+    def _unsure(self, arm: int, confidences: Sequence[float | None]) -> bool:
+        """Whether a sample is sent where it is split at an arm; one that is no number is."""
         limits = self.rewards.thresholds
-        at_exit = confidence is not None and arm < len(limits)
-        if at_exit and not confidence >= limits[arm]:  # type: ignore[operator]
-            final = self._known_or_imputed(arm, final)
+        confidence = confidences[arm] if arm < len(limits) else None
+        return confidence is not None and not confidence >= limits[arm]
+
+    def _observe(
+        self, arm: int, confidence: float | None, final: float | None, here: float
+    ) -> None:
         reward = self.rewards.of(arm, confidence, final, here)
         # Logits that are no numbers say nothing, and would be remembered for ever.
         if reward is not None and isfinite(reward):
@@ -207,6 +224,8 @@ class SplitBandit:
         discount = self.options.discount
         if discount < 1:
             self.rounds *= discount
+            self._asked *= discount
+            self._vain *= discount
             for values in (self.counts, self.sums, self._known, self._known_sums):
                 values[:] = [discount * value for value in values]
 
@@ -218,6 +237,8 @@ class SplitBandit:
             "sums": list(self.sums),
             "known_counts": list(self._known),
             "known_sums": list(self._known_sums),
+            "asked": self._asked,
+            "vain": self._vain,
         }
 
     def remember(self, memory: Mapping[str, Any]) -> None:
@@ -231,8 +252,11 @@ class SplitBandit:
         counts, sums = _numbers(memory, "counts", arms), _numbers(memory, "sums", arms)
         known = _numbers(memory, "known_counts", arms - 1)
         known_sums = _numbers(memory, "known_sums", arms - 1)
+        (asked,), (vain,) = _numbers(memory, "asked", None), _numbers(memory, "vain", None)
         most = rounds * (1 + 1e-9)
-        if not all(0 <= count <= most for count in (*counts, *known)):
+        if not 0 <= vain <= asked:
+            raise ValueError("`vain` must lie between 0 and `asked`")
+        if not all(0 <= count <= most for count in (*counts, *known, asked)):
             raise ValueError(f"counts must lie between 0 and the {rounds:g} rounds")
         limits = [count * self.rewards.bound for count in counts]
         limits += [count * (1 + _ROUNDING) for count in known]
@@ -242,6 +266,7 @@ class SplitBandit:
         self.rounds = rounds
         self.counts, self.sums = counts, sums
         self._known, self._known_sums = known, known_sums
+        self._asked, self._vain = asked, vain
 
 
 def _numbers(memory: Mapping[str, Any], key: str, count: int | None) -> list[float]:
