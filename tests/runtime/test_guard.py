@@ -24,6 +24,7 @@ from eecompile.policies.base import ExitOutputs
 from eecompile.runtime import guard as guards
 from eecompile.runtime.guard import ALARM, FASTER, Guard
 from eecompile.runtime.session import Session, load
+from eecompile.runtime.vectors import verify_artifact
 from tests.runtime import tiny
 
 NAMES = ("early", "final")
@@ -268,6 +269,17 @@ def guarded(folder: Path, share: float, thresholds: Sequence[float] = (float("in
     contents = tiny.contents(policies={"watched": entry}, default_policy="watched")
     write_artifact(folder / "out", contents)
     return folder / "out"
+
+
+def test_an_artifact_with_a_guard_verifies_whatever_is_audited(tmp_path: Path) -> None:
+    policy = ThresholdPolicy("max_softmax", (float("inf"), 0.0))
+    setting = GuardSetting(to_json(policy), 0.0, (0.0, 1.0, 0.0))
+    entry = PolicyEntry(to_json(policy), guard=GuardRule(0.98, 1.0, (setting,)).to_json())
+    made = tiny.contents(policies={"watched": entry}, default_policy="watched")
+    expected = np.ones(16, np.int64)  # all leave late, as the rule itself has it
+    vectors = {**made.vectors, "exits.watched": expected}
+    write_artifact(tmp_path / "out", replace(made, vectors=vectors))
+    assert verify_artifact(tmp_path / "out").exits_agree
 
 
 def test_audits_run_to_the_end_and_get_the_network_s_own_answer(tmp_path: Path) -> None:
