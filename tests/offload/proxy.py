@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
-__all__ = ["Hurt", "Proxy", "Raw"]
+__all__ = ["Hurt", "Proxy", "Raw", "TlsProxy"]
 
 #: What becomes of bytes from the server: those to pass on, or None to close the connection.
 Hurt = Callable[[bytes], "bytes | None"]
@@ -160,3 +163,52 @@ class Raw:
                     _end(client)
             except OSError:
                 pass
+
+
+class TlsProxy:
+    """Ends TLS before a server that speaks none; a context manager. One connection after another.
+
+    One thread does both directions: a TLS connection is not for two.
+    """
+
+    def __init__(self, port: int, certificate: Path, key: Path) -> None:
+        """Before the server at `port`."""
+        self._server_port = port
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate, key)
+        self._context.set_alpn_protocols(["h2", "http/1.1"])
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening.settimeout(0.1)
+        self.port: int = self._listening.getsockname()[1]
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._thread.join()
+        self._listening.close()
+
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            with contextlib.suppress(OSError):
+                plain, _ = self._listening.accept()
+                plain.settimeout(5)
+                with (
+                    self._context.wrap_socket(plain, server_side=True) as client,
+                    socket.create_connection(("127.0.0.1", self._server_port)) as server,
+                ):
+                    self._pass_on(client, server)
+
+    def _pass_on(self, client: ssl.SSLSocket, server: socket.socket) -> None:
+        while not self._closing.is_set():
+            ready, _, _ = select.select([client, server], [], [], 0.05)
+            for one, other in ((client, server), (server, client)):
+                if one in ready or (one is client and client.pending()):
+                    data = one.recv(1 << 16)
+                    if not data:
+                        return
+                    other.sendall(data)
