@@ -66,10 +66,10 @@ def test_both_routes_place_the_same_exits(built: Build) -> None:
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How many records are made and heads fitted from here on."""
-    from eecompile import head_fitting, recording
+    from eecompile.heads import fit_heads
+    from eecompile.record import record
 
     done = {"records": 0, "heads": 0}
-    record, fit_heads = recording.record, head_fitting.fit_heads
 
     def counted_record(*arguments: Any, **options: Any) -> Any:
         done["records"] += 1
@@ -79,8 +79,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         done["heads"] += len(jobs)
         return fit_heads(jobs, *arguments, **options)
 
-    monkeypatch.setattr(recording, "record", counted_record)
-    monkeypatch.setattr(head_fitting, "fit_heads", counted_fit)
+    monkeypatch.setattr("eecompile.recording.record", counted_record)
+    monkeypatch.setattr("eecompile.head_fitting.fit_heads", counted_fit)
     return done
 
 
