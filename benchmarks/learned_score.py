@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -167,7 +168,7 @@ class Recorded:
             TestRecord(tuple(kept), **self._rows(kept, second)),
         )
 
-    def _rows(self, kept: str, rows: np.ndarray) -> dict[str, object]:
+    def _rows(self, kept: str, rows: np.ndarray) -> dict[str, Any]:
         logits = {name: self.logits[name][rows] for name in kept}
         return {"labels": self.labels[rows], "final": self.logits["final"][rows], "logits": logits}
 
@@ -213,13 +214,11 @@ def _record(folder: Path, data: Path, kind: str, path: Path) -> None:
     wanted = {**names, "final": network.output}
     runner = Runner.of(net.library, network)
     values = runner.run_all(normalized(images), list(wanted.values()), threads=2)
-    np.savez(
-        path,
-        labels=labels,
-        leaving=np.cumsum([segment.macs for segment in network.segments]) / network.macs,
-        heads=np.array([exit_.macs for exit_ in network.exits]) / network.macs,
-        **{name: values[value] for name, value in wanted.items()},
-    )
+    arrays: dict[str, Any] = {name: values[value] for name, value in wanted.items()}
+    arrays["labels"] = labels
+    arrays["leaving"] = np.cumsum([segment.macs for segment in network.segments]) / network.macs
+    arrays["heads"] = np.array([exit_.macs for exit_ in network.exits]) / network.macs
+    np.savez(path, **arrays)
 
 
 def report(folder: Path, data: Path, counts: Sequence[int], seeds: int, conv: bool) -> None:

@@ -14,7 +14,7 @@ from eecompile.fitted_policy import Calibration, FittedPolicy, isotonic, table_o
 from eecompile.learned.candidates import Candidate, candidates, schedule_candidate, shifted
 from eecompile.learned.scores import Seen
 from eecompile.operating_points import Search, Trial, quota_thresholds
-from eecompile.outcomes import ExitCosts
+from eecompile.outcomes import ExitCosts, standard_error
 from eecompile.policies import LearnedScorePolicy
 from eecompile.policies.points import OperatingPoint
 from eecompile.policies.scores import max_softmax
@@ -26,6 +26,9 @@ Array = np.ndarray[Any, Any]
 
 #: Where the file does not say.
 DEFAULT_RESTARTS, DEFAULT_THRESHOLDS = 3, "search"
+
+#: The score that is taken unless another is clearly better.
+_USUAL = "gain"
 
 #: Chances are means over a window of this part of the samples before they are made to rise.
 _WINDOW = 0.04
@@ -67,8 +70,7 @@ def fit_learned(term: RuleTerm, calibration: Calibration, seed: int, levels: boo
     made = [choice for own in plain if (choice := own.best(calibration)) is not None]
     if not made:
         raise calibration.infeasible(min(own.least(calibration) for own in plain))
-    known = calibration.best([choice.point for choice in made])
-    assert known is not None, "each keeps the budget"
+    known = _preferred(made, calibration).point
     # The exits that are of use for this budget: those its scheduler is fitted to.
     limits = known.policy["thresholds"]
     used = tuple(k for k in seen.trained if limits[k] is not None) or seen.trained
@@ -91,9 +93,8 @@ def _solved(fittings: Sequence[_Fitting], judge: Calibration, levels: bool) -> F
     points: list[OperatingPoint] = []
     for level in [judge, *(judge.levels() if levels else ())]:
         made = [choice for own in fittings if (choice := own.best(level)) is not None]
-        best = level.best([choice.point for choice in made])
-        if best is not None:
-            points.append(level.made_for(best))
+        if made:
+            points.append(level.made_for(_preferred(made, level).point))
         elif level is judge:
             raise judge.infeasible(min(own.least(judge) for own in fittings))
     best, last = points[0], fittings[-1].never
@@ -102,10 +103,19 @@ def _solved(fittings: Sequence[_Fitting], judge: Calibration, levels: bool) -> F
 
 @dataclass(frozen=True)
 class _Choice:
-    """A setting, and the mean chance of its answers to be right."""
+    """A setting.
 
+    Attributes:
+        score: name of its score.
+        point: what it does.
+        value: mean chance of its answers to be right.
+        right: bool (n,), which are, told by weights the sample had no part in.
+    """
+
+    score: str
     point: OperatingPoint
     value: float
+    right: Array
 
 
 def _better(choices: Sequence[_Choice], judge: Calibration) -> _Choice:
@@ -117,6 +127,20 @@ def _better(choices: Sequence[_Choice], judge: Calibration) -> _Choice:
     if judge.budget.quantity == "accuracy_drop":
         return min(choices, key=lambda choice: choice.point.costs[judge.quantity])
     return max(choices, key=lambda choice: choice.value)
+
+
+def _preferred(choices: Sequence[_Choice], judge: Calibration) -> _Choice:
+    """Of several scores' choices: the gain's, unless another is better beyond its standard error.
+
+    Scores are nearly as good as each other on most networks: taking the one that happens to do
+    best on the samples would add their noise.
+    """
+    if judge.budget.quantity == "accuracy_drop":
+        return _better(choices, judge)
+    best = max(choices, key=lambda choice: choice.point.accuracy)
+    usual = next((choice for choice in choices if choice.score == _USUAL), best)
+    ahead = best.right.astype(np.float64) - usual.right
+    return best if ahead.mean() > standard_error(ahead) else usual
 
 
 class _Fitting:
@@ -253,7 +277,7 @@ class _Fitting:
         ]
         policy = LearnedScorePolicy(weights, thresholds)
         point = self.judge.known_point(policy, left, evaluated, right)
-        return _Choice(point, trial.value)
+        return _Choice(self.score.name, point, trial.value, right)
 
     def _running(self, limits: Sequence[float]) -> list[float]:
         """The thresholds; out of reach, but not infinite, where a later score looks at this one."""

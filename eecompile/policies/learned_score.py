@@ -181,7 +181,9 @@ class LearnedScorePolicy(StepsPolicy):
 
     kind: ClassVar[str] = "learned_score"
 
-    def __init__(self, weights: Sequence[Sequence[float] | None], thresholds: Sequence[float]):
+    def __init__(
+        self, weights: Sequence[Sequence[float] | Array | None], thresholds: Sequence[float]
+    ):
         super().__init__(thresholds)
         if len(weights) != len(self.thresholds):
             raise ValueError(f"{len(weights)} rows of weights for {len(self.thresholds)} exits")

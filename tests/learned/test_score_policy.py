@@ -32,7 +32,7 @@ GENERATOR = np.random.default_rng(1)
 def logits(classes: int, count: int = COUNT) -> np.ndarray:
     """From undecided to so sure that the largest probability is 1."""
     strength = GENERATOR.choice([0.1, 1.0, 8.0, 200.0], (count, 1))
-    return (GENERATOR.normal(size=(count, classes)) * strength).astype(np.float32)
+    return np.asarray(GENERATOR.normal(size=(count, classes)) * strength, np.float32)
 
 
 def random_policy(classes: int, thresholds: list[float]) -> LearnedScorePolicy:
@@ -74,7 +74,7 @@ def test_alone_in_batches_and_in_a_replay_every_bit_is_the_same(classes: int) ->
     state = policy.start(COUNT)
     together = [policy.score(k, seen.logits, state) for k, seen in enumerate(outputs)]
     medians = [float(np.median(score)) for score in together]
-    policy = LearnedScorePolicy([own for own in policy.weights if own is not None], medians)
+    policy = LearnedScorePolicy(policy.weights, medians)
     for n in range(COUNT):
         own = policy.start(1)
         for k, seen in enumerate(outputs):
