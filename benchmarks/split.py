@@ -223,7 +223,7 @@ def show_regret(
             fit = _growth(regret.mean(axis=0))
             print(f"  {'':6}{best:28}" + "".join(f"{f'({r:.1f})':>13}" for r in ratios) + fit)
             if stream == "0":
-                at = np.unique(np.geomspace(20, times[-1], 80).astype(int))
+                at = np.unique(np.geomspace(50, times[-1], 80).astype(int))
                 curves[method] = Band.of(at, regret[:, at - 1], _T)
     return curves
 
@@ -349,7 +349,8 @@ def main() -> None:
     prices = show_prices(bench, options.exploration)
     drift = show_drift(bench, options.exploration, "0.5")
     about = (
-        f"ResNet-56, 8 exits, CIFAR-10; {ORDERS} orders, 95 % bands; c = {options.exploration:g}"
+        f"ResNet-56, 8 exits, CIFAR-10, {ORDERS} orders, 95 % bands. Left: sending costs {PRICE} "
+        f"of the network, c = 1; right: {DRIFT_PRICE:g}, c = {options.exploration:g}, as the middle"
     )
     options.picture.write_text(draw(about, curves, prices, drift), encoding="utf-8")
     print(f"\npicture: {options.picture}")

@@ -76,7 +76,7 @@ def _axes(
 def _regret(curves: Mapping[str, Band]) -> Iterator[str]:
     last = max(band.at[-1] for band in curves.values())
     top = max(max(band.mean) for band in curves.values())
-    marks = round_factors(20, last), round_steps(0, top)
+    marks = round_factors(50, last)[::2], round_steps(0, top)
     x, y = _axes(0, ("samples (logarithmic)", "cumulative regret"), marks, log=True)
     yield from Frame(x, y, "Regret, clean images").draw()
     yield from _bands(curves, x, y, _CHARTS[0][0])
@@ -103,25 +103,26 @@ def _bands(curves: Mapping[str, Band], x: Axis, y: Axis, left: float) -> Iterato
 
 
 def _prices(curves: Mapping[str, Sequence[tuple[float, float, float]]]) -> Iterator[str]:
-    drops = [drop for points in curves.values() for _, _, drop in points]
+    prices = [price for points in curves.values() for price, _, _ in points]
     saved = [share for points in curves.values() for _, share, _ in points]
-    low = round_steps(min(*drops, 0.0), max(*drops, 2.0))
-    marks = low, round_steps(min(*saved, 0.0), max(*saved, 60.0))
-    x, y = _axes(1, ("accuracy lost, points", "cost saved, %"), marks, log=False)
-    width, height = x.at(2.0) - x.at(low[0]), y.at(50.0) - y.at(y.marks[-1])
-    corner = f'x="{x.at(low[0]):.1f}" y="{y.at(y.marks[-1]):.1f}"'
+    names = ("price of sending, share of the network's cost", "cost saved, %")
+    marks = round_steps(0, max(prices)), round_steps(min(*saved, 0.0), max(*saved, 60.0))
+    x, y = _axes(1, names, marks, log=False)
+    left, top = x.at(marks[0][0]), y.at(marks[1][-1])
+    width, height = x.at(marks[0][-1]) - left, y.at(50.0) - top
+    corner = f'x="{left:.1f}" y="{top:.1f}"'
     yield f'<rect class="goal" {corner} width="{width:.1f}" height="{height:.1f}"/>'
-    yield from Frame(x, y, "Saved and lost, by price of sending").draw()
+    yield from Frame(x, y, "Saved against always-final, and points lost").draw()
     for number, ((name, points), colour) in enumerate(zip(curves.items(), _COLOURS, strict=True)):
-        places = [(x.at(drop), y.at(share)) for _, share, drop in points]
+        places = [(x.at(price), y.at(share)) for price, share, _ in points]
         yield _line(colour, places)
-        for (at, height), (price, _, _) in zip(places, points, strict=True):
-            tip = f"<title>price {price:g}</title>"
+        for (at, height), (price, share, drop) in zip(places, points, strict=True):
+            tip = f"<title>price {price:g}: {share:.1f} % saved, {drop:.2f} points lost</title>"
             yield f'<circle cx="{at:.1f}" cy="{height:.1f}" r="3.6" fill="{colour}">{tip}</circle>'
-        words = "clean" if name == "0" else f"noise, sigma {name}"
-        yield from _entry(_CHARTS[1][0], number, colour, words)
-    for (at, height), (price, _, _) in zip(places, points, strict=True):
-        yield text(at + 7, height + 4, f"{price:g}", "small")
+        drops = [drop for _, _, drop in points]
+        words = "clean" if name == "0" else f"noise {name}"
+        told = f"{words}: {min(drops):.1f} to {max(drops):.1f}"
+        yield from _entry(_CHARTS[1][0], number, colour, told)
 
 
 def _points(places: Sequence[tuple[float, float]]) -> str:
