@@ -33,7 +33,7 @@ __all__ = ["BuiltOffloads", "build_offloads"]
 
 #: Samples that steps are fitted on, those the cost of a border is measured on, and those a tail is
 #: compared with the network on.
-_FITTED, _MEASURED, _COMPARED = 256, 1000, 4
+_FITTED, _MEASURED, _COMPARED = 256, 500, 4
 #: Values of a border that are looked at together, at most.
 _MOST_VALUES = 1 << 27
 #: Of a digest, in a model's name: 48 bits.

@@ -13,11 +13,11 @@ __all__ = ["offload_lines"]
 def offload_lines(offload: Mapping[str, Any]) -> list[str]:
     r"""What is sent from each exit, and what the form it travels in costs in accuracy.
 
-    >>> test = {"n": 1000, "agreement": 0.998, "full_depth_accuracy": 0.93, "accuracy": 0.929}
+    >>> test = {"n": 500, "agreement": 0.998, "full_depth_accuracy": 0.93, "accuracy": 0.929}
     >>> row = {"exit": "early", "model": "net-early-0", "bytes": 2048, "test": test}
     >>> print("\n".join(offload_lines({"border": "int8", "tails": [row]})))
       sends 2,048 bytes from `early` (int8) to model `net-early-0`
-        held out (1000 samples): 99.80 % answers as with float32, accuracy 92.90 % (93.00 %)
+        held out (500 samples): 99.80 % answers as with float32, accuracy 92.90 % (93.00 %)
     """
     lines = []
     for row in offload["tails"]:
