@@ -11,6 +11,7 @@ from threading import Lock
 from eecompile.artifact import Artifact, read_artifact
 from eecompile.artifact_files import LIBRARY
 from eecompile.clock_rule import ClockRule
+from eecompile.diagnostics import CompileErrors
 from eecompile.manifest import Manifest
 from eecompile.policies.base import ExitPolicy
 from eecompile.runtime.answers import Answer, BatchAnswer
@@ -86,21 +87,9 @@ def load(
     return session
 
 
-class _Alone:
-    """Held while a call is at work: another thread's is refused meanwhile."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(False):
-            message = "This session is in use by another thread"
-            raise bad_argument(message, "give each thread a `clone()`")
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+def _in_use() -> CompileErrors:
+    message = "This session is in use by another thread"
+    return bad_argument(message, "give each thread a `clone()`")
 
 
 class Session:
@@ -149,7 +138,7 @@ class Session:
         """
         threads = threads_for(threads, artifact.manifest.target.cores)
         self.artifact, self.threads = artifact, threads
-        self._alone = _Alone()
+        self._in_use = Lock()
         name = str(artifact.path / LIBRARY)
         self.library = library or Library(artifact.library, artifact.weights, name)
         self._team = self.library.team(threads) if threads > 1 else None
@@ -319,9 +308,13 @@ class Session:
         Raises:
             CompileErrors: the server has other models or versions; both are named.
         """
-        with self._alone:
+        if not self._in_use.acquire(False):
+            raise _in_use()
+        try:
             how = self._how
             return True if how is None or how.server is None else how.server.connect()
+        finally:
+            self._in_use.release()
 
     def save_state(self, path: str | Path) -> None:
         """Write what the policy has learned and the guard knows, so that `load` can go on from it.
@@ -391,13 +384,21 @@ class Session:
         how = self._how
         if how is None:
             return self.full_depth(x, normalize=normalize)
-        with self._alone:
+        if not self._in_use.acquire(False):
+            raise _in_use()
+        try:
             return self._singles.run(how, x, normalize)
+        finally:
+            self._in_use.release()
 
     def full_depth(self, x: Inputs, *, normalize: bool = False) -> Answer:
         """The network's own answer for one sample: decisions off, no exit head runs."""
-        with self._alone:
+        if not self._in_use.acquire(False):
+            raise _in_use()
+        try:
             return self._singles.whole(self._clock, x, normalize)
+        finally:
+            self._in_use.release()
 
     def run_batch(self, x: Inputs, *, normalize: bool = False) -> BatchAnswer:
         """The answers for n samples, each leaving at its own exit; what stays goes on together.
@@ -423,7 +424,9 @@ class Session:
 
     def _batch(self, how: Deciding | None, x: Inputs, normalize: bool) -> BatchAnswer:
         """A batch, while no other thread uses the session."""
-        with self._alone:
+        if not self._in_use.acquire(False):
+            raise _in_use()
+        try:
             if how is not None and how.one_by_one:
                 singles = self._singles
                 return run_in_turn(
@@ -436,3 +439,5 @@ class Session:
             for index, name in enumerate(self.exit_names):
                 self._singles.counts[index] += answers.exit_counts[name]
             return answers
+        finally:
+            self._in_use.release()
