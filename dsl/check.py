@@ -205,6 +205,10 @@ def _check_model_data(model: Model, spec: Spec, found: Diagnostics) -> None:
     wanted = [head for head in heads_of(model) if head.kind in _FITTED]
     if wanted and (data is None or data.fit is None):
         missing_data("fit", f"Head `{wanted[0].kind}`", wanted[0].span, data, found)
+    scaled = [head for head in wanted if head.option("temperature") == "fitted"]
+    if scaled and (data is None or data.calibrate is None):
+        who = f"The temperature of head `{scaled[0].kind}`"
+        missing_data("calibrate", who, scaled[0].at("temperature"), data, found)
     if model.auto_exits is not None and (data is None or data.calibrate is None):
         missing_data("calibrate", "The choice of exits", model.auto_exits.span, data, found)
     if data is not None:

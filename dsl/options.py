@@ -104,17 +104,25 @@ def either(first: Option, second: Option) -> Option:
 #: `first` takes the first, `mean` (as any number) their mean.
 _POOL = either(whole(1, 4096), word("raw", "mean", "first"))
 
+#: Whether the scale of a head's logits is fitted on calibration data.
+_TEMPERATURE = word("fitted", "none")
+
 #: Exit heads. `class_means` is also the comparator.
 HEADS: Mapping[str, Mapping[str, Option]] = {
-    "linear": {"pool": _POOL},
+    "linear": {"pool": _POOL, "temperature": _TEMPERATURE},
     "conv": {
         "channels": whole(1, 65536),
         "kernel": whole(1, 15),
         "layers": whole(1, 8),
         "pool": whole(1, 4096),
+        "temperature": _TEMPERATURE,
     },
-    "bag_of_features": {"codewords": whole(1, 65536), "window": whole(1, 4096)},
-    "class_means": {"metric": word("euclidean"), "pool": _POOL},
+    "bag_of_features": {
+        "codewords": whole(1, 65536),
+        "window": whole(1, 4096),
+        "temperature": _TEMPERATURE,
+    },
+    "class_means": {"metric": word("euclidean"), "pool": _POOL, "temperature": _TEMPERATURE},
     "module": {"entry": text(required=True), "weights": text()},
     "onnx": {"path": text(required=True)},
 }

@@ -38,7 +38,7 @@ def make_head(kind: str, options: Mapping[str, Any]) -> Head:
     """The head of that kind with these (checked) options.
 
     >>> make_head("linear", {"pool": 2}).options
-    {'pool': 2}
+    {'pool': 2, 'temperature': 'none'}
     """
     plain = {key: str(value) if isinstance(value, str) else value for key, value in options.items()}
     return HEADS[kind](**plain)

@@ -41,11 +41,16 @@ class BagOfFeaturesHead(GradientHead):
     kind: ClassVar[str] = "bag_of_features"
     codewords: int = 64
     window: int | None = None
+    temperature: str = "none"
 
     @property
     def options(self) -> dict[str, Any]:
         """The options with their defaults."""
-        return {"codewords": self.codewords, "window": self.window}
+        return {
+            "codewords": self.codewords,
+            "window": self.window,
+            "temperature": self.temperature,
+        }
 
     def window_of(self, shape: tuple[int, ...]) -> int:
         """Side of a window on a map (..., H, W).

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from eecompile.heads.temperature import likeliest_scale
 from eecompile.ir import Graph, TensorType
 from eecompile.reference import run_graph
 
@@ -22,6 +23,9 @@ Array = np.ndarray[Any, Any]
 
 #: Told what is being tried, in a few words.
 Progress = Callable[[str], None] | None
+
+#: By how much logits are scaled at most, up or down.
+_MOST_SCALE = 100.0
 
 #: Samples at a time in `Head.logits`.
 _BATCH = 128
@@ -41,6 +45,8 @@ class Head(ABC):
     kind: ClassVar[str]
     #: Output name of the head's graph: "logits", or "class_means" for a comparator.
     output: ClassVar[str] = "logits"
+    #: Whether `calibrate` scales the logits: "fitted" or "none"; an option of most heads.
+    temperature: str = "none"
 
     @property
     @abstractmethod
@@ -83,9 +89,18 @@ class Head(ABC):
     ) -> dict[str, Array]:
         """The parameters with the scale of their logits fitted on calibration data.
 
-        Answers do not change. Most heads need none of it and are returned as they are.
+        Where `temperature` is "fitted"; else as they are. Answers do not change.
         """
-        return dict(parameters)
+        if self.temperature == "none":
+            return dict(parameters)
+        unscaled = self.logits(recorded, parameters)
+        factor = likeliest_scale(unscaled, labels, 1 / _MOST_SCALE, _MOST_SCALE)
+        return self.scaled(parameters, factor)
+
+    def scaled(self, parameters: Mapping[str, Array], factor: np.float32) -> dict[str, Array]:
+        """The parameters whose logits are `factor` times as large: of the last, linear layer."""
+        last = {name: parameters[name] * factor for name in ("weight", "bias")}
+        return {**parameters, **last}
 
     def logits(self, recorded: Array, parameters: Mapping[str, Array]) -> Array:
         """What `graph` computes, from recorded features: float32 (n, classes)."""

@@ -13,8 +13,9 @@ import numpy as np
 
 from eecompile.heads.base import Array, Head, Progress
 from eecompile.heads.graphs import GraphBuilder
-from eecompile.heads.logistic import blocks, flat, mean_nll
+from eecompile.heads.logistic import blocks, flat
 from eecompile.heads.pooling import Pool, flatten, pool, pooled_row
+from eecompile.heads.temperature import likeliest_scale
 from eecompile.ir import Graph, TensorType
 
 __all__ = ["ClassMeansHead"]
@@ -39,11 +40,12 @@ class ClassMeansHead(Head):
     output: ClassVar[str] = "class_means"
     pool: Pool = "raw"
     metric: str = "euclidean"
+    temperature: str = "fitted"
 
     @property
     def options(self) -> dict[str, Any]:
         """The options with their defaults."""
-        return {"pool": self.pool, "metric": self.metric}
+        return {"pool": self.pool, "metric": self.metric, "temperature": self.temperature}
 
     def feature_graph(self, feature: TensorType) -> Graph:
         """The (pooled) features as a row: float32 (1, F)."""
@@ -81,18 +83,12 @@ class ClassMeansHead(Head):
     def calibrate(
         self, parameters: Mapping[str, Array], recorded: Array, labels: Array
     ) -> dict[str, Array]:
-        """The temperature that makes the labels likeliest, to a thousandth, from 1 to 1,000."""
+        """The temperature that makes the labels likeliest, from 1 to 1,000, or the paper's: 1."""
         unit = {**parameters, "temperature": np.ones(1, np.float32)}
-        logits = self.logits(recorded, unit)
-        low, high = 0.0, np.log(1e3)
-        while high - low > 1e-3:  # The loss is convex in the temperature.
-            third = (high - low) / 3
-            losses = [
-                mean_nll(logits * np.float32(np.exp(at)), labels)
-                for at in (low + third, high - third)
-            ]
-            low, high = (low, high - third) if losses[0] <= losses[1] else (low + third, high)
-        return {**unit, "temperature": np.exp([(low + high) / 2]).astype(np.float32)}
+        if self.temperature == "none":
+            return unit
+        factor = likeliest_scale(self.logits(recorded, unit), labels, 1.0, 1e3)
+        return {**unit, "temperature": np.full(1, factor)}
 
     def logits(self, recorded: Array, parameters: Mapping[str, Array]) -> Array:
         """Minus the scaled distances, in blocks."""

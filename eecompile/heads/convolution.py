@@ -31,6 +31,7 @@ class ConvHead(GradientHead):
     kernel: int = 3
     layers: int = 2
     pool: int = 1
+    temperature: str = "none"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -40,6 +41,7 @@ class ConvHead(GradientHead):
             "kernel": self.kernel,
             "layers": self.layers,
             "pool": self.pool,
+            "temperature": self.temperature,
         }
 
     def feature_graph(self, feature: TensorType) -> Graph:

@@ -26,11 +26,12 @@ class LinearHead(Head):
 
     kind: ClassVar[str] = "linear"
     pool: Pool = None
+    temperature: str = "none"
 
     @property
     def options(self) -> dict[str, Any]:
         """The options with their defaults."""
-        return {"pool": self.pool}
+        return {"pool": self.pool, "temperature": self.temperature}
 
     def feature_graph(self, feature: TensorType) -> Graph:
         """The pooled features as a row: float32 (1, F)."""
