@@ -32,9 +32,9 @@ class Offloader:
     Attributes:
         rule: what is asked, of whom, how long.
         url: the server that is asked.
-        counts: of samples: "answered", "failed" (no attempt succeeded, "late" where the last one
+        counts: of samples: "answered", "failed" (no attempt succeeded; "late" where the last one
             ended for lack of time) and "refused_by_breaker" (not sent at all); "sent": attempts;
-            "bytes_sent": of the requests' tensors, over HTTP with their headers.
+            "bytes_sent": of tensors, over HTTP with their names and shapes.
         last_failure: why the last attempt that failed did, empty before.
     """
 
@@ -92,6 +92,9 @@ class Offloader:
         except AttemptFailed as error:
             self._gave_up(error)
             return False
+        except BaseException:
+            self._connection.close()
+            raise
         return True
 
     def answer(self, exit_index: int, values: Mapping[str, np.ndarray]) -> np.ndarray | None:

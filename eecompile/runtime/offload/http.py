@@ -124,7 +124,11 @@ class HttpConnection:
 
 def _has_ended(timed: Any) -> bool:
     """Whether a connection between requests was closed, or has something that nobody asked for."""
-    return timed is not None and bool(select.select([timed.socket], [], [], 0)[0])
+    if timed is None:
+        return False
+    waiting = select.poll()  # not `select`, which knows the first 1024 descriptors only
+    waiting.register(timed.socket, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _addresses(host: str, port: int, deadline: Deadline) -> list[Any]:
