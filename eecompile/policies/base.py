@@ -86,7 +86,7 @@ class ExitPolicy(ABC):
             state: of this one sample, from `start`, as `decide` left it.
             final: the network's own logits (1, classes), where the sample got that far, here or on
                 a server; None where nobody computed them.
-            here: whether they were computed here because no server answered.
+            here: whether they were computed here because no server answered, or there is none.
         """
         return
 

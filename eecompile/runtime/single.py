@@ -119,7 +119,7 @@ class Singles:
                 due, state = policy.first(), policy.start(1)
         else:
             due, state = policy.first(), policy.start(1)
-        answers = asked = False
+        answers = alone = False
         if clock is not None:
             due, _, answers = clock.begin(due)
         for index, (call, cost) in enumerate(self._segments):
@@ -135,7 +135,8 @@ class Singles:
             macs += stop.macs
             wanted = policy.decide(index, stop.outputs, state).item()
             if wanted == OFFLOAD:
-                found, asked, wanted = self._offloaded(how, index), how.server is not None, last
+                found, wanted = self._offloaded(how, index), last
+                alone = found is None
                 if found is not None:
                     answer = self._made(
                         last, found, segments_run, heads_run, macs, start, sent=True
@@ -163,7 +164,7 @@ class Singles:
         if policy.online:
             final = answer.logits.reshape(1, -1) if answer.exit == self._exit_names[last] else None
             with how.lock:
-                policy.learn(state, final, asked and not answer.offloaded)
+                policy.learn(state, final, alone)
         return answer
 
     def _offloaded(self, how: Deciding, index: int) -> np.ndarray | None:

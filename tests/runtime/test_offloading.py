@@ -73,10 +73,13 @@ def test_where_nobody_answers_it_goes_on_here_and_no_segment_runs_twice(
 
 
 def test_without_a_server_the_network_runs_to_its_end(artifact: Artifact) -> None:
-    net = Session(artifact, Sending(0))
+    policy = Sending(0)
+    net = Session(artifact, policy)
     answer = net.run(X[int(np.flatnonzero(SENT)[0])])
     assert (answer.exit, answer.offloaded, answer.segments_run) == ("final", False, 3)
     assert net.offload_counts == {} and net.connect()
+    net.run(X[int(np.flatnonzero(~SENT)[0])])
+    assert [here for _, _, here in policy.told] == [True, False], "the device did what was sent"
 
 
 def test_the_policy_is_told_of_each_sample_once(artifact: Artifact) -> None:
