@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from eecompile.ir import Graph
 
 __all__ = ["index_limits"]
@@ -29,6 +31,7 @@ def index_limits(graph: Graph, name: str) -> tuple[int, int] | None:
         if op.kind in _MOVING and op.inputs[0] in same:
             same.update(out for out in op.outputs if graph.types[out].dtype in _WHOLE)
         elif op.kind == "Gather" and op.inputs[1] in same:
-            extent = graph.types[op.inputs[0]].shape[op.attributes["axis"]]
+            axis: Any = op.attributes["axis"]
+            extent = graph.types[op.inputs[0]].shape[axis]
             least = extent if least is None else min(least, extent)
     return None if least is None else (-least, least - 1)

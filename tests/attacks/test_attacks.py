@@ -613,4 +613,4 @@ def test_any_number_of_threads_a_function_could_use_is_bounded_by_those_there_ar
     edit(folder, lambda m: m["segments"][1].update(threads=1 << 30, private_bytes=1 << 12))
     net = ee.load(folder, threads=2)
     assert net.threads == 2
-    assert net._lane._block.nbytes < 1 << 20
+    assert net._singles.lane._block.nbytes < 1 << 20

@@ -65,7 +65,7 @@ def test_settings_do_to_calibration_data_what_they_say(guarded: Path, built: Pat
         net.set_policy(from_json(setting.policy))
         batch = net.run_batch(images)
         # Recorded and computed one by one, logits differ by rounding.
-        assert float((batch.labels != final).mean()) == pytest.approx(setting.differing, abs=0.004)
+        assert float(np.mean(batch.labels != final)) == pytest.approx(setting.differing, abs=0.004)
 
 
 def test_what_differs_too_often_at_calibration_is_not_begun_with(

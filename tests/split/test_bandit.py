@@ -105,7 +105,7 @@ def test_choices_are_those_of_the_formulas(chosen: UcbOptions, exits: int, seed:
         confidences: list[float | None] = list(random.random(exits).tolist())
         first = 0 if chosen.observations == "side" else arm
         told = [c if first <= at <= arm else None for at, c in enumerate(confidences)]
-        left = arm < exits and confidences[arm] >= limits[arm]  # type: ignore[operator]
+        left = arm < exits and confidences[arm] >= limits[arm]
         final = None if left else float(random.random())
         bandit.learn(arm, told, final)
         formulas.samples.append((arm, told, final))

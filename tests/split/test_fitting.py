@@ -60,7 +60,11 @@ def test_a_given_threshold_is_that_of_all_exits_and_needs_no_data() -> None:
 
 
 def test_options_of_the_file_arrive() -> None:
-    options = {"observations": Name("side"), "unknown": Name("impute"), "discount": 0.99}
+    options: dict[str, Any] = {
+        "observations": Name("side"),
+        "unknown": Name("impute"),
+        "discount": 0.99,
+    }
     made = fitted(written(0.8, **options, exploration=2, weight=0.5), None)
     assert made.learning == UcbOptions("side", "impute", 0.99, 2, 0.5)
     assert fitted(written(0.8, at=Name("late")), None).at == 1
@@ -135,14 +139,14 @@ def naive(confidence: np.ndarray, lost: np.ndarray, limit: float) -> float:
 @pytest.mark.parametrize("seed", range(8))
 def test_thresholds_are_tried_from_the_highest_down(seed: int) -> None:
     random = np.random.default_rng(seed)
-    confidence = random.choice(np.float32([0.4, 0.5, 0.7, 0.9, 0.95]), 300)
+    confidence = random.choice(np.array([0.4, 0.5, 0.7, 0.9, 0.95], np.float32), 300)
     lost = random.choice([-1, 0, 0, 0, 0, 1, 1], 300)
     for limit in (0.005, 0.03, 0.05, 0.1, 0.2):
         assert lowest_threshold(confidence, lost, limit) == naive(confidence, lost, limit)
 
 
 def test_nothing_leaves_where_the_surest_answers_are_wrong() -> None:
-    confidence = np.float32([0.9, 0.8, 0.7, 0.6]).repeat(100)
+    confidence = np.array([0.9, 0.8, 0.7, 0.6], np.float32).repeat(100)
     assert lowest_threshold(confidence, np.array([1, 0, 0, 0]).repeat(100), 0.1) == inf
 
 

@@ -28,7 +28,7 @@ from eecompile.policies.split_bandit import Rewards, SplitBandit
 Array = np.ndarray[Any, Any]
 
 COSTS = SplitCosts((0.25, 0.5, 0.75, 1.0), (0.125, 0.0625, 0.03125), price=0.375)
-SURE, UNSURE = np.float32([[9, 0, 0]]), np.float32([[0.1, 0, 0]])
+SURE, UNSURE = np.array([[9, 0, 0]], np.float32), np.array([[0.1, 0, 0]], np.float32)
 
 
 def policy(learning: UcbOptions | None = None, **given: Any) -> SplitPolicy:
@@ -137,7 +137,11 @@ def test_a_replay_is_the_bandit_on_confidences(score: str, side: str) -> None:
     replayed = replay_stream(made, exits, final)
     means = score == "class_means"
     measure = max_softmax if means else SCORES[score]
-    columns = [measure(seen.class_means if means else seen.logits) for seen in exits]
+    columns = []
+    for outputs in exits:
+        looked_at = outputs.class_means if means else outputs.logits
+        assert looked_at is not None
+        columns.append(measure(looked_at))
     last = measure(final)
     learner = SplitBandit(made.rewards, options)
     for n in range(len(final)):
@@ -286,7 +290,7 @@ def test_several_samples_are_split_alike_and_told_apart() -> None:
     sure = max_softmax(seen.logits) >= np.float32(0.75)
     assert decisions.tolist() == [EXIT if one else OFFLOAD for one in sure]
     one = made.select(state, np.array([1]))
-    made.learn(one, np.float32([[0, 5, 0]]))
+    made.learn(one, np.array([[0, 5, 0]], np.float32))
     assert made.counts == {0: 2, 1: 1, 2: 0, 3: 0}
 
 
