@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -139,25 +140,24 @@ def _exits_of(built: BuiltPolicy, segments: SegmentGraph) -> Sequence[int]:
     return policy.exits if policy.at is None else (policy.at,)
 
 
+@dataclass(frozen=True)
 class _Offloads:
     """What the tails of a build are made from; values are computed once."""
 
-    def __init__(
-        self,
-        segments: SegmentGraph,
-        network: CompiledGraph,
-        runner: Runner,
-        splits: Mapping[str, Dataset],
-        inputs: Mapping[str, np.ndarray],
-        threads: int,
-        seed: int,
-    ) -> None:
-        self.segments, self.network, self.runner = segments, network, runner
-        self.threads, self.seed = threads, seed
-        self.splits, self.inputs = splits, inputs
-        self.orders = border_orders(segments.graphs(), segments.shown)
-        self._samples: dict[str, _Samples] = {}
-        self._made: dict[tuple[int, str], tuple[Tail, bytes, dict[str, Any]]] = {}
+    segments: SegmentGraph
+    network: CompiledGraph
+    runner: Runner
+    splits: Mapping[str, Dataset]
+    inputs: Mapping[str, np.ndarray]
+    threads: int
+    seed: int
+    _samples: dict[str, _Samples] = field(default_factory=dict)
+    _made: dict[tuple[int, str], tuple[Tail, bytes, dict[str, Any]]] = field(default_factory=dict)
+
+    @cached_property
+    def orders(self) -> dict[str, tuple[int, ...]]:
+        """Of values that cross a border: see `border_orders`."""
+        return border_orders(self.segments.graphs(), self.segments.shown)
 
     def tail(self, index: int, offload: Offload) -> tuple[Tail, bytes, dict[str, Any]]:
         """The tail behind exit `index`, its ONNX file, and what is reported of it."""

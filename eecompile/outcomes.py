@@ -23,6 +23,7 @@ __all__ = [
     "evaluate",
     "exits_json",
     "exits_taken",
+    "reported",
     "standard_error",
     "wilson",
 ]
@@ -145,16 +146,40 @@ def evaluate(
 ) -> Report:
     """What `policy` does to the samples of a record."""
     replayed = replay(policy, record.outputs(), record.final)
-    right = replayed.correct(record.labels)
+    return reported(
+        record,
+        replayed.exit,
+        replayed.correct(record.labels),
+        {name: cost.of(replayed) for name, cost in costs.items()},
+        {name: cost.provenance for name, cost in costs.items()},
+    )
+
+
+def reported(
+    record: TestRecord | CalibrateRecord,
+    exit_: Array,
+    right: Array,
+    costs: Mapping[str, Array],
+    provenance: Mapping[str, str],
+) -> Report:
+    """What became of a record's samples.
+
+    Args:
+        record: the samples.
+        exit_: int64 (n,), which exit each took; the final one last.
+        right: bool (n,), whether its answer was right.
+        costs: quantity -> what it cost, (n,).
+        provenance: quantity -> where its costs come from.
+    """
     full = record.final.argmax(axis=1) == record.labels
     return Report(
         n=len(record),
         accuracy=wilson(int(right.sum()), len(record)),
         full_depth_accuracy=wilson(int(full.sum()), len(record)),
         accuracy_drop=Interval.of_mean(full.astype(float) - right),
-        costs={name: Interval.of_mean(cost.of(replayed)) for name, cost in costs.items()},
-        provenance={name: cost.provenance for name, cost in costs.items()},
-        exits=exits_taken((*record.exits, "final"), replayed.exit, right),
+        costs={name: Interval.of_mean(cost) for name, cost in costs.items()},
+        provenance=provenance,
+        exits=exits_taken((*record.exits, "final"), exit_, right),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from eecompile.fitted_policy import CONFIDENCE, drop_at_most
-from eecompile.outcomes import Interval, Report, exits_taken, standard_error, wilson
+from eecompile.outcomes import Interval, Report, reported, standard_error, wilson
 from eecompile.policies import SplitPolicy, StreamReplay, from_json, replay_stream, to_json
 from eecompile.policies.points import OperatingPoint
 from eecompile.policies.steps import to_json as thresholds_json
@@ -52,7 +52,9 @@ def split_outcomes(
         replayed = replay_stream(learner, record.outputs(), record.final)
         found[split] = _stream(replayed, names) | {"best": names[learner.best]}
         if isinstance(record, TestRecord):
-            report = _report(replayed, record, policy)
+            right = np.asarray(replayed.labels == record.labels)
+            macs = {"macs": _device_macs(replayed, policy)}
+            report = reported(record, replayed.exit, right, macs, {"macs": "counted"})
         else:
             point = _point(replayed, record, policy)
     return found, point, report
@@ -85,20 +87,6 @@ def _stream(replayed: StreamReplay, names: Sequence[str]) -> dict[str, Any]:
 def _device_macs(replayed: StreamReplay, policy: SplitPolicy) -> np.ndarray[Any, Any]:
     """What each sample cost here, as a fraction of the network; float64 (n,)."""
     return np.asarray(replayed.cost - policy.costs.price * replayed.sent)
-
-
-def _report(replayed: StreamReplay, record: TestRecord, policy: SplitPolicy) -> Report:
-    right = np.asarray(replayed.labels == record.labels)
-    full = record.final.argmax(axis=1) == record.labels
-    return Report(
-        n=len(record),
-        accuracy=wilson(int(right.sum()), len(record)),
-        full_depth_accuracy=wilson(int(full.sum()), len(record)),
-        accuracy_drop=Interval.of_mean(full.astype(float) - right),
-        costs={"macs": Interval.of_mean(_device_macs(replayed, policy))},
-        provenance={"macs": "counted"},
-        exits=exits_taken((*record.exits, "final"), replayed.exit, right),
-    )
 
 
 def _point(replayed: StreamReplay, record: CalibrateRecord, policy: SplitPolicy) -> OperatingPoint:

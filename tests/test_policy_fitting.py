@@ -1,7 +1,6 @@
 """Budgets are kept on the calibration data, used up, and never see the test data."""
 
 from math import inf
-from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -13,36 +12,16 @@ from eecompile.policies.points import most_accurate
 from eecompile.policy_fitting import FittedPolicy, fit_policy
 from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord
 from eecompile.spec import Budget, Rule, RuleTerm
+from tests.budgets.records import EXITS, made
 
-CLASSES, EXITS = 5, ("early", "middle", "late")
 COSTS = {
     "macs": ExitCosts((0.2, 0.3, 0.3, 0.2), (0.01, 0.01, 0.01), 1.0),
     "latency": ExitCosts((2e-3, 3e-3, 3e-3, 2e-3), (2e-4,) * 3, 1e-2),
 }
 SOFTMAX = Rule((RuleTerm("confidence", "max_softmax"),))
 MEANS = Rule((RuleTerm("confidence", "class_means"),))
-
-
-R = TypeVar("R", bound=Record)
-
-
-def made(kind: type[R], seed: int, count: int = 3000) -> R:
-    """A network whose exits see the class through noise that shrinks with depth."""
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, CLASSES, count)
-    hardness = generator.exponential(size=(count, 1))
-
-    def scores(noise: float) -> np.ndarray:
-        seen = np.eye(CLASSES)[labels] + generator.normal(size=(count, CLASSES)) * noise * hardness
-        return (6 * seen).astype(np.float32)
-
-    logits = {name: scores(noise) for name, noise in zip(EXITS, (0.6, 0.4, 0.25), strict=True)}
-    means = {name: scores(noise) for name, noise in (("early", 0.7), ("late", 0.35))}
-    return kind(EXITS, labels, scores(0.2), {}, logits, means)
-
-
-CALIBRATE = made(CalibrateRecord, 1)
-TEST = made(TestRecord, 2)
+CALIBRATE = made(CalibrateRecord, 1, 3000)
+TEST = made(TestRecord, 2, 3000)
 
 
 def fitted(rule: Rule, budget: Budget | None, **options: float) -> FittedPolicy:

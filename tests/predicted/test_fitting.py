@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from eecompile.diagnostics import CompileErrors, InternalError
 from eecompile.fitted_policy import Calibration, FittedPolicy
+from eecompile.forecast_limits import forecast_limits
 from eecompile.forecast_report import forecast_hits, forecast_report
 from eecompile.outcomes import ExitCosts, evaluate
 from eecompile.policies import (
@@ -28,7 +29,6 @@ from eecompile.predicted_fitting import (
     _Fitting,
     _Setting,
     followed,
-    forecast_limits,
     given_predicted,
     scales,
 )
