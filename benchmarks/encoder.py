@@ -111,21 +111,22 @@ class NewsEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(0.3)
         self.layers = nn.ModuleList(EncoderLayer(width, heads, hidden) for _ in range(depth))
+        self.widths = [width] * depth
         self.classifier = nn.Linear(width, classes)
 
-    def features(self, ids: Tensor) -> list[Tensor]:
-        """i64[N, T] -> f32[N, T, W] behind each layer."""
+    def pooled(self, ids: Tensor) -> list[Tensor]:
+        """i64[N, T] -> the mean over tokens behind each layer, f32[N, W]."""
         added = (ids == 0).float()[:, None, None] * _HIDDEN
         x = self.dropout(self.norm(self.words(ids) + self.places))
         found = []
         for layer in self.layers:
             x = layer(x, added)
-            found.append(x)
+            found.append(x.mean(1))
         return found
 
     def forward(self, ids: Tensor) -> Tensor:
         """i64[N, T] -> logits f32[N, classes]."""
-        logits: Tensor = self.classifier(self.features(ids)[-1].mean(1))
+        logits: Tensor = self.classifier(self.pooled(ids)[-1])
         return logits
 
 

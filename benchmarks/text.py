@@ -1,16 +1,18 @@
-"""Exits of a text classifier, after each layer of a small encoder, on AG News: the whole pipeline.
+"""Exits of text classifiers, after each layer, on AG News: the whole pipeline.
 
-    python -m benchmarks.text [--folder DIR] [--seeds 5] [--budgets 20 30 50 60 70 80]
+    python -m benchmarks.text [--kind characters words] [--folder DIR] [--seeds 5]
+        [--budgets 30 40 50 60 70 80]
 
-Two networks are trained (see `benchmarks/train_text.py`): one whose layers all learned to answer,
-and one that was trained without exits in mind. Their exits' heads are fitted with the backbone
-frozen, on texts it has not seen. Budgets are compared on 7,600 test texts cut into halves anew for
-each seed: one half to fit the rules on, the other to report. Needs torch, to train and export;
-with a folder that is kept, networks are trained there once.
+Networks are trained first (see `benchmarks/train_text.py`). Their exits' heads are fitted with the
+backbone frozen, on texts it has not seen. Budgets are compared on 7,600 test texts cut into halves
+anew for each seed: one half to fit the rules on, the other to report. Needs torch, to train and
+export; with a folder that is kept, networks are trained there once.
 
-Topics of news are told by words more than by their order: a linear classifier of words is right
-about as often, and so are all exits of both networks, within half a point. Every budget that pays
-for the first exit is kept without loss; what rules differ by is less than the halves differ.
+`characters`: residual convolutions over characters. Signs make words only layer by layer.
+`words`: an encoder of words, once with layers that all learned to answer, once trained without
+exits in mind. Topics of news are told by words more than by their order: a linear classifier of
+words is right about as often, and so are all exits of both networks, within half a point. Every
+budget that pays for the first exit is kept without loss, and rules differ by less than halves do.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +35,37 @@ from eecompile.runtime.runner import Runner
 from eecompile.spec import Budget
 
 HERE = Path(__file__).parent
-#: Kinds of networks, and whether their layers learned to answer.
-NETWORKS: Mapping[str, bool] = {"all layers trained": True, "last layer trained": False}
-TORCH = f'source torch "{HERE / "encoder.py"}:news_encoder" weights "news.pth"'
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to train and build.
+
+    Attributes:
+        kind: as of `benchmarks.train_text`, and of the `.ee` file.
+        torch: where PyTorch finds it.
+        last_only: whether layers before the last did not learn to answer.
+    """
+
+    kind: str
+    torch: str
+    last_only: bool = False
+
+    @property
+    def text(self) -> str:
+        """The `.ee` file."""
+        return (HERE / f"text_{self.kind}.ee").read_text()
+
+
+NETWORKS: Mapping[str, Network] = {
+    "characters": Network("characters", "characters.py:news_characters"),
+    "words, all layers trained": Network("words", "encoder.py:news_encoder"),
+    "words, last layer trained": Network("words", "encoder.py:news_encoder", last_only=True),
+}
 
 
 def texts(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int64 (7600, 40) and labels: what thresholds are fitted on, and what is reported on."""
+    """Ids int64 (7600, length) and labels, of the two files that are cut into halves anew."""
     parts = [np.load(folder / f"{name}.npz") for name in ("calibrate", "test")]
     ids, labels = (np.concatenate([part[key] for part in parts]) for key in ("images", "labels"))
     return ids, labels
@@ -59,10 +86,9 @@ def recorded(artifact: Path, ids: np.ndarray, labels: np.ndarray) -> Recorded:
     )
 
 
-def built(folder: Path) -> Path:
+def built(folder: Path, network: Network) -> Path:
     """The artifact of the network in a folder."""
-    text = (HERE / "text.ee").read_text()
-    (folder / "text.ee").write_text(text)
+    (folder / "text.ee").write_text(network.text)
     target = folder / "text.artifact"
     found, seconds = command("build", str(folder / "text.ee"), "-o", str(target), folder=folder)
     print(
@@ -72,9 +98,10 @@ def built(folder: Path) -> Path:
     return target
 
 
-def routes_agree(folder: Path, artifact: Path, ids: np.ndarray) -> None:
+def routes_agree(folder: Path, network: Network, artifact: Path, ids: np.ndarray) -> None:
     """Build the network from PyTorch too, and compare what both answer."""
-    text = (HERE / "text.ee").read_text().replace('source onnx "news.onnx"', TORCH)
+    source = f'source torch "{HERE / network.torch}" weights "news.pth"'
+    text = network.text.replace('source onnx "news.onnx"', source)
     (folder / "torch.ee").write_text(text.replace("output topic", "output output"))
     target = folder / "torch.artifact"
     command("build", str(folder / "torch.ee"), "-o", str(target), folder=folder)
@@ -101,15 +128,17 @@ def latencies(folder: Path, artifact: Path, samples: int) -> None:
 
 
 def report(folder: Path, data: Path, options: argparse.Namespace) -> None:
-    """Both networks: their exits, budgets and latencies."""
+    """The networks asked for: their exits, budgets and latencies."""
     print(describe_machine())
     budgets = [Budget("macs", share / 100) for share in options.budgets]
     rules = {name: RULES[name] for name in (*MEASURES, "learned_score")}
-    for title, all_layers in NETWORKS.items():
-        place = folder / title.partition(" ")[0]
+    for title, network in NETWORKS.items():
+        if network.kind not in options.kind:
+            continue
+        place = folder / title.replace(", ", "_").partition(" ")[0]
         print(f"\n{title}:")
-        trained(place, data, last_only=not all_layers)
-        artifact = built(place)
+        trained(place, data, network.kind, last_only=network.last_only)
+        artifact = built(place, network)
         ids, labels = texts(place)
         known = recorded(artifact, ids, labels)
         right = {name: (own.argmax(1) == labels).mean() for name, own in known.logits.items()}
@@ -122,8 +151,8 @@ def report(folder: Path, data: Path, options: argparse.Namespace) -> None:
         _print_verdict(records, verdict(rows))
         print("eval, one text at a time, exits and full depth in turn, one thread:")
         latencies(place, artifact, options.samples)
-        if all_layers:
-            routes_agree(place, artifact, ids)
+        if not network.last_only:
+            routes_agree(place, network, artifact, ids)
         sys.stdout.flush()
 
 
@@ -141,9 +170,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Options, then everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--folder", type=Path, help="keep everything here")
+    parser.add_argument(
+        "--kind", nargs="+", choices=("characters", "words"), default=["characters"]
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=2000, help="texts whose latency is measured")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[20, 30, 50, 60, 70, 80])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[30, 40, 50, 60, 70, 80])
     options = parser.parse_args(arguments)
     with working_folder(options.folder) as folder:
         report(folder, shared_data().resolve(), options)
