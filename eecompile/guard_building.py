@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import inf, isinf
 from typing import Any
 
 import numpy as np
 
 from eecompile.diagnostics import CompileErrors, Diagnostic
-from eecompile.guard_rule import GuardRule, GuardSetting
+from eecompile.guard_rule import RESERVE, GuardRule, GuardSetting
+from eecompile.outcomes import ExitCosts
 from eecompile.policies import ExitPolicy, from_json, replay, to_json
+from eecompile.policies.base import EXIT
+from eecompile.policies.steps import StepsPolicy
+from eecompile.policies.steps import to_json as limits_to_json
 from eecompile.record import CalibrateRecord, Record, TestRecord
 from eecompile.spec import Policy
 
@@ -19,23 +24,31 @@ __all__ = ["build_guard"]
 #: them, so that many would cost time, and near ones tell no more.
 _STEP = 0.75
 _MOST_SETTINGS = 8
+#: Of the samples that an exit would take, those it still takes in settings beside the fitted ones.
+_KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+#: How thresholds are looked for: how far above the fitted ones, and how closely.
+_FARTHEST, _HALVINGS = 1e6, 24
 
 
 def build_guard(
     written: Policy,
     policy: ExitPolicy,
     points: Sequence[Mapping[str, Any]],
+    costs: ExitCosts,
     records: Mapping[str, Record],
 ) -> tuple[GuardRule, dict[str, Any]]:
     """What watches a policy, and what a person is told of it as JSON.
 
-    Settings are operating points that let fewer samples leave early than the policy as it was
-    built, each differing less from the network's own answers than the one before it.
+    Settings let fewer samples leave early than the policy as it was built, each differing less
+    from the network's own answers than the one before it. They are operating points, and, where
+    the policy has a threshold per exit, what it is with higher ones: points are chosen for
+    accuracy, and once that is the network's own none are left that differ less.
 
     Args:
         written: as in the file, with a guard.
         policy: as it was built.
         points: its operating points as JSON.
+        costs: MACs.
         records: "calibrate" tells how settings differ; "test" is reported on.
 
     Raises:
@@ -56,9 +69,9 @@ def build_guard(
                 )
             ]
         )
-    rule = GuardRule(guard.drop, guard.share, _ladder(policy, points, calibrate))
+    rule = GuardRule(guard.drop, guard.share, _ladder(policy, points, costs, calibrate))
     test = records.get("test")
-    start = sum(setting.differing > rule.drop for setting in rule.settings)
+    start = sum(setting.differing > RESERVE * rule.drop for setting in rule.settings)
     held_out = None
     if isinstance(test, TestRecord):
         held_out = [_setting(from_json(s.policy), test).differing for s in rule.settings]
@@ -74,17 +87,73 @@ def build_guard(
 
 
 def _ladder(
-    policy: ExitPolicy, points: Sequence[Mapping[str, Any]], record: CalibrateRecord
+    policy: ExitPolicy,
+    points: Sequence[Mapping[str, Any]],
+    costs: ExitCosts,
+    record: CalibrateRecord,
 ) -> tuple[GuardSetting, ...]:
-    """The policy, then ever more careful points; those that never leave early are no settings."""
-    found = [_setting(policy, record)]
-    for point in sorted(points, key=lambda point: float(point["costs"]["macs"])):
-        setting = _setting(from_json(point["policy"]), record)
+    """The policy, then ever more careful ones; those that never leave early are no settings."""
+    (first, least), *others = (
+        _setting_and_cost(one, costs, record)
+        for one in (
+            policy,
+            *(from_json(point["policy"]) for point in points),
+            *_tightened(policy, record),
+        )
+    )
+    found = [first]
+    for setting, cost in sorted(others, key=lambda one: one[1]):
         careful = setting.differing <= _STEP * found[-1].differing
         stays = found[-1].exits[-1] <= setting.exits[-1] < 1
-        if careful and stays and len(found) < _MOST_SETTINGS:
+        if careful and stays and cost > least and len(found) < _MOST_SETTINGS:
             found.append(setting)
     return tuple(found)
+
+
+def _tightened(policy: ExitPolicy, record: CalibrateRecord) -> Iterator[ExitPolicy]:
+    """The policy with higher thresholds; nothing where it has none."""
+    if isinstance(policy, StepsPolicy):
+        for kept in _KEPT:
+            limits = [
+                limit if isinf(limit) else _higher(policy, k, kept, record)
+                for k, limit in enumerate(policy.thresholds)
+            ]
+            yield _with(policy, limits)
+
+
+def _with(policy: StepsPolicy, limits: Sequence[float]) -> ExitPolicy:
+    """The same rule with other thresholds."""
+    return type(policy).from_parameters(
+        {**policy.parameters(), "thresholds": limits_to_json(limits)}
+    )
+
+
+def _higher(policy: StepsPolicy, exit_: int, kept: float, record: CalibrateRecord) -> float:
+    """The threshold at which an exit takes a part of the samples that it would take of all."""
+    outputs = record.outputs()[exit_]
+
+    def taken(limit: float) -> int:
+        limits = [inf] * len(policy.thresholds)
+        limits[exit_] = limit
+        one = _with(policy, limits)
+        return int((one.decide(exit_, outputs, one.start(len(record))) == EXIT).sum())
+
+    low = policy.thresholds[exit_]
+    wanted, step = kept * taken(low), 1.0
+    while step < _FARTHEST and taken(low + step) > wanted:
+        step *= 2
+    for _ in range(_HALVINGS):
+        step /= 2
+        if taken(low + step) > wanted:
+            low += step
+    return low + step
+
+
+def _setting_and_cost(
+    policy: ExitPolicy, costs: ExitCosts, record: CalibrateRecord
+) -> tuple[GuardSetting, float]:
+    replayed = replay(policy, record.outputs(), record.final)
+    return _setting(policy, record), float(costs.of(replayed).mean())
 
 
 def _setting(policy: ExitPolicy, record: CalibrateRecord | TestRecord) -> GuardSetting:

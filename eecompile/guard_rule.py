@@ -8,7 +8,10 @@ from typing import Any
 
 from eecompile.checked_json import JsonError, ObjectReader
 
-__all__ = ["GuardRule", "GuardSetting"]
+__all__ = ["RESERVE", "GuardRule", "GuardSetting"]
+
+#: Settings are held to this part of what is allowed; the rest is for the time it takes to find out.
+RESERVE = 0.7
 
 _MOST_SETTINGS = 100
 _MOST_EXITS = 1_000

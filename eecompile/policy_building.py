@@ -89,7 +89,7 @@ def build_policies(
                 given = to_json(_given(policy, network))
                 found[policy.name] = _reported(policy, given, None, [], costs, records)
             if policy.guard is not None:
-                found[policy.name] = _guarded(policy, found[policy.name], records)
+                found[policy.name] = _guarded(policy, found[policy.name], costs["macs"], records)
         except CompileErrors as errors:
             problems.add(*errors.diagnostics)
     problems.raise_errors()
@@ -104,9 +104,11 @@ def _fit(
     return fit_policy(written.rule, written.budget, calibrate, costs, seed=seed)
 
 
-def _guarded(written: Policy, built: BuiltPolicy, records: Mapping[str, Record]) -> BuiltPolicy:
-    """The policy with what watches it."""
-    rule, told = build_guard(written, built.policy, built.report["points"], records)
+def _guarded(
+    written: Policy, built: BuiltPolicy, costs: ExitCosts, records: Mapping[str, Record]
+) -> BuiltPolicy:
+    """The policy with what watches it; `costs` are MACs."""
+    rule, told = build_guard(written, built.policy, built.report["points"], costs, records)
     return replace(built, guard=rule.to_json(), report={**built.report, "guard": told})
 
 

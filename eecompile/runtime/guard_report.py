@@ -63,11 +63,12 @@ class GuardReport:
         differing: audits that the setting in use would have answered otherwise than the network.
         differing_at_least, differing_at_most: 95 % interval of that share of the answers, since
             the present setting decides.
-        debt: by how many audits it has differed more often than allowed of late; it is given up at
-            `eecompile.runtime.guard.ALARM`.
+        debt: by how many audits it has differed more often than allowed of late, less a reserve; it
+            is given up at the `alarm` of `eecompile.runtime.guard_watch.GuardOptions`.
         tightened, loosened: changes to a more careful setting, and back.
         drift: how far the shares of the exits that setting 0 would take now, over some 100 audits,
             are from those at calibration: 0 equal, 1 nothing in common (total variation).
+        changes: how often the exits that samples take were found to have changed.
         exits: each but the network's end.
     """
 
@@ -85,6 +86,7 @@ class GuardReport:
     tightened: int
     loosened: int
     drift: float
+    changes: int
     exits: tuple[GuardedExit, ...]
 
     @property

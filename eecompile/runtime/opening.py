@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 
 import numpy as np
 
@@ -113,12 +114,22 @@ def _try(policy: ExitPolicy, stops: Sequence[ExitOutputs], offloads: bool) -> No
             policy.remember(policy.memory())
 
 
-def stored_guard(artifact: Artifact, name: str, entry: PolicyEntry) -> Guard | None:
+def stored_guard(
+    artifact: Artifact, name: str, entry: PolicyEntry, seed: int | None = None
+) -> Guard | None:
     """What watches the answers of an entry's policy, None where nothing does.
 
+    Args:
+        artifact: it is in.
+        name: of the policy.
+        entry: see above.
+        seed: of which samples are audited; the system's where None.
+
     Raises:
-        CompileErrors: it cannot watch this network's exits.
+        CompileErrors: it cannot watch this network's exits, or the seed is no whole number.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer | None):
+        raise bad_argument(f"Expected a whole number as `audit_seed`, found {seed!r}")
     if entry.guard is None:
         return None
     network = artifact.manifest.network
@@ -127,7 +138,7 @@ def stored_guard(artifact: Artifact, name: str, entry: PolicyEntry) -> Guard | N
             raise ValueError("a guard watches neither clocks nor servers")
         if network.classes is None:
             raise ValueError("a guard compares classes")
-        return Guard(GuardRule.from_json(entry.guard), network.exit_names)
+        return Guard(GuardRule.from_json(entry.guard), network.exit_names, Random(seed))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _unusable(artifact, name, error) from error
 

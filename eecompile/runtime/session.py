@@ -47,6 +47,7 @@ def load(
     budget: Mapping[str, float] | None = None,
     endpoint: str | None = None,
     state: str | Path | None = None,
+    audit_seed: int | None = None,
 ) -> Session:
     """The network in an artifact's folder, ready to run.
 
@@ -71,6 +72,7 @@ def load(
             it; `Session.connect` looks at the server earlier.
         state: what `Session.save_state` wrote, to go on from; where there is no such file yet,
             everything starts afresh.
+        audit_seed: makes a guard audit the same samples in every run; the system's if not given.
 
     Raises:
         CompileErrors: it is no artifact, damaged, for another machine or version, or has no such
@@ -79,7 +81,11 @@ def load(
             policy's, or damaged.
         ToolError: the policy offloads, and the library that speaks to servers is not installed.
     """
-    session = Session(read_artifact(path), policy, threads, governor=governor, endpoint=endpoint)
+    session = Session(
+        *(read_artifact(path), policy, threads, None, governor),
+        endpoint=endpoint,
+        audit_seed=audit_seed,
+    )
     if budget is not None:
         session.set_budget(budget)
     if state is not None and os.path.lexists(state):
@@ -127,6 +133,7 @@ class Session:
         *,
         endpoint: str | None = None,
         server: Server | None = None,
+        audit_seed: int | None = None,
     ) -> None:
         """Loads the artifact's code, unless `library` holds it already; arguments as in `load`.
 
@@ -150,6 +157,7 @@ class Session:
                 "`NoGovernor()` of eecompile.runtime.governor leaves clocks alone",
             )
         self._governor, self._endpoint, self._server = governor, endpoint, server
+        self._audit_seed = audit_seed
         self._how: Deciding | None = None
         self._budget: dict[str, float] | None = None
         self.set_policy(artifact.manifest.default_policy if policy is None else policy)
@@ -255,7 +263,7 @@ class Session:
         artifact, stops = self.artifact, [stop.outputs for stop in self._singles.stops]
         entry = policy_entry(artifact, name)
         policy = stored_policy(artifact, name, entry, stops)
-        guard = stored_guard(artifact, name, entry)
+        guard = stored_guard(artifact, name, entry, self._audit_seed)
         server = stored_server(artifact, name, entry, self._endpoint, self._server)
         workers = () if self._team is None else self._team.workers
         clock, self._governor = stored_clock(artifact, name, entry, self._governor, workers)
@@ -362,6 +370,7 @@ class Session:
             *(self.artifact, policy, self.threads, self.library, self._governor),
             endpoint=self._endpoint,
             server=self._server,
+            audit_seed=self._audit_seed,
         )
         if how is None or found._how is None:
             found.set_policy(None)

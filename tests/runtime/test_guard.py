@@ -21,12 +21,13 @@ from eecompile.diagnostics import CompileErrors
 from eecompile.guard_rule import GuardRule, GuardSetting
 from eecompile.policies import NeverPolicy, ThresholdPolicy, to_json
 from eecompile.policies.base import ExitOutputs
-from eecompile.runtime import guard as guards
-from eecompile.runtime.guard import ALARM, FASTER, Guard
+from eecompile.runtime.guard import Guard
+from eecompile.runtime.guard_watch import GuardOptions
 from eecompile.runtime.session import Session, load
 from eecompile.runtime.vectors import verify_artifact
 from tests.runtime import tiny
 
+OPTIONS = GuardOptions()
 NAMES = ("early", "final")
 #: The logits of the network itself for every sample: class 0.
 FINAL = np.array([[9.0, 0.0]], np.float32)
@@ -110,6 +111,30 @@ def test_a_strong_change_is_found_within_tens_of_audits() -> None:
     assert guard.level == 1 and sorted(delays)[10] <= 15 and max(delays) <= 40
 
 
+def kinds(count: int, share: float, seed: int) -> Iterator[Sample]:
+    """Samples that all answer alike; of a share the early exit is too unsure for any setting."""
+    for chance in np.random.default_rng(seed).random(count).tolist():
+        yield 0.55 if chance < share else 0.95, True
+
+
+def test_inputs_that_take_other_exits_are_taken_for_new_ones() -> None:
+    first = GuardSetting(RULE.settings[0].policy, 0.005, (0.9, 0.1))
+    safe = GuardSetting(RULE.settings[2].policy, 0.001, (0.9, 0.1))
+    guard = Guard(GuardRule(0.01, 0.05, (first, safe)), NAMES, Random(2))
+    served(guard, kinds(20_000, 0.1, 2))
+    assert (guard.level, guard.report().changes) == (0, 0), "no false alarm"
+    assert guard.report().share_now == pytest.approx(0.05, rel=0.01)
+    for sample in kinds(1000, 0.5, 3):
+        served(guard, iter([sample]))
+        if guard.level:
+            break
+    assert (guard.level, guard.report().changes) == (1, 1), "the one with a margin stays"
+    assert guard.report().samples < 20_100 and guard.report().share_now > 0.4
+    assert guard.report().debt == OPTIONS.alarm * OPTIONS.doubt
+    served(guard, kinds(20_000, 0.5, 4))
+    assert guard.level == 0, "they are usual now, and audits have shown that they do no harm"
+
+
 def test_settings_come_back_when_inputs_do() -> None:
     guard = Guard(RULE, NAMES, Random(1))
     served(guard, stream(4000, (0.5, 0.5, 0.5), 1))
@@ -125,15 +150,15 @@ def test_settings_come_back_when_inputs_do() -> None:
 
 def test_debts_are_those_of_the_definition() -> None:
     guard = Guard(ladder(0.6, 0.8, drop=0.1, share=1.0), NAMES, Random(0))
-    debts, given_up = [0.0, 0.0], [False, False]
+    debts, given_up, allowed = [0.0, 0.0], [False, False], 0.1 * OPTIONS.reserve
     rng = np.random.default_rng(5)
     for _ in range(400):
         confidence, agrees = 0.7 + 0.2 * rng.integers(2), bool(rng.random() > 0.15)
         guard.audited(outputs(confidence, agrees=agrees), FINAL)
         for k, threshold in enumerate((0.6, 0.8)):
             differs = confidence >= threshold and not agrees
-            debts[k] = min(max(debts[k] + differs - 0.1, 0), ALARM)
-            if debts[k] >= ALARM - 0.1:
+            debts[k] = min(max(debts[k] + differs - allowed, 0), OPTIONS.alarm)
+            if debts[k] >= OPTIONS.alarm - allowed:
                 given_up[k] = True
             elif debts[k] == 0:
                 given_up[k] = False
@@ -156,7 +181,7 @@ def test_what_differs_beyond_the_allowed_is_bounded_by_the_tightenings(
         guard.audited(outputs(0.9 if confident else 0.7, agrees=agrees), FINAL)
     found = guard.report()
     stretches = 1 + found.tightened + found.loosened
-    assert found.differing <= drop * len(audits) + stretches * (ALARM + 1)
+    assert found.differing <= drop * len(audits) + stretches * (OPTIONS.alarm + 1)
 
 
 def test_audits_are_the_generator_s_and_hasten_after_one_that_differs() -> None:
@@ -164,14 +189,18 @@ def test_audits_are_the_generator_s_and_hasten_after_one_that_differs() -> None:
     guard, random = Guard(rule, NAMES, Random(7)), Random(7)
     haste = 1.0
     for confidence, agrees in stream(3000, (0.02, 0.02, 0.02), 7):
-        share = min(1.0, 0.02 * (1 + (FASTER - 1) * haste)) if guard.level == 0 else 0.02 * FASTER
+        share = (
+            min(1.0, 0.02 * (1 + (OPTIONS.faster - 1) * haste))
+            if guard.level == 0
+            else 0.02 * OPTIONS.faster
+        )
         assert guard.report().share_now == pytest.approx(share)
         at_first = guard.level == 0
         _, audit = guard.begin()
         assert audit == (random.random() < share)
         if audit:
             guard.audited(outputs(confidence, agrees=agrees), FINAL)
-            haste = 1.0 if at_first and not agrees else haste * guards.COOLING
+            haste = 1.0 if at_first and not agrees else haste * OPTIONS.cooling
 
 
 def test_settings_that_differ_too_much_at_calibration_are_not_begun_with() -> None:
@@ -220,6 +249,12 @@ def test_memory_is_all_there_is_to_know() -> None:
         {"haste": 2.0},
         {"recent": [0.5]},
         {"stretch": [1]},
+        {"usual": [[0.9, 0.1]]},
+        {"usual": [[0.9, 0.1], [0.9, 0.1], 5]},
+        {"lately": [0.9]},
+        {"blocks": [64, 64, 6.5]},
+        {"block": [0, 16]},
+        {"changes": -1},
         {"counts": [1, 2, 3, 4, -5]},
         {"exits": [[1, 2, 3]]},
         {"exits": [[1, 2, 3, "x"]]},
@@ -286,7 +321,8 @@ def test_audits_run_to_the_end_and_get_the_network_s_own_answer(tmp_path: Path) 
     library = tiny.CountingLibrary()
     net = Session(read_artifact(guarded(tmp_path, 1.0)), library=library)
     values = tiny.reference(X)
-    differing = 0
+    entry = read_artifact(tmp_path / "out").policies["watched"]
+    twin = Guard(GuardRule.from_json(entry.guard), ("early", "late", "final"))
     for row, x in enumerate(X):
         library.calls.clear()
         answer = net.run(x)
@@ -294,29 +330,32 @@ def test_audits_run_to_the_end_and_get_the_network_s_own_answer(tmp_path: Path) 
         assert [name for name, _ in library.calls] == list(tiny.NAMES), "each once, heads too"
         assert (answer.heads_run, answer.macs) == (3, 111111)
         np.testing.assert_array_equal(answer.logits, values["logits"][row])
-        differing += int(values["late.logits"][row].argmax() != values["logits"][row].argmax())
+        twin.begin()
+        seen = [ExitOutputs(values[f"{name}.logits"][[row]]) for name in ("early", "late")]
+        twin.audited(seen, values["logits"][[row]])
     found = net.guard
-    assert found is not None
-    assert (found.audits, found.differing, found.samples) == (len(X), differing, len(X))
-    assert found.setting == 0 < differing
-    early, late = found.exits
-    assert (early.taken, late.taken, late.agreed) == (0, len(X), len(X) - differing)
+    assert found == twin.report()
+    assert (found.audits, found.samples) == (len(X), len(X)) and found.differing > 0
 
 
 def test_the_share_that_is_audited_is_the_generator_s(tmp_path: Path) -> None:
-    net = load(guarded(tmp_path, 0.05))
-    assert net._how is not None and net._how.guard is not None
-    guard = net._how.guard
+    net = load(guarded(tmp_path, 0.05), audit_seed=11)
     random = Random(11)
-    guard._random = Random(11).random
     expected = []
     for x in X:
-        share = guard.report().share_now
+        guard = net.guard
+        assert guard is not None
+        share = guard.share_now
         expected.append(random.random() < share)
         answer = net.run(x)
         assert answer.audited == expected[-1]
-        assert answer.exit == ("final" if answer.audited or guard.level else "late")
+        assert answer.exit == ("final" if answer.audited or guard.setting else "late")
     assert 0 < sum(expected) < len(X)
+
+
+def test_another_seed_of_audits_is_a_whole_number(tmp_path: Path) -> None:
+    with pytest.raises(CompileErrors, match="Expected a whole number as `audit_seed`, found 'x'"):
+        load(guarded(tmp_path, 0.05), audit_seed="x")  # type: ignore[arg-type]
 
 
 def test_batches_are_watched_one_by_one_and_full_depth_is_not(tmp_path: Path) -> None:
