@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+# Torch and BLAS on one core, here and in workers and what they start: on a machine with other work
+# to do, their threads wait for each other at every step of a small network.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 collect_ignore = ["arm/run.py"]  # a program for another machine, not a module
 
 

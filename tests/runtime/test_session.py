@@ -416,7 +416,7 @@ assert "numpy" not in sys.modules, "import eecompile must stay light"
 import numpy as np
 net = eecompile.load({str(folder)!r})
 net.run(np.zeros((1, 4), np.float32))
-heavy = "torch onnx onnx_graphsurgeon tvm lark scipy sklearn networkx rich".split()
+heavy = "torch onnx onnx_graphsurgeon tvm lark scipy sklearn networkx rich tritonclient".split()
 print([name for name in heavy if name in sys.modules])
 """
     done = subprocess.run(
