@@ -2,7 +2,7 @@
 
     python -m benchmarks.guard [--folder DIR] [--drop 0.02] [--audit 0.05] [--shuffles 10]
                                [--svg FILE] [--live]
-    python -m benchmarks.guard --synthetic
+    python -m benchmarks.guard --synthetic [--drop 0.02] [--audit 0.05] [--shuffles 10]
 
 Exits are fitted on 20,000 training images and thresholds on the first 5,000 test images. Streams
 are the last 5,000, shuffled: all of them clean, then all of them corrupted. Everything is compared
@@ -10,8 +10,8 @@ with the network's own answers to the same image. What every exit answers is com
 compiled network, and the streams are replayed from that, audits and all, by the class the runtime
 uses; ``--live`` also runs one of them through a session. Needs torch, to export the network.
 
-``--synthetic`` shows how the guard's constants do on streams whose differences are known: false
-alarms, delays, and what is served meanwhile.
+``--synthetic`` shows what the guard's options and alternatives to them come to on streams whose
+differences are known, and which show in the exits or do not; no image of those above is among them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,8 +38,9 @@ from eecompile.console import Steps
 from eecompile.driver import build
 from eecompile.guard_rule import GuardRule, GuardSetting
 from eecompile.outcomes import ExitCosts
-from eecompile.policies import ExitOutputs, ThresholdPolicy, from_json, replay, to_json
+from eecompile.policies import ExitOutputs, NeverPolicy, from_json, replay, to_json
 from eecompile.runtime.guard import Guard
+from eecompile.runtime.guard_watch import GuardOptions, Watch
 from eecompile.runtime.runner import Runner
 from eecompile.svg_parts import document, line, text
 
@@ -324,56 +326,96 @@ def picture(curves: Mapping[str, Mapping[str, Array]], drop: float) -> str:
     return document(width, height, "The guard", label, style, marks)
 
 
-def synthetic(drop: float = 0.01, audit: float = 0.05, runs: int = 10) -> None:
-    """Streams of three kinds of samples, of which ever fewer leave at each more careful setting."""
+#: Of the made-up settings: share that leaves early, and what differs, allowed = 1.
+_LEAVING = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.0])
+_DIFFERING = np.array([0.65, 0.36, 0.2, 0.1, 0.05, 0.0])
+#: What comes after usual samples: how often setting 0 differs, allowed = 1, and the share of the
+#: samples that leaves where 1 did: below 1 the change shows in the exits.
+_CHANGES = {
+    "same": (0.65, 1.0),
+    "harmless": (0.65, 0.7),
+    "2x": (2.0, 0.7),
+    "5x": (5.0, 0.7),
+    "2x hidden": (2.0, 1.0),
+    "5x hidden": (5.0, 1.0),
+    "20x hidden": (20.0, 1.0),
+}
+_ALTERNATIVES = {
+    "as it is": GuardOptions(),
+    "reserve 0.55": GuardOptions(reserve=0.55),
+    "reserve 0.85": GuardOptions(reserve=0.85),
+    "reserve 1": GuardOptions(reserve=1.0),
+    "alarm 1.5": GuardOptions(alarm=1.5, most=1.5),
+    "alarm 3": GuardOptions(alarm=3.0, most=3.0),
+    "most 4": GuardOptions(most=4.0),
+    "exits not watched": GuardOptions(change=float("inf")),
+    "change 3": GuardOptions(change=3.0),
+    "no doubt": GuardOptions(doubt=0.0, margin=0.0),
+    "doubt, no margin": GuardOptions(margin=0.0),
+    "doubt 0.5": GuardOptions(doubt=0.5),
+    "margin 2": GuardOptions(margin=2.0),
+    "margin 10": GuardOptions(margin=10.0),
+    "faster 4": GuardOptions(faster=4.0),
+    "cooling 0.94": GuardOptions(cooling=0.94),
+    "cooling 0.985": GuardOptions(cooling=0.985),
+}
+
+
+def synthetic(drop: float, audit: float, runs: int) -> None:
+    """What options of the guard come to where it is known how often each setting differs."""
     rule = GuardRule(
         drop,
         audit,
         tuple(
-            GuardSetting(to_json(ThresholdPolicy("max_softmax", [limit])), 0.0, (left, 1 - left))
-            for limit, left in ((0.6, 0.9), (0.7, 0.6), (0.8, 0.3))
+            GuardSetting(to_json(NeverPolicy(1)), float(differing * drop), (left, 1 - left))
+            for left, differing in zip(_LEAVING[:-1].tolist(), _DIFFERING[:-1], strict=True)
         ),
     )
-    clean = [(0.0, 20_000)], [(0.5, 20_000)], [(0.8, 20_000)], [(1.2, 20_000)]
-    shifts = [(0.5, 5_000), (3.0, 5_000)], [(0.5, 5_000), (10.0, 5_000)]
-    back = [(0.5, 5_000), (5.0, 5_000), (0.5, 20_000)]
-    print(f"allowed {100 * drop:g} %, {100 * audit:g} % audited; differing at setting 0 / allowed:")
-    for parts in (*clean, *shifts, back):
-        rows = np.array([list(_synthetic(rule, parts, seed)) for seed in range(runs)])
+    print(f"allowed {100 * drop:g} %, {100 * audit:g} % audited; {runs} runs: 5,000 usual samples,")
+    print("then 5,000 as told: of these, % that differ (runs beyond what is allowed)")
+    print(f"{'':18s}{'usual: leave, audited':>22s}" + "".join(f"{name:>13s}" for name in _CHANGES))
+    for name, options in _ALTERNATIVES.items():
+        usual, beyond = [], {change: [] for change in _CHANGES}  # type: tuple[list[Any], Any]
+        for seed in range(runs):
+            watch, random = Watch(rule, options), Random(seed)
+            usual.append(_answered(watch, random, *_CHANGES["same"], seed)[1:])
+            for k, (change, how) in enumerate(_CHANGES.items()):
+                beyond[change].append(
+                    _answered(deepcopy(watch), deepcopy(random), *how, 1000 * (k + 1) + seed)[0]
+                )
+        left, audited = 100 * np.mean(usual, axis=0)
         told = [
-            f"{times:g}x for {count}: {served:.2f} % served, {audited:.1f} % audited, "
-            f"setting {level:.1f}"
-            for (times, count), (served, audited, level) in zip(
-                parts, rows.mean(axis=0), strict=True
-            )
+            f"{100 * np.mean(found):6.2f} ({sum(one > drop for one in found):2d})"
+            for found in beyond.values()
         ]
-        print("  " + " | ".join(told))
+        print(f"{name:18s}{left:12.1f} %,{audited:5.1f} %" + "".join(f"{t:>13s}" for t in told))
 
 
-def _synthetic(
-    rule: GuardRule, parts: Sequence[tuple[float, int]], seed: int
-) -> Iterator[tuple[float, float, float]]:
-    """Per part: per cent served that differ, per cent audited, mean setting."""
-    guard, rng = Guard(rule, ("early", "final"), Random(seed)), np.random.default_rng(seed)
-    final = np.array([[9.0, 0.0]], np.float32)
-    confident = [np.float32(np.log(c / (1 - c))) for c in (0.65, 0.75, 0.85)]
-    for times, count in parts:
-        # Samples that only the loosest setting lets leave differ six times as often as the surest.
-        chances = np.array([6, 3, 1]) / 10 * 3 * rule.drop * times
-        differing = audits = levels = 0
-        for kind in rng.integers(0, 3, count).tolist():
-            differs = rng.random() < chances[kind]
-            odds = confident[kind]
-            logits = np.array([[0.0, odds] if differs else [odds, 0.0]], np.float32)
-            levels += guard.level
-            _, audit = guard.begin()
-            if audit:
-                guard.audited([ExitOutputs(logits)], final)
-                audits += 1
-            elif guard.level <= kind:
-                guard.answered(0, logits)
-                differing += differs
-        yield 100 * differing / count, 100 * audits / count, levels / count
+def _answered(
+    watch: Watch, random: Random, times: float, stay: float, seed: int
+) -> tuple[float, float, float]:
+    """Of 5,000 samples: share that differs, that leaves early, and that is audited."""
+    rng, drop = np.random.default_rng(seed), watch.rule.drop
+    leaving = _LEAVING * stay
+    # The last setting that still lets a sample leave, and how often those samples differ.
+    last = 5 - np.searchsorted(leaving[::-1], rng.random(5000), side="right")
+    masses = -np.diff(_DIFFERING) / _DIFFERING[0] * times * drop
+    chances = np.append(masses / -np.diff(leaving), 0.0)
+    differs = rng.random(5000) < chances[last]
+    differing = left = audits = 0
+    for own, other in zip(last.tolist(), differs.tolist(), strict=True):
+        level = watch.level
+        leaves = level <= own
+        if random.random() < watch.share:
+            audits += 1
+            watch.audited([other and k <= own for k in range(5)])
+            if watch.level != level:
+                continue
+        else:
+            left += leaves
+            differing += leaves and other
+        watch.took(0 if leaves else 1)
+    return differing / 5000, left / 5000, audits / 5000
 
 
 def main() -> None:
@@ -389,7 +431,7 @@ def main() -> None:
     options = parser.parse_args()
     print(describe_machine())
     if options.synthetic:
-        synthetic()
+        synthetic(options.drop, options.audit, options.shuffles)
         return
     data = shared_data()
     with working_folder(options.folder) as folder:

@@ -14,15 +14,16 @@ After one that differs audits come up to ten times as often, so that tens of the
 change; each audit that follows cools that off.
 
 Which exits samples take is known of all of them, and changed inputs mostly show there first. When
-the shares depart from the usual ones, what audits showed counts for less: only settings with a
-margin on the calibration data stay, owing half an alarm; others have to pay as if given up. So a
-change that shows costs next to nothing in answers. One that does not show in the exits is found by
-audits alone: with 5 % audited and 1 % allowed that takes some thousand samples.
+the shares depart from the usual ones, or the setting in use is given up, what audits showed counts
+for less: only settings with a margin on the calibration data stay, owing most of an alarm; others
+have to pay as if given up. So a change that shows costs next to nothing in answers. One that does
+not show in the exits is found by audits alone: with 5 % audited and 1 % allowed that can take
+some thousand samples, in which more than that may differ.
 
 Source: cumulative sums (Page, Biometrika 41, 1954), which for a share that is allowed and one that
 is not are the likelihood ratio's. The defaults of `GuardOptions` were chosen on streams of
-``benchmarks/guard.py --synthetic``, which prints them and alternatives, and on the calibration
-images of that benchmark; what it reports is from others.
+``benchmarks/guard.py --synthetic``, which prints them and alternatives, and tried on the
+calibration images of that benchmark; what it reports is of others.
 """
 
 from __future__ import annotations

@@ -34,9 +34,10 @@ class GuardOptions:
         reserve: settings are held to this part of what is allowed; the rest is for delays.
         alarm: audits that differ, beyond that, at which a setting is given up.
         most: largest debt: what is beyond `alarm` makes it stay given up for longer.
-        doubt: share of `alarm` that every setting owes at least once inputs change.
+        doubt: share of `alarm` that every setting owes at least once inputs change, or the one in
+            use is given up.
         margin: how many times less than allowed a setting must have differed on the calibration
-            data to be kept when inputs change; the others have to pay first.
+            data to be kept then; the others have to pay first.
         faster: how many times as often samples are audited, at most.
         cooling: what is left of the haste after one more audit.
         change: how far shares of the exits depart when inputs are said to have changed, in standard
@@ -46,8 +47,8 @@ class GuardOptions:
     reserve: float = RESERVE
     alarm: float = 2.0
     most: float = 2.0
-    doubt: float = 0.5
-    margin: float = 3.0
+    doubt: float = 0.75
+    margin: float = 5.0
     faster: float = 10.0
     cooling: float = 0.97
     change: float = 6.0
@@ -136,7 +137,7 @@ class Watch:
             self._doubt()
 
     def _doubt(self) -> None:
-        """What audits showed may hold no longer."""
+        """Inputs are others: what audits showed may hold no longer, of any setting."""
         options, self.haste = self.options, 1.0
         for k, setting in enumerate(self.rule.settings):
             risky = options.margin * setting.differing > self.allowed
@@ -150,12 +151,15 @@ class Watch:
         self.haste *= options.cooling
         if self.level < len(differing) and differing[self.level]:
             self.haste = 1.0
+        level = self.level
         for k, differs in enumerate(differing):
             debt = min(max(self.debts[k] + differs - self.allowed, 0.0), options.most)
             self.debts[k] = debt
             # Given up at the limit, taken again when all is paid: no to and fro in between.
             limit = options.alarm - self.allowed
             self.given_up[k] = debt >= limit if not self.given_up[k] else debt > 0
+        if level < len(differing) and self.given_up[level]:
+            self._doubt()
         self.settle()
 
     def memory(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from eecompile.guard_rule import GuardRule, GuardSetting
 from eecompile.policies import NeverPolicy, ThresholdPolicy, to_json
 from eecompile.policies.base import ExitOutputs
 from eecompile.runtime.guard import Guard
-from eecompile.runtime.guard_watch import GuardOptions
+from eecompile.runtime.guard_watch import GuardOptions, Watch
 from eecompile.runtime.session import Session, load
 from eecompile.runtime.vectors import verify_artifact
 from tests.runtime import tiny
@@ -149,23 +149,24 @@ def test_settings_come_back_when_inputs_do() -> None:
 
 
 def test_debts_are_those_of_the_definition() -> None:
-    guard = Guard(ladder(0.6, 0.8, drop=0.1, share=1.0), NAMES, Random(0))
-    debts, given_up, allowed = [0.0, 0.0], [False, False], 0.1 * OPTIONS.reserve
-    rng = np.random.default_rng(5)
-    for _ in range(400):
-        confidence, agrees = 0.7 + 0.2 * rng.integers(2), bool(rng.random() > 0.15)
-        guard.audited(outputs(confidence, agrees=agrees), FINAL)
-        for k, threshold in enumerate((0.6, 0.8)):
-            differs = confidence >= threshold and not agrees
-            debts[k] = min(max(debts[k] + differs - allowed, 0), OPTIONS.alarm)
-            if debts[k] >= OPTIONS.alarm - allowed:
-                given_up[k] = True
-            elif debts[k] == 0:
-                given_up[k] = False
-        expected = next((k for k, gone in enumerate(given_up) if not gone), 2)
-        assert guard.level == expected
-    found = guard.report()
-    assert found.audits == 400 and found.tightened > 0
+    first, second = ladder(0.6, 0.8).settings
+    rule = GuardRule(0.1, 1.0, (replace(first, differing=0.06), second))
+    watch, allowed, alarm = Watch(rule, OPTIONS), 0.1 * OPTIONS.reserve, OPTIONS.alarm
+    debts, given_up, level = [0.0, 0.0], [False, False], 0
+    rng, levels = np.random.default_rng(5), set()
+    for _ in range(2000):
+        differing = [bool(rng.random() < 0.06), bool(rng.random() < 0.03)]
+        watch.audited(differing)
+        for k, differs in enumerate(differing):
+            debts[k] = min(max(debts[k] + differs - allowed, 0), alarm)
+            given_up[k] = debts[k] >= alarm - allowed or (given_up[k] and debts[k] > 0)
+        if level < 2 and given_up[level]:
+            # The first has no margin, the second owes most of what makes it given up.
+            debts, given_up[0] = [alarm, max(debts[1], OPTIONS.doubt * alarm)], True
+        level = next((k for k, gone in enumerate(given_up) if not gone), 2)
+        levels.add(level)
+        assert (watch.level, watch.debts, watch.given_up) == (level, debts, given_up)
+    assert levels == {0, 1, 2}
 
 
 @settings(max_examples=60, deadline=None)
