@@ -105,7 +105,7 @@ def fit_auto(
         CompileErrors: no rule keeps the budget (the range within reach is named), or the data are
             too few, or of one class.
     """
-    check_record(record, budget, confidence)
+    check_record(record, budget, confidence, folds=_FOLDS)
     judge = Calibration(record, costs, budget or DEFAULT_BUDGET, confidence)
     refused: dict[Rule, float] = {}
     judged: list[_Judged] = []

@@ -16,13 +16,16 @@ __all__ = ["LEAST_SAMPLES", "check_record"]
 LEAST_SAMPLES = 50
 
 
-def check_record(record: CalibrateRecord, budget: Budget | None, confidence: float) -> None:
+def check_record(
+    record: CalibrateRecord, budget: Budget | None, confidence: float, *, folds: int = 1
+) -> None:
     """Refuses data on which a fit would mean nothing.
 
     Args:
         record: with every exit's outputs.
         budget: as asked for; None where nobody did.
         confidence: with which it is to hold.
+        folds: fits leave out one of so many parts, and see the others; 1 where they see all.
 
     Raises:
         CompileErrors: too few samples for any fit or for this budget, labels of one class only, or
@@ -30,11 +33,16 @@ def check_record(record: CalibrateRecord, budget: Budget | None, confidence: flo
     """
     found = Diagnostics()
     count = len(record)
-    if count < LEAST_SAMPLES:
+    fitted_on = count if folds == 1 else count - ceil(count / folds)
+    least = LEAST_SAMPLES if folds == 1 else ceil(LEAST_SAMPLES * folds / (folds - 1))
+    if fitted_on < LEAST_SAMPLES:
+        why = "to fit a policy on" if folds == 1 else "to choose a rule on"
         found.error(
             "too-few-samples",
-            f"Expected at least {LEAST_SAMPLES} calibration samples to fit a policy on, "
-            f"found {count}",
+            f"Expected at least {least} calibration samples {why}, found {count}",
+            notes=()
+            if folds == 1
+            else (f"{LEAST_SAMPLES} to fit it on, and the others to judge it by",),
         )
     elif budget is not None and budget.quantity == "accuracy_drop" and 0 < budget.limit < 1 / count:
         found.add(_too_strict(count, budget, confidence))

@@ -93,7 +93,7 @@ class ObjectReader:
     def __init__(self, value: Any, where: str) -> None:
         """`where` is the path of the object in the text, empty at the top."""
         if not isinstance(value, dict):
-            raise JsonError(f"`{where or 'manifest'}` is no object")
+            raise JsonError(f"`{where}` is no object" if where else "it is no object")
         self.where, self._left = where, dict(value)
 
     def path(self, key: str) -> str:

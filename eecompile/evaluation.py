@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eecompile.artifact import read_artifact
+from eecompile.atomic import check_file
 from eecompile.clock_rule import ClockRule
 from eecompile.console import Reporter
 from eecompile.cost_table import CostTable
@@ -63,6 +64,7 @@ class Evaluation:
     offloaded: list[bool] = field(default_factory=list)
     audited: list[bool] = field(default_factory=list)
     offload: Mapping[str, int] | None = None
+    offload_failure: str | None = None
     guard: GuardReport | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -97,6 +99,7 @@ class Evaluation:
             "offloaded_fraction": float(np.mean(self.offloaded)),
             "audited_fraction": float(np.mean(self.audited)),
             "offload": self.offload,
+            "offload_failure": self.offload_failure,
             "guard": self.guard and self.guard.to_json(),
             **self._clock_json(len(labels)),
         }
@@ -137,6 +140,8 @@ def evaluate_artifact(
         CompileErrors: the artifact, the data, the policy, the budget, the endpoint or the state
             are wrong.
     """
+    if state is not None:
+        check_file(state, may_make_folder=False)  # before anything takes time
     artifact = read_artifact(path)
     name = policy or artifact.manifest.default_policy
     with Session(artifact, policy, threads, endpoint=endpoint) as session:
@@ -167,6 +172,7 @@ def evaluate_artifact(
         found.clock_counts, found.guard = session.clock_counts, session.guard
         counts = session.offload_counts
         found.offload = {name: n - sent[name] for name, n in counts.items()} or None
+        found.offload_failure = session.offload_failure
         if state is not None:
             session.save_state(state)
         return found

@@ -17,7 +17,7 @@ def offload_lines(offload: Mapping[str, Any]) -> list[str]:
     >>> row = {"exit": "early", "model": "net-early-0", "bytes": 2048, "test": test}
     >>> print("\n".join(offload_lines({"border": "int8", "tails": [row]})))
       sends 2,048 bytes from `early` (int8) to model `net-early-0`
-        held out (500 samples): 99.80 % answers as with float32, accuracy 92.90 % (93.00 %)
+        held out, all 500 sent: 99.80 % answers as with float32, accuracy 92.90 % (93.00 %)
     """
     lines = []
     for row in offload["tails"]:
@@ -28,7 +28,7 @@ def offload_lines(offload: Mapping[str, Any]) -> list[str]:
         test = row["test"]
         if test is not None:
             lines.append(
-                f"    held out ({test['n']} samples): {percent(test['agreement'], 2)} answers as"
+                f"    held out, all {test['n']} sent: {percent(test['agreement'], 2)} answers as"
                 f" with float32, accuracy {percent(test['accuracy'], 2)}"
                 f" ({percent(test['full_depth_accuracy'], 2)})"
             )

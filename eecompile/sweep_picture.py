@@ -159,7 +159,7 @@ class _Page:
         yield line(x, bottom, x, bottom - span, "bar")
         for y in (bottom, bottom - span):
             yield line(x - 5, y, x + 5, y, "bar")
-        words = ("95 % interval of one accuracy;", "of the same samples, differences are surer")
+        words = ("95 % interval, whole network's;", "of the same samples, differences are surer")
         yield (
             f'<rect x="{x - 274:.1f}" y="{bottom - span / 2 - 18:.1f}" width="264" height="38" '
             'fill="#ffffff" fill-opacity="0.8"/>'

@@ -190,10 +190,10 @@ def network_costs(network: CompiledGraph, table: CostTable | None) -> dict[str, 
 
 def _reason(policy: ExitPolicy, entry: PolicyEntry) -> str | None:
     """Why a policy has no curve; None where it has."""
-    if policy.online:
-        return "learns while it runs: what it costs depends on the order of the samples"
     if entry.offload is not None:
         return "sends samples to a server: what they cost here is not all they cost"
+    if policy.online:
+        return "learns while it runs: what it costs depends on the order of the samples"
     return None
 
 

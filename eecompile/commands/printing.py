@@ -77,7 +77,11 @@ def print_exits_taken(rows: Sequence[Mapping[str, Any]]) -> None:
 def what_is_known(session: Session) -> dict[str, Any]:
     """What became of samples for a server, and what a guard knows: None where there is neither."""
     guard = session.guard
-    return {"offload": session.offload_counts or None, "guard": guard and guard.to_json()}
+    return {
+        "offload": session.offload_counts or None,
+        "offload_failure": session.offload_failure,
+        "guard": guard and guard.to_json(),
+    }
 
 
 def print_what_is_known(found: Mapping[str, Any]) -> None:
@@ -85,6 +89,8 @@ def print_what_is_known(found: Mapping[str, Any]) -> None:
     if found["offload"]:
         counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in found["offload"].items())
         print(f"\nserver: {counts}")
+        if found["offload_failure"]:
+            print(f"its last failure: {found['offload_failure'].splitlines()[0]}")
     guard = found["guard"]
     if guard is None:
         return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eecompile.atomic import check_file
 from eecompile.commands.printing import print_json, print_what_is_known, what_is_known
 from eecompile.console import table
 from eecompile.diagnostics import CompileErrors, Diagnostic
@@ -33,6 +34,8 @@ def run(options: argparse.Namespace) -> int:
             message = f"`{options.input}` holds values that are not finite"
             raise CompileErrors([Diagnostic("bad-data", message, path=str(options.input))])
     _check_state(options)
+    if options.state is not None:
+        check_file(options.state, may_make_folder=False)  # before anything is learned
     with load(
         *(options.artifact, options.policy, options.threads),
         endpoint=options.endpoint,
@@ -52,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         known = what_is_known(session)
     if options.json:
         shown = [_answer_json(answer) for answer in answers]
-        print_json(options, {"answers": shown, **known} if batch else shown[0])
+        print_json(options, {**({"answers": shown} if batch else shown[0]), **known})
         return 0
     _print_answers(answers)
     print_what_is_known(known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from eecompile.atomic import check_file, replaced_file
@@ -13,6 +13,7 @@ from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.figures import joules, milliseconds, percent
 
 if TYPE_CHECKING:
+    from eecompile.outcomes import Interval
     from eecompile.sweeping import Curve, Sweep, SweptPoint
 
 __all__ = ["eval_sweep"]
@@ -61,7 +62,7 @@ def _print_sweep(sweep: Sweep) -> None:
 
     write = _WRITERS[sweep.quantity]
     full = sweep.full_depth
-    half = (full.accuracy.high - full.accuracy.low) / 2
+    half = max((a.high - a.low) / 2 for a in _accuracies_shown(sweep))
     print(
         f"{full.n} samples; accuracy in %, and mean {sweep.quantity} in brackets "
         f"({full.provenance[sweep.quantity]}), at the setting for each budget of mean "
@@ -77,6 +78,14 @@ def _print_sweep(sweep: Sweep) -> None:
         print("!: over the budget on these samples; budgets were kept on the calibration data")
     for name, why in sweep.left_out.items():
         print(f"{name} left out: it {why}")
+
+
+def _accuracies_shown(sweep: Sweep) -> Iterator[Interval]:
+    """Those of the table: the less is right, the wider their intervals."""
+    yield sweep.full_depth.accuracy
+    for curve in sweep.curves:
+        shown = curve.points if len(curve.points) == 1 else curve.at_shares
+        yield from (point.report.accuracy for point in shown if point is not None)
 
 
 def _cells(curve: Curve, sweep: Sweep) -> list[str]:

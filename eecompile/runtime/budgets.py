@@ -21,6 +21,11 @@ QUANTITIES = {
     "accuracy_drop": ("accuracy drop", "%", 1e-2),
 }
 
+#: Those that are fractions: 1 is all that the whole network costs, or has right.
+_SHARES = ("macs", "accuracy_drop")
+#: Above it a limit forbids nothing, so a percentage is meant.
+_MOST_SHARE = 2.0
+
 
 def in_words(quantity: str, limit: float) -> str:
     """A limit as the language writes it.
@@ -50,6 +55,9 @@ def given_limits(budget: Mapping[str, float]) -> dict[str, float]:
         number = isinstance(limit, int | float) and not isinstance(limit, bool)
         if not number or not isfinite(limit):
             raise bad_argument(f"Expected a number as the limit of `{name}`, found {limit!r}")
+        if name in _SHARES and limit > _MOST_SHARE:
+            message = f"Expected a fraction as the limit of `{name}`, found {limit:g}"
+            raise bad_argument(message, "1 is the whole network's: 60 % is 0.6")
     return {name: float(limit) for name, limit in budget.items()}
 
 

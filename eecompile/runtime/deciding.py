@@ -20,6 +20,7 @@ class Server(Protocol):
     """Answers for samples that a policy offloads: see `eecompile.runtime.offload.Offloader`."""
 
     counts: dict[str, int]
+    last_failure: str
 
     def connect(self) -> bool:
         """Whether it is there and has the artifact's models."""

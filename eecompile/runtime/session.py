@@ -209,6 +209,12 @@ class Session:
         return {} if how is None or how.server is None else dict(how.server.counts)
 
     @property
+    def offload_failure(self) -> str | None:
+        """Why the last attempt that a server failed at did; None where none has."""
+        how = self._how
+        return None if how is None or how.server is None else how.server.last_failure or None
+
+    @property
     def guard(self) -> GuardReport | None:
         """What the guard knows, of clones' samples too; None where nothing is watched."""
         how = self._how

@@ -164,6 +164,7 @@ class _Nobody:
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self.last_failure = ""
 
     def connect(self) -> bool:
         return False

@@ -26,12 +26,18 @@ def refused(own: Rule, record: CalibrateRecord, budget: Budget | None) -> list[D
     return list(raised.value.diagnostics)
 
 
-@pytest.mark.parametrize("own", [*RULES.values(), rule("auto")], ids=str)
-def test_too_few_samples_are_refused(own: Rule) -> None:
-    (found,) = refused(own, FEW, Budget("macs", 0.7))
+@pytest.mark.parametrize(
+    ("own", "least"), [*((own, 50) for own in RULES.values()), (rule("auto"), 75)], ids=str
+)
+def test_too_few_samples_are_refused(own: Rule, least: int) -> None:
+    (found,) = refused(own, made(CalibrateRecord, 5, least - 1), Budget("macs", 0.7))
     assert found.id == "too-few-samples"
-    assert "at least 50" in found.message
-    assert "found 49" in found.message
+    assert f"at least {least}" in found.message
+    assert f"found {least - 1}" in found.message
+
+
+def test_the_least_that_is_named_for_a_choice_is_enough_for_it() -> None:
+    assert fit_auto(Budget("macs", 0.9), made(CalibrateRecord, 5, 75), COSTS).points
 
 
 def test_a_few_more_will_do() -> None:

@@ -53,6 +53,8 @@ def test_a_session_takes_the_point_of_a_budget(artifact: Path, images: np.ndarra
         ({"mac": 0.6}, "Unknown quantity `mac`"),
         ({"macs": "60 %"}, "Expected a number"),
         ({"macs": True}, "Expected a number"),
+        ({"macs": 60}, "60 % is 0.6"),
+        ({"accuracy_drop": 5.0}, "60 % is 0.6"),
         ({"macs": float("nan")}, "Expected a number"),
         ({"macs": 0.01}, "the strictest that can be kept is mean macs <= "),
         ({"energy": 1e-9}, "operating points"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -91,7 +92,15 @@ def test_the_table_and_the_picture(call: Call, built: Path, tmp_path: Path) -> N
     assert "100.0 %" in done.out
     assert "whole network: 99.60 (100.0 %)" in done.out
     assert f"picture: {picture}" in done.out
-    assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+    table, told = done.out.split("at most")[1], re.search(r"off by (\S+) % at most", done.out)
+    shown = {float(cell) for cell in re.findall(r"(\d+\.\d\d) \(", table)}
+    halves = {
+        round(100 * point["accuracy"], 2): 50 * (interval[1] - interval[0])
+        for policy in call(*sweep, "--json").json["policies"]
+        for point in policy["points"]
+        for interval in [point["accuracy_interval"]]
+    }
+    assert told and float(told[1]) == round(max(halves[cell] for cell in shown & set(halves)), 2)
 
 
 @pytest.mark.parametrize(

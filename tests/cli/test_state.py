@@ -86,6 +86,20 @@ def test_states_and_endpoints_without_use_are_refused(
     assert done.status == 1 and words in done.err
 
 
+@pytest.mark.parametrize("verb", ["run", "eval"])
+def test_where_no_state_can_be_written_nothing_runs(call: Call, artifact: Path, verb: str) -> None:
+    data = ("--input", "x.npy") if verb == "run" else ("--data", "test.npz")
+    given = (data[0], artifact.parent / data[1], "--state", artifact.parent / "no" / "s.json")
+    done = call(verb, artifact, *given)
+    assert done.status == 1 and "there is no folder" in done.err and done.out == ""
+
+
+def test_one_answer_shows_the_guard_too(call: Call, artifact: Path) -> None:
+    np.save(artifact.parent / "one.npy", X[:1])
+    done = call("run", artifact, "--input", artifact.parent / "one.npy", "--json")
+    assert done.json["guard"]["samples"] == 1 and done.json["offload"] is None
+
+
 def test_a_foreign_state_is_refused_before_anything_runs(call: Call, artifact: Path) -> None:
     state = artifact.parent / "state.json"
     state.write_text("{}")

@@ -158,6 +158,7 @@ def test_a_server_that_is_killed_loses_no_sample(
                 whole = alone.full_depth(image, normalize=True)
                 np.testing.assert_array_equal(answer.logits, whole.logits)
         counts, left = net.offload_counts, net.exit_counts
+        assert net.offload_failure
     serving.start()
     assert any(offloaded[:20]) and not any(offloaded[20:])
     assert sum(left.values()) == len(images)

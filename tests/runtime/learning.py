@@ -61,6 +61,7 @@ class Rest:
         self.down = down
         self.asked: list[tuple[int, list[str]]] = []
         self.counts = {"answered": 0, "failed": 0}
+        self.last_failure = ""
         self.connected = self.closed = 0
 
     def connect(self) -> bool:
