@@ -1,6 +1,6 @@
 """Exits of text classifiers, after each layer, on AG News: the whole pipeline.
 
-    python -m benchmarks.text [--kind characters words] [--folder DIR] [--seeds 5]
+    python -m benchmarks.text [--kind reader encoder] [--folder DIR] [--seeds 5]
         [--budgets 30 40 50 60 70 80]
 
 Networks are trained first (see `benchmarks/train_text.py`). Their exits' heads are fitted with the
@@ -8,11 +8,12 @@ backbone frozen, on texts it has not seen. Budgets are compared on 7,600 test te
 anew for each seed: one half to fit the rules on, the other to report. Needs torch, to train and
 export; with a folder that is kept, networks are trained there once.
 
-`characters`: residual convolutions over characters. Signs make words only layer by layer.
-`words`: an encoder of words, once with layers that all learned to answer, once trained without
-exits in mind. Topics of news are told by words more than by their order: a linear classifier of
-words is right about as often, and so are all exits of both networks, within half a point. Every
-budget that pays for the first exit is kept without loss, and rules differ by less than halves do.
+`reader`: each layer reads on in the text: exits are right about 73 to 87.5 % of the time, by depth.
+`encoder`: each layer sees all words; once with layers that all learned to answer, once trained
+without exits in mind. Topics of news are told by words more than by their order: a linear
+classifier of words is right about as often, and so are all exits of both networks, within half a
+point. Every budget that pays for the first exit is kept without loss, and rules differ by less than
+halves do.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ class Network:
 
 
 NETWORKS: Mapping[str, Network] = {
-    "characters": Network("characters", "characters.py:news_characters"),
-    "words, all layers trained": Network("words", "encoder.py:news_encoder"),
-    "words, last layer trained": Network("words", "encoder.py:news_encoder", last_only=True),
+    "reader": Network("reader", "encoder.py:news_reader"),
+    "encoder, all layers trained": Network("encoder", "encoder.py:news_encoder"),
+    "encoder, last layer trained": Network("encoder", "encoder.py:news_encoder", last_only=True),
 }
 
 
@@ -170,9 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Options, then everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--folder", type=Path, help="keep everything here")
-    parser.add_argument(
-        "--kind", nargs="+", choices=("characters", "words"), default=["characters"]
-    )
+    parser.add_argument("--kind", nargs="+", choices=("reader", "encoder"), default=["reader"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=2000, help="texts whose latency is measured")
     parser.add_argument("--budgets", type=int, nargs="+", default=[30, 40, 50, 60, 70, 80])

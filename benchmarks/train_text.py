@@ -1,9 +1,10 @@
 """Trains a small text classifier on AG News: a network of token ids with answers worth an exit.
 
-    python -m benchmarks.train_text FOLDER [--kind words|characters]    # minutes; torch, scipy
+    python -m benchmarks.train_text FOLDER [--kind reader|encoder]    # torch, scipy
 
-Of words an encoder is made (``benchmarks/encoder.py:news_encoder``), of characters a convolutional
-network (``benchmarks/characters.py:news_characters``), which knows more the deeper it is read.
+Both kinds are in ``benchmarks/encoder.py``: each layer of ``news_encoder`` sees all words, those of
+``news_reader`` read on where the one before stopped, so that later ones know more. One takes up to
+two minutes on an idle core.
 
 Of the 14,931 training texts, 2,000 are kept from the network: heads are fitted on those, because
 the features of texts it learned by heart are surer than those of others. The 7,600 test texts are
@@ -12,7 +13,7 @@ split into halves, for thresholds and for reports. FOLDER then has ``news.onnx``
 
 With ``--last-only`` the loss sees the last layer alone, as in networks trained without exits in
 mind; else a classifier behind each layer k of K too, weighted with 2 k / (K (K + 1)) (EENet,
-section 2.2), which is thrown away. The encoder starts from vectors of words made of the texts.
+section 2.2), which is thrown away. Networks start from word vectors made of the texts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import gzip
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,10 @@ import torch.nn.functional as F
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
-from benchmarks.characters import CHARACTERS, SIGNS, CharacterNet, news_characters
-from benchmarks.encoder import NewsEncoder, news_encoder
+from benchmarks.encoder import NewsEncoder, NewsReader, news_encoder, news_reader
 from benchmarks.machine import shared_data
 
 __all__ = [
-    "character_ids",
     "rows",
     "token_ids",
     "trained",
@@ -47,6 +45,7 @@ __all__ = [
 ]
 
 SEED = 0
+EPOCHS = 3
 BATCH = 64
 #: Texts that only heads are fitted on.
 HELD_OUT = 2000
@@ -96,17 +95,6 @@ def token_ids(texts: Sequence[str], known: Mapping[str, int], tokens: int) -> np
     return found
 
 
-def character_ids(texts: Iterable[str], characters: int) -> np.ndarray:
-    """The first characters' ids in lower case, int64 (n, characters).
-
-    >>> character_ids(["Ab", "", "c~"], 3).tolist()
-    [[2, 3, 0], [0, 0, 0], [4, 54, 0]]
-    """
-    known = {sign: id for id, sign in enumerate(SIGNS, 1)}
-    found = [[known.get(sign, len(SIGNS) + 1) for sign in text.lower()] for text in texts]
-    return np.array([(ids + [PADDING] * characters)[:characters] for ids in found], np.int64)
-
-
 def word_vectors(ids: np.ndarray, count: int, width: int) -> np.ndarray:
     """Vectors of words by what stands near them, float32 (count, width).
 
@@ -139,49 +127,21 @@ def _with_words_missing(ids: Tensor) -> Tensor:
     return torch.where(missing, UNKNOWN, ids)
 
 
-def _with_words_blanked(ids: Tensor) -> Tensor:
-    """One word in ten is spaces, and all begin up to seven places later."""
-    space = SIGNS.index(" ") + 1
-    word = torch.cumsum(ids == space, 1)
-    missing = (torch.rand(len(ids), ids.shape[1] + 1) < 0.1).gather(1, word)
-    blanked = torch.where(missing & (ids != PADDING), space, ids)
-    return F.pad(blanked, (int(torch.randint(0, 8, ())), 0))[:, : ids.shape[1]]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a kind of network is trained.
-
-    Attributes:
-        build: the network, its weights random.
-        noise: what is done to ids (n, length) of a batch.
-        epochs: passes over the texts.
-        rate: the highest of the schedule.
-        bfloat16: whether features are computed in it where the CPU can.
-    """
-
-    build: Callable[[], NewsEncoder | CharacterNet]
-    noise: Callable[[Tensor], Tensor]
-    epochs: int
-    rate: float
-    bfloat16: bool
-
-
-RECIPES: Mapping[str, Recipe] = {
-    "words": Recipe(news_encoder, _with_words_missing, 3, 2e-3, bfloat16=False),
-    "characters": Recipe(news_characters, _with_words_blanked, 10, 3e-3, bfloat16=True),
+#: Networks by kind.
+KINDS: Mapping[str, Callable[[], NewsEncoder | NewsReader]] = {
+    "encoder": news_encoder,
+    "reader": news_reader,
 }
 
 
 def train(
-    model: NewsEncoder | CharacterNet,
-    recipe: Recipe,
+    model: NewsEncoder | NewsReader,
     ids: np.ndarray,
     labels: np.ndarray,
     *,
     last_only: bool,
 ) -> None:
-    """Passes over the texts, which leave the network ready for use."""
+    """`EPOCHS` passes over the texts, which leave the network ready for use."""
     depth, classes = len(model.layers), model.classifier.out_features
     weights = [0.0] * (depth - 1) + [1.0]
     if not last_only:
@@ -190,22 +150,19 @@ def train(
     parameters = [*model.parameters(), *helpers.parameters()]
     optimiser = torch.optim.AdamW(parameters, weight_decay=0.05)
     steps = len(ids) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, recipe.rate, recipe.epochs * steps, pct_start=0.15
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, EPOCHS * steps, pct_start=0.15)
     x, y = torch.from_numpy(ids), torch.from_numpy(labels)
     model.train()
-    for epoch in range(recipe.epochs):
+    for epoch in range(EPOCHS):
         losses = []
         for part in torch.split(torch.randperm(len(x))[: steps * BATCH], BATCH):
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-                pooled = model.pooled(recipe.noise(x[part]))
+            pooled = model.pooled(_with_words_missing(x[part]))
             loss = torch.zeros(())
             for weight, head, row in zip(
                 weights, [*helpers, model.classifier], pooled, strict=True
             ):
                 if weight:
-                    scores = head(row.float())
+                    scores = head(row)
                     loss = loss + weight * F.cross_entropy(scores, y[part], label_smoothing=0.1)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
@@ -224,24 +181,19 @@ def trained(folder: Path, data: Path, kind: str, *, last_only: bool = False) -> 
         return path
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
-    recipe = RECIPES[kind]
     texts, labels = rows(data / "agnews_train_15k.tsv.gz")
     test_texts, test_labels = rows(data / "agnews_test.tsv.gz")
     order = np.random.default_rng(SEED).permutation(len(texts))
     rest, held_out = order[HELD_OUT:], order[:HELD_OUT]
-    model = recipe.build()
-    if isinstance(model, CharacterNet):
-        torch.set_num_threads(2)
-        ids, test_ids = (character_ids(all_, CHARACTERS) for all_ in (texts, test_texts))
-    else:
-        torch.set_num_threads(1)
-        size, tokens = model.words.num_embeddings, len(model.places)
-        known = vocabulary((texts[i] for i in rest), size)
-        ids, test_ids = (token_ids(all_, known, tokens) for all_ in (texts, test_texts))
-        vectors = word_vectors(ids[rest], size, model.words.embedding_dim)
-        with torch.no_grad():
-            model.words.weight.copy_(torch.from_numpy(vectors))
-    train(model, recipe, ids[rest], labels[rest], last_only=last_only)
+    model = KINDS[kind]()
+    torch.set_num_threads(1)
+    size, tokens = model.words.num_embeddings, len(model.places)
+    known = vocabulary((texts[i] for i in rest), size)
+    ids, test_ids = (token_ids(all_, known, tokens) for all_ in (texts, test_texts))
+    vectors = word_vectors(ids[rest], size, model.words.embedding_dim)
+    with torch.no_grad():
+        model.words.weight.copy_(torch.from_numpy(vectors))
+    train(model, ids[rest], labels[rest], last_only=last_only)
     half = len(test_ids) // 2
     order = np.random.default_rng(SEED).permutation(len(test_ids))
     np.savez(folder / "fit.npz", images=ids[held_out], labels=labels[held_out])
@@ -260,7 +212,7 @@ def trained(folder: Path, data: Path, kind: str, *, last_only: bool = False) -> 
     return path
 
 
-def _accuracy(model: NewsEncoder | CharacterNet, ids: np.ndarray, labels: np.ndarray) -> float:
+def _accuracy(model: NewsEncoder | NewsReader, ids: np.ndarray, labels: np.ndarray) -> float:
     with torch.no_grad():
         parts = [model(part).argmax(1) for part in torch.split(torch.from_numpy(ids), 500)]
     return float((torch.cat(parts).numpy() == labels).mean())
@@ -271,7 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--last-only", action="store_true", help="no classifiers behind layers")
-    parser.add_argument("--kind", choices=RECIPES, default="characters")
+    parser.add_argument("--kind", choices=KINDS, default="reader")
     options = parser.parse_args()
     print(trained(options.folder, shared_data(), options.kind, last_only=options.last_only))
 
