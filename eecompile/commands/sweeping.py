@@ -34,6 +34,10 @@ def eval_sweep(options: argparse.Namespace, steps: Steps) -> int:
         if getattr(options, name) is not None:
             message = f"`--{name}` chooses one thing to look at, `--sweep` shows all budgets here"
             raise CompileErrors([Diagnostic("bad-argument", message, help="give one of the two")])
+    for name in ("state", "endpoint"):
+        if getattr(options, name) is not None:
+            message = f"`--{name}` is for a policy that runs, `--sweep` replays settings"
+            raise CompileErrors([Diagnostic("bad-argument", message, help="leave it out")])
     if options.svg is not None:
         check_file(options.svg, may_make_folder=False)  # before anything takes time
     with steps.step("evaluate") as progress:

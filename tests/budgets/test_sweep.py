@@ -107,6 +107,8 @@ def test_the_table_and_the_picture(call: Call, built: Path, tmp_path: Path) -> N
     ("more", "id"),
     [
         (("--sweep", "--budget", "mean macs <= 60 %"), "bad-argument"),
+        (("--sweep", "--state", "s.json"), "bad-argument"),
+        (("--sweep", "--endpoint", "http://edge:8000"), "bad-argument"),
         (("--sweep", "--board", "raspberry-pi-4"), "bad-argument"),
         (("--by", "macs"), "bad-argument"),
         (("--svg", "x.svg"), "bad-argument"),
