@@ -112,19 +112,20 @@ def _guard_line(guard: Mapping[str, Any]) -> str:
     """What a guard allows, and how settings differ on held-out data.
 
     >>> told = {"drop": 0.01, "share": 0.05, "settings": 3, "start": 1, "test": [0.02, 0.01, 0.0]}
-    >>> _guard_line(told)[:70]
-    'guard: at most 1.00 % of the answers differ from full depth, 5.0 % are'
+    >>> _guard_line(told).split("; ")[2]
+    'it begins with number 2: figures, and the budget, are of number 1 and no audits'
     """
     line = (
         f"guard: at most {percent(guard['drop'], 2)} of the answers differ from full depth, "
         f"{percent(guard['share'])} are audited; held out, its {guard['settings']} settings "
         f"differ in {', '.join(percent(share, 2) for share in guard['test'])}"
     )
+    of_which = "figures, and the budget, are of number 1 and no audits"
     if not guard["start"]:
         return line
     if guard["start"] == guard["settings"]:
-        return f"{line}; nothing leaves early until audits allow it"
-    return f"{line}; it begins with number {guard['start'] + 1}"
+        return f"{line}; nothing leaves early until audits allow it: {of_which}"
+    return f"{line}; it begins with number {guard['start'] + 1}: {of_which}"
 
 
 def _compared(energy_j: float, other_j: float) -> str:
