@@ -1,14 +1,16 @@
 """Exits of text classifiers, after each layer, on AG News: the whole pipeline.
 
     python -m benchmarks.text [--kind reader encoder] [--folder DIR] [--seeds 5]
-        [--budgets 30 40 50 60 70 80]
+        [--budgets 20 25 30 40 50 60 70 80]
 
 Networks are trained first (see `benchmarks/train_text.py`). Their exits' heads are fitted with the
 backbone frozen, on texts it has not seen. Budgets are compared on 7,600 test texts cut into halves
 anew for each seed: one half to fit the rules on, the other to report. Needs torch, to train and
 export; with a folder that is kept, networks are trained there once.
 
-`reader`: each layer reads on in the text: exits are right about 73 to 87.5 % of the time, by depth.
+`reader`: each layer reads on in the text, and exits are right about 73, 82, 85, 86 and 87.5 % of
+the time, the end 87.6 %. Rules differ at 20 to 50 % of the multiply-accumulates; above, most fits
+cost less than was allowed. Entropy is best from 40 % on, learned scores 0.1 to 0.25 points below it.
 `encoder`: each layer sees all words; once with layers that all learned to answer, once trained
 without exits in mind. Topics of news are told by words more than by their order: a linear
 classifier of words is right about as often, and so are all exits of both networks, within half a
@@ -174,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kind", nargs="+", choices=("reader", "encoder"), default=["reader"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=2000, help="texts whose latency is measured")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[30, 40, 50, 60, 70, 80])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[20, 25, 30, 40, 50, 60, 70, 80])
     options = parser.parse_args(arguments)
     with working_folder(options.folder) as folder:
         report(folder, shared_data().resolve(), options)
