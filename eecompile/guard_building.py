@@ -23,7 +23,7 @@ __all__ = ["build_guard"]
 #: A setting differs by at most this share of what the one before it does: an audit asks all of
 #: them, so that many would cost time, and near ones tell no more.
 _STEP = 0.75
-_MOST_SETTINGS = 8
+_MOST_SETTINGS = 6
 #: Of the samples that an exit would take, those it still takes in settings beside the fitted ones.
 _KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 #: How thresholds are looked for: how far above the fitted ones, and how closely.
