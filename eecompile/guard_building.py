@@ -72,9 +72,14 @@ def build_guard(
     rule = GuardRule(guard.drop, guard.share, _ladder(policy, points, costs, calibrate))
     test = records.get("test")
     start = sum(setting.differing > RESERVE * rule.drop for setting in rule.settings)
-    held_out = None
+    held_out = begins = None
     if isinstance(test, TestRecord):
-        held_out = [_setting(from_json(s.policy), test).differing for s in rule.settings]
+        tried = [_setting_and_cost(from_json(s.policy), costs, test) for s in rule.settings]
+        held_out = [setting.differing for setting, _ in tried]
+        # Past the last setting nothing leaves early; an audited sample runs all heads, too.
+        unaudited = [*(macs for _, macs in tried), costs.full_depth][start]
+        audited = costs.full_depth + sum(costs.heads)
+        begins = rule.share * audited + (1 - rule.share) * unaudited
     report = {
         "drop": rule.drop,
         "share": rule.share,
@@ -82,6 +87,7 @@ def build_guard(
         "start": start,
         "calibrate": [setting.differing for setting in rule.settings],
         "test": held_out,
+        "test_macs_at_start": begins,
     }
     return rule, report
 
@@ -150,7 +156,7 @@ def _higher(policy: StepsPolicy, exit_: int, kept: float, record: CalibrateRecor
 
 
 def _setting_and_cost(
-    policy: ExitPolicy, costs: ExitCosts, record: CalibrateRecord
+    policy: ExitPolicy, costs: ExitCosts, record: CalibrateRecord | TestRecord
 ) -> tuple[GuardSetting, float]:
     replayed = replay(policy, record.outputs(), record.final)
     return _setting(policy, record), float(costs.of(replayed).mean())

@@ -109,6 +109,9 @@ def _guarded(
 ) -> BuiltPolicy:
     """The policy with what watches it; `costs` are MACs."""
     rule, told = build_guard(written, built.policy, built.report["points"], costs, records)
+    budget, begins = written.budget, told["test_macs_at_start"]
+    if budget is not None and budget.quantity == "macs" and begins is not None:
+        told["budget_missed_by"] = max(0.0, begins - budget.limit)
     return replace(built, guard=rule.to_json(), report={**built.report, "guard": told})
 
 

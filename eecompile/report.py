@@ -104,6 +104,7 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
         missed_by, forced = test["budget_missed_by"], report.get("clock", {}).get("test") or {}
         if forced.get("budget_missed_by") is not None:
             missed_by = forced["budget_missed_by"]
+        missed_by = report.get("guard", {}).get("budget_missed_by", missed_by)
         lines.append(f"  budget {_kept(missed_by, test['budget_quantity'])}")
     return lines
 
@@ -112,20 +113,19 @@ def _guard_line(guard: Mapping[str, Any]) -> str:
     """What a guard allows, and how settings differ on held-out data.
 
     >>> told = {"drop": 0.01, "share": 0.05, "settings": 3, "start": 1, "test": [0.02, 0.01, 0.0]}
-    >>> _guard_line(told).split("; ")[2]
-    'it begins with number 2: figures, and the budget, are of number 1 and no audits'
+    >>> _guard_line({**told, "test_macs_at_start": 0.8876}).split("; ")[2]
+    'it begins with number 2, at 88.8 % of the multiply-accumulates with audits'
     """
     line = (
         f"guard: at most {percent(guard['drop'], 2)} of the answers differ from full depth, "
         f"{percent(guard['share'])} are audited; held out, its {guard['settings']} settings "
         f"differ in {', '.join(percent(share, 2) for share in guard['test'])}"
     )
-    of_which = "figures, and the budget, are of number 1 and no audits"
-    if not guard["start"]:
-        return line
+    begins = f"it begins with number {guard['start'] + 1}"
     if guard["start"] == guard["settings"]:
-        return f"{line}; nothing leaves early until audits allow it: {of_which}"
-    return f"{line}; it begins with number {guard['start'] + 1}: {of_which}"
+        begins = "nothing leaves early until audits allow it"
+    macs = percent(guard["test_macs_at_start"])
+    return f"{line}; {begins}, at {macs} of the multiply-accumulates with audits"
 
 
 def _compared(energy_j: float, other_j: float) -> str:

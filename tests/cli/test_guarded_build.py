@@ -59,6 +59,22 @@ def test_settings_are_ever_more_careful(guarded: Path) -> None:
         assert told["start"] == sum(share > RESERVE * drop for share in differing)
 
 
+def test_cost_is_told_of_the_setting_a_guard_begins_with(guarded: Path) -> None:
+    network = read_artifact(guarded).manifest.network
+    heads = sum(exit_.macs for exit_ in network.exits) / network.macs
+    for name, share in (("watched", 0.1), ("eager", 0.02)):
+        report = read_artifact(guarded).policies[name].report
+        told, built = report["guard"], report["test"]["costs"]["macs"]["value"]
+        audited = share * (1 + heads)
+        if told["start"] == 0:
+            expected = audited + (1 - share) * built
+            assert told["test_macs_at_start"] == pytest.approx(expected)
+        elif told["start"] == told["settings"]:
+            assert told["test_macs_at_start"] == pytest.approx(audited + 1 - share)
+        else:
+            assert audited + (1 - share) * built < told["test_macs_at_start"] < 1 + heads
+
+
 def test_settings_do_to_calibration_data_what_they_say(guarded: Path, built: Path) -> None:
     with np.load(built / "calibrate.npz") as data:
         images = data["images"][:, None].astype(np.float32) / np.float32(255)
