@@ -138,7 +138,7 @@ def evaluate_artifact(
 
     Raises:
         CompileErrors: the artifact, the data, the policy, the budget, the endpoint or the state
-            are wrong.
+            are wrong, or the server has other models.
     """
     if state is not None:
         check_file(state, may_make_folder=False)  # before anything takes time
@@ -158,7 +158,7 @@ def evaluate_artifact(
         total = min(dataset.count or samples or 0, samples or dataset.count or 0)
         if state is not None and state.exists():
             session.load_state(state)  # What is wrong with it is told before anything runs.
-        _warm_up(session, dataset, state)
+        _warm_up(session, dataset, state, answers=session.connect())
         sent = session.offload_counts
         turn = _TURN if session.clock_rule else 1
         for images, labels in dataset.batches(_SAMPLES):
@@ -185,12 +185,15 @@ def _with_energies(found: Evaluation, table: CostTable) -> None:
     found.full_depth_energy_j = None if whole is None else whole.energy_j
 
 
-def _warm_up(session: Session, dataset: Dataset, state: Path | None) -> None:
-    """Memory is touched and clocks are up; nothing of it is learned."""
+def _warm_up(session: Session, dataset: Dataset, state: Path | None, *, answers: bool) -> None:
+    """Memory is touched and clocks are up; nothing of it is learned.
+
+    Where no server `answers`, none is asked yet: samples that fail are to be seen in the figures.
+    """
     images, _ = next(iter(dataset.batches(_SAMPLES)))
     for image in images:
         session.full_depth(image[None])
-    for image in images:
+    for image in images if answers else ():
         session.run(image[None])
     session.reset_counts()
     if session.learns:

@@ -19,6 +19,7 @@ from eecompile.cache import Cache
 from eecompile.console import Steps
 from eecompile.diagnostics import CompileErrors
 from eecompile.driver import build
+from eecompile.evaluation import evaluate_artifact
 from eecompile.offload_rule import OffloadRule
 from tests.offload.networks import FILE
 from tests.offload.servers import Server, free_ports
@@ -113,6 +114,17 @@ def test_rules_and_models_are_written(built: Built) -> None:
     assert list(OffloadRule.from_json(entries["plain"].offload).tails) == [0]
     assert list(OffloadRule.from_json(entries["small"].offload).tails) == [0, 1]
     assert list(OffloadRule.from_json(entries["half"].offload).tails) == [1]
+
+
+def test_an_evaluation_shows_that_no_server_answers(built: Built) -> None:
+    """Nothing listens yet: `serving` is first used below."""
+    found = evaluate_artifact(built.artifact, str(built.file), "plain", None, 40, lambda *_: None)
+    assert found.offload is not None and found.offload["answered"] == 0
+    assert found.offload["failed"] == 3, "after which the breaker spares the other samples"
+    unsure = [answer for answer in found.exits if answer == "final"]
+    assert found.offload["refused_by_breaker"] == len(unsure) - 3
+    assert len(found.answers) == 40 and not any(found.offloaded)
+    assert found.offload_failure
 
 
 @pytest.mark.parametrize("name", ["plain", "small", "half"])
