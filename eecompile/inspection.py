@@ -14,9 +14,10 @@ from eecompile.artifact_files import bad_json
 from eecompile.clock_rule import ClockRule
 from eecompile.cost_table import CostTable
 from eecompile.exit_table import exit_rows
-from eecompile.figures import hertz, readable
+from eecompile.figures import hertz, percent, readable
 from eecompile.ir import TensorType
 from eecompile.memory import Peak
+from eecompile.report import held_out_lines
 from eecompile.segments import SegmentGraph
 from eecompile.svg import draw
 from eecompile.text import parse_segments, print_segments
@@ -36,6 +37,7 @@ class Inspection:
         rules: policy -> how its clocks are chosen; those that leave them alone are not there.
         placing: why the compiler placed exits where it did (`eecompile.exit_placing`); None where
             all of them were written.
+        reports: policy -> how it was fitted, and what it achieved, as the build told.
     """
 
     segments: SegmentGraph
@@ -44,6 +46,7 @@ class Inspection:
     costs: CostTable | None = None
     rules: Mapping[str, ClockRule] = field(default_factory=dict)
     placing: Mapping[str, Any] | None = None
+    reports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -85,6 +88,18 @@ class Inspection:
         return lines
 
     @property
+    def policy_lines(self) -> list[str]:
+        """What was found of each policy on held-out data, and for which budgets it has settings."""
+        threads = None if self.costs is None else self.costs.threads
+        lines = []
+        for name, report in self.reports.items():
+            try:
+                lines += [*held_out_lines(name, report, threads), *_settings_lines(report)]
+            except (KeyError, TypeError):  # whoever wrote the artifact keeps other reports
+                lines.append(f"{name}: its report is none of this version's")
+        return lines
+
+    @property
     def text(self) -> str:
         """The segment graph as IR text, operators included."""
         return print_segments(self.segments, "full")
@@ -113,6 +128,7 @@ class Inspection:
             "placing": self.placing,
             "clocks": {name: str(rule) for name, rule in self.rules.items()},
             "costs": None if self.costs is None else _costs_json(self.costs),
+            "reports": dict(self.reports),
         }
 
 
@@ -139,7 +155,23 @@ def inspect_path(path: Path) -> Inspection:
     segments = parse_segments(artifact.segments_text, _absent)
     heads = dict(manifest.fitted.get("heads", {}))
     placing = manifest.fitted.get("placing")
-    return Inspection(segments, heads, facts, artifact.costs, _rules(artifact), placing)
+    # Policies of an artifact that no `.ee` file was behind have nothing to report.
+    reports = {name: entry.report for name, entry in artifact.policies.items() if entry.report}
+    rules = _rules(artifact)
+    return Inspection(segments, heads, facts, artifact.costs, rules, placing, reports)
+
+
+def _settings_lines(report: Mapping[str, Any]) -> list[str]:
+    """For which budgets there are settings.
+
+    >>> _settings_lines({"points": [{"costs": {"macs": share}} for share in (0.4, 1.0)]})
+    ['  2 settings to choose from, at 40.0 % to 100.0 % of the multiply-accumulates']
+    """
+    shares = [point["costs"]["macs"] for point in report["points"]]
+    if not shares:
+        return []
+    ends = f"{percent(min(shares))} to {percent(max(shares))}"
+    return [f"  {len(shares)} settings to choose from, at {ends} of the multiply-accumulates"]
 
 
 def _rules(artifact: Artifact) -> dict[str, ClockRule]:

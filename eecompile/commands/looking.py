@@ -37,6 +37,8 @@ def inspect(options: argparse.Namespace) -> int:
     if found.placing:
         print_placing(found.placing)
     _print_costs(found)
+    if found.reports:
+        print("", *found.policy_lines, sep="\n")
     if options.svg is not None:
         print(f"\npicture: {options.svg}")
     return 0

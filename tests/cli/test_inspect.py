@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from eecompile.artifact import read_artifact
 from eecompile.board import DvfsState
 from eecompile.clock_rule import ClockRule
 from eecompile.cost import Work
 from eecompile.cost_table import Cost, CostRow, CostTable
 from eecompile.inspection import Inspection, inspect_path
+from eecompile.report import held_out_lines
 from tests.cli.calls import Call
 
 STATES = tuple(
@@ -34,7 +36,7 @@ RULES = {
 @pytest.fixture
 def inspected(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Inspection:
     """The demo with these costs and rules, which `inspect` then shows."""
-    found = replace(inspect_path(demo), costs=TABLE, rules=RULES)
+    found = replace(inspect_path(demo), costs=TABLE, rules=RULES, reports={})
     monkeypatch.setattr("eecompile.inspection.inspect_path", lambda path: found)
     return found
 
@@ -73,3 +75,21 @@ def test_scripts_get_the_full_depth_at_every_clock(
 def test_a_file_has_no_costs_yet(call: Call, demo: Path) -> None:
     found = call("inspect", demo, "--json").json
     assert (found["costs"], found["clocks"]) == (None, {})
+
+
+def test_policies_are_told_as_the_build_told_them(call: Call, built: Path) -> None:
+    shown = call("inspect", built / "out").out.splitlines()
+    reports = inspect_path(built / "out").to_json()["reports"]
+    artifact = read_artifact(built / "out")
+    assert artifact.costs is not None and set(reports) == set(artifact.policies)
+    for name, report in reports.items():
+        own = held_out_lines(name, report, artifact.costs.threads)
+        at = shown.index(own[0])
+        assert shown[at : at + len(own)] == own
+        count = len(report["points"])
+        assert shown[at + len(own)].startswith(f"  {count} settings to choose from, at ")
+
+
+def test_a_report_of_somebody_elses_is_no_hindrance(built: Path) -> None:
+    found = replace(inspect_path(built / "out"), reports={"fast": {"accuracy": 0.9}})
+    assert found.policy_lines == ["fast: its report is none of this version's"]
