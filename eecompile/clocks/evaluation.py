@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from eecompile.artifact import Artifact, read_artifact
+from eecompile.artifact import Artifact, PolicyEntry, read_artifact
 from eecompile.board import Board
 from eecompile.boards.file import read_board
 from eecompile.clock_rule import ClockRule
@@ -27,7 +27,7 @@ from eecompile.console import Reporter
 from eecompile.cost_model import model_table
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset, open_dataset
-from eecompile.diagnostics import CompileErrors, Diagnostics, Span
+from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span
 from eecompile.dsl.given import given_deadline, given_frequency
 from eecompile.dsl.parser import parse_file
 from eecompile.evaluation import choose_budget, open_test_data
@@ -86,9 +86,13 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
             artifact's code cannot run here.
     """
     artifact, board = _read_artifact(options), read_board(options.board)
-    session = Session(artifact, options.policy, governor=NoGovernor())
     name = options.policy or artifact.manifest.default_policy
     network, entry = artifact.manifest.network, artifact.policies.get(name or "")
+    if entry is not None and entry.offload is not None:
+        message = f"Policy `{name}` has a server answer: no replay knows how long that takes"
+        help_ = "take a policy that leaves early, or evaluate it on this machine without `--board`"
+        raise CompileErrors([Diagnostic("bad-argument", message, help=help_)])
+    session = Session(artifact, options.policy, governor=NoGovernor())
     stored = None if entry is None else entry.clock
     rule, written = read_rule(options.deadline, options.frequency, stored)
     threads = options.threads or artifact.manifest.target.cores
@@ -123,7 +127,10 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
         "clock": str(rule),
         "start_fitted_on": fitted_on,
         "model": _model(board, table),
-        "notes": _notes(found, scheduler, table),
+        "notes": [*_notes(found, scheduler, table), *_unwatched(entry)],
+        # As `eval` has them: nothing is sent, and no guard is at work.
+        **{"offloaded_fraction": 0.0, "offload": None, "offload_failure": None},
+        **{"audited_fraction": 0.0, "guard": None},
     }
 
 
@@ -269,6 +276,7 @@ def _figures(
         "full_depth_energy_j": whole["mean_energy_j"],
         "full_depth_p50_latency_s": whole["p50_latency_s"],
         "full_depth_p99_latency_s": whole["p99_latency_s"],
+        "differing_fraction": 1 - float(chosen.correct(tested.final.argmax(axis=1)).mean()),
         "exits": exits_json(taken),
         "clocks": _clocks(table, chosen, scheduler.home),
         "baselines": {name: figures(run) for name, run in runs.items()},
@@ -323,6 +331,11 @@ def _model(board: Board, table: CostTable) -> dict[str, Any]:
         "migration_latency_s": board.migration_latency_s,
         "energy_covers": table.energy_covers,
     }
+
+
+def _unwatched(entry: PolicyEntry | None) -> list[str]:
+    guarded = entry is not None and entry.guard is not None
+    return ["the policy is taken as it was built: without its guard and the audits"] * guarded
 
 
 def _notes(found: Diagnostics, scheduler: Scheduler, table: CostTable) -> list[str]:

@@ -152,3 +152,24 @@ def test_code_that_cannot_run_here_is_to_be_built_for_the_host(
     done = call("eval", built / "out", "--data", built / "test.npz", *BOARD)
     assert done.status == 1 and "error[wrong-machine]" in done.err
     assert "build it with `--target host`, and give `--board rk3399` here" in done.err
+
+
+def test_what_a_server_answers_is_not_replayed(call: Call, demo: Path) -> None:
+    written = demo.read_text()
+    demo.write_text(
+        written
+        + """
+policy shared {
+    exit when confidence(max_softmax) >= 0.9
+    offload "http://127.0.0.1:9" cost 0.5
+    split fixed(at: early)
+}
+"""
+    )
+    assert call("build", demo, "-o", demo.parent / "out2").status == 0
+    done = call(
+        *("eval", demo.parent / "out2", "--data", demo.parent / "test.npz"),
+        *("--policy", "shared", *BOARD),
+    )
+    assert done.status == 1
+    assert "`shared` has a server answer: no replay knows how long that takes" in done.err

@@ -18,7 +18,7 @@ FOLDER = shared_data(module=True) / "onnx"
 #: File -> how many tensors cross the borders behind its proposed points.
 CASES = {
     "cifar100edge": [1, 1, 1, 1],
-    "dtln_model_1": [5],  # two inputs, two outputs, recurrent states beside the features
+    "dtln_model_1": [4, 5],  # two inputs, two outputs, recurrent states beside the features
     "resnet20_onnc": [1, 1, 1, 1],
     "vnn_cifar10_resnet_2b": [1, 1, 1],
 }

@@ -12,6 +12,7 @@ from eecompile.policies import (
     EitherPolicy,
     ExitOutputs,
     ExitPolicy,
+    LearnedScorePolicy,
     NeverPolicy,
     PatiencePolicy,
     PredictedPolicy,
@@ -128,6 +129,8 @@ POLICIES = [
     NeverPolicy(3),
     PredictedPolicy([2.0, inf, 3.0], 0, 2, forecast="fitted", limits=[[inf], None, [0.0]]),
     EitherPolicy([ClassMeansPolicy([0.5, inf, 0.1]), ThresholdPolicy("margin", [0.9, 0.8, 0.7])]),
+    # Weights of 2 probabilities, 5 measures and 2 earlier scores, an exit each.
+    LearnedScorePolicy([None, [0.5, 0, 0, 0, 0, 1, 0, 0.25, 0]], [inf, 0.5]),
     SplitPolicy(
         *("margin", [0.5, inf], [0]), SplitCosts((0.5, 0.8, 1.0), (0.1, 0.1), 0.3), UcbOptions()
     ),
