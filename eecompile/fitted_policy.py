@@ -23,6 +23,7 @@ __all__ = [
     "InfeasibleBudget",
     "drop_at_most",
     "isotonic",
+    "operating_point",
     "table_of",
 ]
 
@@ -127,15 +128,8 @@ class Calibration:
             evaluated: bool (n, exits), whose heads run.
             right: bool (n,), whether the answer is right.
         """
-        z = NormalDist().inv_cdf(self.confidence)
         paid = {name: cost.paid(exit_, evaluated) for name, cost in self.costs.items()}
-        return OperatingPoint(
-            to_json(policy),
-            float(right.mean()),
-            drop_at_most(self.record, right, self.confidence),
-            {name: float(cost.mean()) for name, cost in paid.items()},
-            {name: float(cost.mean()) + z * standard_error(cost) for name, cost in paid.items()},
-        )
+        return operating_point(policy, self.record, right, paid, self.confidence)
 
     def reached(self, point: OperatingPoint) -> float:
         """What the budget limits, at most, with the confidence wanted."""
@@ -184,6 +178,32 @@ class Calibration:
     def _limit_in_words(self, value: float) -> str:
         limit = Budget(self.budget.quantity, value, self.budget.statistic)
         return str(limit).split("<= ")[1]
+
+
+def operating_point(
+    policy: ExitPolicy,
+    record: CalibrateRecord,
+    right: Array,
+    paid: Mapping[str, Array],
+    confidence: float = CONFIDENCE,
+) -> OperatingPoint:
+    """A policy with what it did to calibration data.
+
+    Args:
+        policy: the policy.
+        record: the data.
+        right: bool (n,), whether each answer is right.
+        paid: quantity -> what each cost, (n,).
+        confidence: of what costs and the loss of accuracy are at most.
+    """
+    z = NormalDist().inv_cdf(confidence)
+    return OperatingPoint(
+        to_json(policy),
+        float(right.mean()),
+        drop_at_most(record, right, confidence),
+        {name: float(cost.mean()) for name, cost in paid.items()},
+        {name: float(cost.mean()) + z * standard_error(cost) for name, cost in paid.items()},
+    )
 
 
 def table_of(points: Iterable[OperatingPoint], last: OperatingPoint) -> tuple[OperatingPoint, ...]:

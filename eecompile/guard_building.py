@@ -158,13 +158,9 @@ def _higher(policy: StepsPolicy, exit_: int, kept: float, record: CalibrateRecor
 def _setting_and_cost(
     policy: ExitPolicy, costs: ExitCosts, record: CalibrateRecord | TestRecord
 ) -> tuple[GuardSetting, float]:
-    replayed = replay(policy, record.outputs(), record.final)
-    return _setting(policy, record), float(costs.of(replayed).mean())
-
-
-def _setting(policy: ExitPolicy, record: CalibrateRecord | TestRecord) -> GuardSetting:
-    """What a policy does to the samples of a record."""
+    """What a policy does to the samples of a record, and what one of them costs."""
     replayed = replay(policy, record.outputs(), record.final)
     differing = replayed.labels != record.final.argmax(axis=1)
     exits = tuple(map(float, replayed.fractions()))
-    return GuardSetting(to_json(policy), float(np.mean(differing)), exits)
+    setting = GuardSetting(to_json(policy), float(np.mean(differing)), exits)
+    return setting, float(costs.of(replayed).mean())

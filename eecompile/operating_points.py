@@ -13,17 +13,18 @@ not the 0 or 1 that was observed: fitted to that, thresholds would learn the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["Search", "Trial", "hull", "quota_thresholds"]
+__all__ = ["Search", "Trial", "hull", "quota_thresholds", "refined"]
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 _SWEEPS = 12
 
@@ -299,6 +300,42 @@ class Search:
             trial = _best([self.improved(start.thresholds, price) for start in starts], price)
             found.append(trial)
         return hull(found)
+
+
+def refined(
+    search: Search,
+    chain: Sequence[Trial],
+    low: int,
+    found: T,
+    *,
+    steps: int,
+    kept: Callable[[int], bool],
+    tried: Callable[[Trial], T | None],
+    better: Callable[[T, T], T],
+) -> T:
+    """What a hull leaves of a budget, used up on the way to the hull's next points.
+
+    Args:
+        search: the chain is of.
+        chain: trials along the hull.
+        low: place of the best of them within the budget.
+        found: what that one does.
+        steps: halvings of the way.
+        kept: whether the trial at a place of the chain keeps the budget, too.
+        tried: what a trial does; None where it does not keep the budget.
+        better: the better of two.
+    """
+    for high in (low - 1, low + 1):
+        if not 0 <= high < len(chain) or kept(high):
+            continue
+        share, step = 0.0, 0.5
+        for _ in range(steps):
+            made = tried(search.between(chain[low], chain[high], share + step))
+            if made is not None:
+                share += step
+                found = better(found, made)
+            step /= 2
+    return found
 
 
 def _best(trials: Sequence[Trial], price: float) -> Trial:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from eecompile.compiled import CompiledGraph
 from eecompile.policies import ExitPolicy, Replay, replay
 from eecompile.record import CalibrateRecord, TestRecord
 from eecompile.segments import SegmentGraph
@@ -48,7 +49,7 @@ class ExitCosts:
     provenance: Literal["counted", "measured", "modelled"] = "counted"
 
     @classmethod
-    def macs(cls, graph: SegmentGraph) -> ExitCosts:
+    def macs(cls, graph: SegmentGraph | CompiledGraph) -> ExitCosts:
         """Multiply-accumulates as a fraction of the untouched backbone's, heads included."""
         full = graph.macs or 1
         segments = tuple(segment.macs / full for segment in graph.segments)

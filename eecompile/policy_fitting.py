@@ -14,7 +14,7 @@ from eecompile.fitted_policy import CONFIDENCE, Calibration, FittedPolicy, isoto
 from eecompile.heads.logistic import fit_logistic
 from eecompile.heads.one_core import one_core
 from eecompile.learned import fit_learned
-from eecompile.operating_points import Search, Trial
+from eecompile.operating_points import Search, Trial, refined
 from eecompile.outcomes import ExitCosts
 from eecompile.policies import ExitPolicy, NeverPolicy
 from eecompile.policies.points import OperatingPoint
@@ -30,6 +30,9 @@ Array = np.ndarray[Any, Any]
 
 #: What a policy without a budget is fitted to: half a percentage point of accuracy.
 DEFAULT_BUDGET = Budget("accuracy_drop", 0.005)
+
+#: Halvings of the way from one point of a hull to the next.
+_STEPS = 10
 
 
 def fit_policy(
@@ -194,19 +197,21 @@ class _Fitting:
         best = judge.best(points)
         if best is None:
             return None
-        low = points.index(best)
-        for high in (low - 1, low + 1):
-            if not 0 <= high < len(points) or judge.keeps(points[high]):
-                continue
-            share, step = 0.0, 0.5
-            for _ in range(10):
-                trial = course.search.between(chain[low], chain[high], share + step)
-                point = self._point(course.search, trial)
-                if judge.keeps(point):
-                    share += step
-                    best = judge.best([best, point]) or best
-                step /= 2
-        return best
+
+        def tried(trial: Trial) -> OperatingPoint | None:
+            point = self._point(course.search, trial)
+            return point if judge.keeps(point) else None
+
+        return refined(
+            course.search,
+            chain,
+            points.index(best),
+            best,
+            steps=_STEPS,
+            kept=lambda place: judge.keeps(points[place]),
+            tried=tried,
+            better=lambda one, other: judge.best([one, other]) or one,
+        )
 
 
 def _chance(scores: Sequence[Array], right: Array) -> Array:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from eecompile.fitted_policy import CONFIDENCE, drop_at_most
-from eecompile.outcomes import Interval, Report, reported, standard_error, wilson
+from eecompile.fitted_policy import operating_point
+from eecompile.outcomes import Interval, Report, reported, wilson
 from eecompile.policies import SplitPolicy, StreamReplay, from_json, replay_stream, to_json
 from eecompile.policies.points import OperatingPoint
 from eecompile.policies.steps import to_json as thresholds_json
@@ -51,12 +50,12 @@ def split_outcomes(
         assert isinstance(learner, SplitPolicy), "it is one"
         replayed = replay_stream(learner, record.outputs(), record.final)
         found[split] = _stream(replayed, names) | {"best": names[learner.best]}
+        right = np.asarray(replayed.labels == record.labels)
+        macs = {"macs": _device_macs(replayed, policy)}
         if isinstance(record, TestRecord):
-            right = np.asarray(replayed.labels == record.labels)
-            macs = {"macs": _device_macs(replayed, policy)}
             report = reported(record, replayed.exit, right, macs, {"macs": "counted"})
         else:
-            point = _point(replayed, record, policy)
+            point = operating_point(policy, record, right, macs)
     return found, point, report
 
 
@@ -87,19 +86,6 @@ def _stream(replayed: StreamReplay, names: Sequence[str]) -> dict[str, Any]:
 def _device_macs(replayed: StreamReplay, policy: SplitPolicy) -> np.ndarray[Any, Any]:
     """What each sample cost here, as a fraction of the network; float64 (n,)."""
     return np.asarray(replayed.cost - policy.costs.price * replayed.sent)
-
-
-def _point(replayed: StreamReplay, record: CalibrateRecord, policy: SplitPolicy) -> OperatingPoint:
-    right = np.asarray(replayed.labels == record.labels)
-    macs = _device_macs(replayed, policy)
-    mean, z = float(macs.mean()), NormalDist().inv_cdf(CONFIDENCE)
-    return OperatingPoint(
-        to_json(policy),
-        float(right.mean()),
-        drop_at_most(record, right, CONFIDENCE),
-        {"macs": mean},
-        {"macs": mean + z * standard_error(macs)},
-    )
 
 
 def split_lines(split: Mapping[str, Any]) -> list[str]:

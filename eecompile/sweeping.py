@@ -182,10 +182,7 @@ def sweep_artifact(
 
 def network_costs(network: CompiledGraph, table: CostTable | None) -> dict[str, ExitCosts]:
     """Quantity -> what the pieces of a compiled network cost; MACs are always known."""
-    full = network.macs or 1
-    segments = tuple(segment.macs / full for segment in network.segments)
-    macs = ExitCosts(segments, tuple(exit_.macs / full for exit_ in network.exits), 1.0)
-    return {"macs": macs, **({} if table is None else budget_costs(table))}
+    return {"macs": ExitCosts.macs(network), **({} if table is None else budget_costs(table))}
 
 
 def _reason(policy: ExitPolicy, entry: PolicyEntry) -> str | None:
@@ -232,12 +229,13 @@ class _Sweeping:
         own = SweptPoint(evaluate(built, self.record, self.costs), made_for, True)
         if not stored:
             return Curve(name, told, (own,), (None,) * len(SHARES))
-        known = {id(p): self._swept(p, entry) for p in front(stored, self.quantity)}
+        ahead = front(stored, self.quantity)
+        known = {id(p): self._swept(p, entry) for p in ahead}
         points = list(known.values())
         if not any(point.built_in for point in points):
             points.append(own)
         points.sort(key=lambda point: point.report.costs[self.quantity].value)
-        chosen = [self._chosen(stored, share) for share in SHARES]
+        chosen = [self._chosen(ahead, share) for share in SHARES]
         at_shares = tuple(None if p is None else known.get(id(p)) for p in chosen)
         return Curve(name, told, tuple(points), at_shares)
 
@@ -249,8 +247,7 @@ class _Sweeping:
 
     def _chosen(self, points: Sequence[OperatingPoint], share: float) -> OperatingPoint | None:
         limit = share * self.costs[self.quantity].full_depth
-        kept = front(points, self.quantity)
         try:
-            return choose(kept, {self.quantity: limit})
+            return choose(points, {self.quantity: limit})
         except OutOfReach:
             return None

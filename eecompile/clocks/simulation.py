@@ -288,7 +288,7 @@ def _gathered(run: Run) -> Simulation:
     logits, forced = np.array(final, np.float32), np.zeros(len(final), bool)
     for index, seen in enumerate(outputs):
         here = np.flatnonzero(exits == index)
-        logits[here] = policy.answer(index, _rows(seen, here))
+        logits[here] = policy.answer(index, seen.rows(here))
     for path, alike in _answered(courses, policy.start(1) is not None).items():
         here = np.flatnonzero(np.isin(picked, alike))
         forced[here] = _would_go_on(policy, outputs, here, path)
@@ -326,10 +326,5 @@ def _would_go_on(
     state = policy.start(len(samples))
     decision = np.full(len(samples), EXIT)
     for index in evaluated:
-        decision = policy.decide(index, _rows(outputs[index], samples), state)
+        decision = policy.decide(index, outputs[index].rows(samples), state)
     return np.asarray(decision != EXIT)
-
-
-def _rows(outputs: ExitOutputs, samples: Array) -> ExitOutputs:
-    means = outputs.class_means
-    return ExitOutputs(outputs.logits[samples], None if means is None else means[samples])

@@ -13,7 +13,7 @@ import numpy as np
 from eecompile.fitted_policy import Calibration, FittedPolicy, isotonic, table_of
 from eecompile.learned.candidates import Candidate, candidates, schedule_candidate, shifted
 from eecompile.learned.scores import Seen
-from eecompile.operating_points import Search, Trial, quota_thresholds
+from eecompile.operating_points import Search, Trial, quota_thresholds, refined
 from eecompile.outcomes import ExitCosts, standard_error
 from eecompile.policies import LearnedScorePolicy
 from eecompile.policies.points import OperatingPoint
@@ -166,10 +166,22 @@ class _Fitting:
             return None
         found = _better([course[place][1] for place in kept], judge)
         low = next(place for place in kept if course[place][1] is found)
-        for high in (low - 1, low + 1):
-            if 0 <= high < len(course) and high not in kept:
-                found = self._refined(judge, course[low][0], course[high][0], found)
-        return found
+        search = self._search(judge.quantity)
+
+        def tried(trial: Trial) -> _Choice | None:
+            choice = self._choice(search, trial)
+            return choice if self._keeps(choice, judge) else None
+
+        return refined(
+            search,
+            [trial for trial, _ in course],
+            low,
+            found,
+            steps=_STEPS,
+            kept=kept.__contains__,
+            tried=tried,
+            better=lambda one, other: _better([one, other], judge),
+        )
 
     def least(self, judge: Calibration) -> float:
         """The strictest limit that can be kept."""
@@ -182,30 +194,17 @@ class _Fitting:
         search = self._search(self.judge.quantity)
         return self._choice(search, search.never).point
 
-    def _refined(self, judge: Calibration, low: Trial, high: Trial, found: _Choice) -> _Choice:
-        """What the hull leaves of the budget, used up on the way to the hull's next point."""
-        search, share, step = self._search(judge.quantity), 0.0, 0.5
-        for _ in range(_STEPS):
-            choice = self._choice(search, search.between(low, high, share + step))
-            if self._keeps(choice, judge):
-                share += step
-                found = _better([found, choice], judge)
-            step /= 2
-        return found
-
     def _quota(self, judge: Calibration) -> _Choice | None:
         """EENet's quotas, shifted until the budget holds and is used up."""
         assert self.score.quotas is not None, "only its scheduler is used so"
         dear = judge.budget.quantity == "accuracy_drop"
-        search, found = self._search(judge.quantity), None
+        search = self._search(judge.quantity)
         costs = _arriving(judge.costs[judge.quantity], self.seen)
         # From the end that spares what is limited, as far as may be.
         shift, step = (-_MOST_SHIFT, _MOST_SHIFT) if dear else (_MOST_SHIFT, -_MOST_SHIFT)
         ends = [self._choice(search, search.never)] if dear else []
-        for trial_shift in (shift,):
-            ends.append(self._choice(search, self._at_quotas(search, costs, trial_shift)))
-        for choice in ends:
-            found = choice if found is None and self._keeps(choice, judge) else found
+        ends.append(self._choice(search, self._at_quotas(search, costs, shift)))
+        found = next((choice for choice in ends if self._keeps(choice, judge)), None)
         for _ in range(2 * _STEPS):
             choice = self._choice(search, self._at_quotas(search, costs, shift + step))
             if self._keeps(choice, judge):

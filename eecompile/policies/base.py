@@ -38,6 +38,11 @@ class ExitOutputs:
     logits: np.ndarray
     class_means: np.ndarray | None = None
 
+    def rows(self, samples: np.ndarray | slice) -> ExitOutputs:
+        """Those of some of the samples: of an index array, or a slice."""
+        means = self.class_means
+        return ExitOutputs(self.logits[samples], None if means is None else means[samples])
+
 
 class ExitPolicy(ABC):
     """Decides, at each evaluated exit, which samples leave.

@@ -62,7 +62,7 @@ def replay(policy: ExitPolicy, exits: Sequence[ExitOutputs], final: Array) -> Re
     arriving[policy.first()].append((np.arange(count), policy.start(count)))
     for index, outputs in enumerate(exits):
         for samples, state in _joined(arriving[index]):
-            seen = _rows(outputs, samples)
+            seen = outputs.rows(samples)
             evaluated[samples, index] = True
             decision = policy.decide(index, seen, state)
             leaving = decision == EXIT
@@ -79,8 +79,3 @@ def _joined(groups: list[tuple[Array, Any]]) -> list[tuple[Array, Any]]:
     if len(groups) < 2 or any(state is not None for _, state in groups):
         return groups
     return [(np.concatenate([samples for samples, _ in groups]), None)]
-
-
-def _rows(outputs: ExitOutputs, samples: Array) -> ExitOutputs:
-    means = outputs.class_means
-    return ExitOutputs(outputs.logits[samples], None if means is None else means[samples])

@@ -103,8 +103,7 @@ def _one(
     known: Array | None = final[row]
     found.split[sample] = policy.split_of(state.arm)
     while index < last:
-        means = exits[index].class_means
-        seen = ExitOutputs(exits[index].logits[row], None if means is None else means[row])
+        seen = exits[index].rows(row)
         found.evaluated[sample, index] = True
         decision = policy.decide(index, seen, state).item()
         if decision == EXIT:
