@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 
 from eecompile.artifact import Artifact, read_artifact
 from eecompile.artifact_files import LIBRARY
@@ -19,6 +18,7 @@ from eecompile.runtime.batch import Batches
 from eecompile.runtime.budgets import choose_point, given_limits
 from eecompile.runtime.clock import Clock
 from eecompile.runtime.deciding import Deciding, Server
+from eecompile.runtime.ending import park_if_ending, session_lock
 from eecompile.runtime.governor import Governor
 from eecompile.runtime.guard_report import GuardReport
 from eecompile.runtime.in_turn import run_in_turn
@@ -94,6 +94,7 @@ def load(
 
 
 def _in_use() -> CompileErrors:
+    park_if_ending()
     message = "This session is in use by another thread"
     return bad_argument(message, "give each thread a `clone()`")
 
@@ -145,7 +146,7 @@ class Session:
         """
         threads = threads_for(threads, artifact.manifest.target.cores)
         self.artifact, self.threads = artifact, threads
-        self._in_use = Lock()
+        self._in_use = session_lock()
         name = str(artifact.path / LIBRARY)
         self.library = library or Library(artifact.library, artifact.weights, name)
         self._team = self.library.team(threads) if threads > 1 else None

@@ -272,6 +272,40 @@ print("done")
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
+def test_a_program_ends_only_between_calls_of_its_daemon_threads(folder: Path) -> None:
+    code = f"""
+import atexit, threading, time
+inside = 0
+def look():
+    time.sleep(0.1)
+    print(inside)
+atexit.register(look)  # Before eecompile's own, so that it is called after that.
+import eecompile as ee, numpy as np
+net = ee.load({str(folder)!r})
+x = np.zeros((300, 4), np.float32)
+real = net._batches.run
+def slow(*arguments):
+    global inside
+    inside += 1
+    time.sleep(0.3)
+    answers = real(*arguments)
+    inside -= 1
+    return answers
+net._batches.run = slow
+def work():
+    while True:
+        net.run_batch(x)
+threading.Thread(target=work, daemon=True).start()
+while not inside:
+    pass
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
 def test_impossible_numbers_of_threads_are_refused(folder: Path) -> None:
     for threads in (0, -1, np.int64(0)):
         with pytest.raises(CompileErrors, match=f"Expected 1 or more threads, found {threads}"):
