@@ -98,6 +98,9 @@ OPERATORS: dict[str, Operator] = {
     "Selu": Operator(("x",), ("alpha", "gamma")),
     "ThresholdedRelu": Operator(("x",), ("alpha",)),
     "Where": Operator(("condition", "a", "b")),
+    # Keep, a channel gate's mask: x is (1, C, ...), scores float32 (1, groups), C % groups == 0.
+    # Channel c is x's where scores[0, c // (C / groups)] > 0, else 0.
+    "Keep": Operator(("x", "scores")),
     # Pooling over all dimensions after the second, extents floor((in + pads - reach) / stride) + 1,
     # reach = (kernel - 1) dilation + 1: ceil_mode is resolved by the host, which adds what is
     # missing at the end (as ONNX and torch do, a window that would start in the end padding is

@@ -345,6 +345,11 @@ def _quantize(k: Attributes, x: Array, scale: Array, zero_point: Array | None = 
     return np.clip(shifted, info.min, info.max).astype(zero.dtype)
 
 
+def _keep(k: Attributes, x: Array, scores: Array) -> Array:
+    kept = np.repeat(scores[0] > 0, x.shape[1] // scores.shape[1])
+    return np.where(kept.reshape(-1, *(1,) * (x.ndim - 2)), x, np.float32(0))
+
+
 _FUNCTIONS: dict[str, Callable[..., Array]] = {
     **{kind: _precisely(lambda k, x, f=f: f(x)) for kind, f in _UNARY_PRECISE.items()},
     **{kind: _as_is(function) for kind, function in _SAME_TYPE.items()},
@@ -372,6 +377,7 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Concat": lambda k, *arrays: np.concatenate(arrays, axis=k["axis"]),
     "DepthToSpace": _depth_to_space,
     "Expand": lambda k, x: np.broadcast_to(x, k["shape"]),
+    "Keep": _keep,
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "OneHot": _one_hot,

@@ -128,6 +128,14 @@ def _where(op: Op, inputs: Any) -> TensorType:
     return TensorType(inputs[1].dtype, broadcast(*(t.shape for t in inputs)))
 
 
+def _keep(op: Op, inputs: Any) -> TensorType:
+    x, scores = inputs
+    fits = len(x.shape) >= 2 and len(scores.shape) == 2 and scores.shape[0] == 1
+    fits = fits and scores.dtype == x.dtype == "float32" and x.shape[1] % scores.shape[1] == 0
+    _need(fits, op, inputs, "takes scores (1, groups) that divide the channels")
+    return TensorType(x.dtype, x.shape)
+
+
 def _reduced(shape: tuple[int, ...], axes: Sequence[int], keepdims: bool) -> tuple[int, ...]:
     kept = ((1 if i in axes else dim) for i, dim in enumerate(shape) if keepdims or i not in axes)
     return tuple(kept)
@@ -356,6 +364,7 @@ _RULES: dict[str, Rule] = {
     "Expand": _expand,
     "Gather": _gather,
     "GatherElements": _gather_elements,
+    "Keep": _keep,
     "LayerNormalization": _layer_normalised,
     "MatMul": _matmul,
     "MaxPool": _pool,

@@ -181,6 +181,8 @@ class Model(Node):
         weights: torch only: a state dict.
         inputs: static types; may be empty where the graph's own are static.
         output: the output with the class scores; None where the graph's only output is meant.
+        skips: what gates may leave out, for which samples.
+        gates: file of trained gates, and of weights that were trained with them.
         data: name of the data set it is fitted on; None where the file has just one, or none.
     """
 
@@ -194,8 +196,9 @@ class Model(Node):
     exits: tuple[Exit, ...] = ()
     auto_exits: AutoExits | None = None
     skips: tuple[Skip, ...] = ()
+    gates: str | None = None
     data: str | None = None
-    # Parts with a place: "name", "source", "path", "weights", "data".
+    # Parts with a place: "name", "source", "path", "weights", "gates", "data".
 
 
 @dataclass(frozen=True)
@@ -384,7 +387,7 @@ class Policy(Node):
 
     Attributes:
         name: the policy's name, unique in the file.
-        rule: when to leave; None where only `halt` stops.
+        rule: when to leave; None where only gates and `halt` save.
         budget: what the thresholds not given are fitted to; None means the exits' default.
         deadline: how long a sample may take.
         frequency: "lowest_energy", "race_to_idle", "highest", or a fixed frequency in hertz.
