@@ -104,6 +104,10 @@ class ObjectReader:
         """Say that a field is not what it must be."""
         raise JsonError(f"`{self.path(key)}` must be {expected}")
 
+    def __contains__(self, key: str) -> bool:
+        """Whether a field is there and has not been read."""
+        return key in self._left
+
     def take(self, key: str) -> Any:
         """A field of any type."""
         if key not in self._left:

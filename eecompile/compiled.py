@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from eecompile.cost import Work
+from eecompile.cost import Work, kept_macs
 from eecompile.ir import Graph, TensorType
-from eecompile.segments import SegmentGraph
+from eecompile.segments import SegmentGraph, Step
 
 __all__ = [
     "CompiledExit",
     "CompiledGraph",
+    "CompiledSegment",
+    "CompiledStep",
     "Function",
     "FunctionLike",
     "Value",
@@ -94,6 +96,33 @@ class Function:
         """Multiply-accumulates of one sample."""
         return self.work.macs
 
+    # Most segments are one function; what follows is asked of both, see `CompiledSegment`.
+
+    @property
+    def gated(self) -> bool:
+        """No gate decides inside a function."""
+        return False
+
+    @property
+    def gates_macs(self) -> int:
+        """Nothing."""
+        return 0
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """Itself."""
+        return (self,)
+
+    @property
+    def backbone(self) -> tuple[Function, ...]:
+        """Itself."""
+        return (self,)
+
+    @property
+    def steps(self) -> tuple[CompiledStep, ...]:
+        """Itself, without conditions."""
+        return (CompiledStep(self),)
+
     @classmethod
     def of(cls, compiled: FunctionLike) -> Function:
         """What the runtime has to know of a function that lowering made."""
@@ -106,6 +135,67 @@ class Function:
             compiled.threads,
             compiled.work,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledStep:
+    """A step of a segment; fields as in `eecompile.segments.Step`.
+
+    Attributes:
+        group_macs: multiply-accumulates that one group of `channels` takes off where it is left
+            out.
+    """
+
+    function: Function
+    gate: bool = False
+    keep: str = ""
+    otherwise: str = ""
+    channels: str = ""
+    group_macs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledSegment:
+    """What runs between two exits where gates decide in between; elsewhere it is a `Function`.
+
+    Attributes:
+        inputs, outputs: what crosses its borders, gates' values apart.
+        steps: in execution order.
+    """
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    steps: tuple[CompiledStep, ...]
+
+    @property
+    def gated(self) -> bool:
+        """Gates decide inside it."""
+        return True
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """What may be called, gates included, in execution order."""
+        return tuple(step.function for step in self.steps)
+
+    @property
+    def backbone(self) -> tuple[Function, ...]:
+        """What is called where no decisions are made: all functions but the gates."""
+        return tuple(step.function for step in self.steps if not step.gate)
+
+    @property
+    def work(self) -> Work:
+        """What its functions do for one sample, nothing left out, gates apart."""
+        return sum((function.work for function in self.backbone), Work())
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample, nothing left out, gates apart."""
+        return self.work.macs
+
+    @property
+    def gates_macs(self) -> int:
+        """Multiply-accumulates of its gates."""
+        return sum(step.function.macs for step in self.steps if step.gate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +236,7 @@ class CompiledGraph:
     inputs: tuple[Value, ...]
     output: str
     classes: int | None
-    segments: tuple[Function, ...]
+    segments: tuple[Function | CompiledSegment, ...]
     exits: tuple[CompiledExit, ...]
 
     @property
@@ -159,7 +249,12 @@ class CompiledGraph:
         """Names by exit index; the last is the network's own answer, ``final``."""
         return (*(exit_.name for exit_ in self.exits), "final")
 
-    def named_segments(self) -> tuple[tuple[str, Function], ...]:
+    @property
+    def gated(self) -> bool:
+        """Whether gates may leave something out."""
+        return any(segment.gated for segment in self.segments)
+
+    def named_segments(self) -> tuple[tuple[str, Function | CompiledSegment], ...]:
         """The segments with the names that cutting gives them."""
         return tuple((f"segment{index}", part) for index, part in enumerate(self.segments))
 
@@ -167,7 +262,7 @@ class CompiledGraph:
         """Every function in execution order: segment 0, exit 0's, segment 1, ..."""
         found: list[Function] = []
         for index, segment in enumerate(self.segments):
-            found.append(segment)
+            found.extend(segment.functions)
             for exit_ in self.exits[index : index + 1]:
                 found.extend(exit_.functions)
         return tuple(found)
@@ -180,9 +275,17 @@ class CompiledGraph:
         def next_of(part: Graph | None) -> Function | None:
             return None if part is None else Function.of(next(functions))
 
-        segments, exits = [], []
-        for index, _ in enumerate(graph.segments):
-            segments.append(Function.of(next(functions)))
+        segments: list[Function | CompiledSegment] = []
+        exits = []
+        for index, segment in enumerate(graph.segments):
+            if segment.steps:
+                steps = tuple(_step(step, Function.of(next(functions))) for step in segment.steps)
+                ends = [segment.graph.inputs, segment.graph.outputs]
+                types = segment.graph.types
+                ins, outs = (tuple((name, types[name]) for name in names) for names in ends)
+                segments.append(CompiledSegment(ins, outs, steps))
+            else:
+                segments.append(Function.of(next(functions)))
             for exit_ in graph.exits[index : index + 1]:
                 head, comparator = next_of(exit_.head), next_of(exit_.comparator)
                 made = CompiledExit(exit_.name, exit_.point, exit_.segment, head, comparator)
@@ -190,3 +293,8 @@ class CompiledGraph:
         return cls(
             graph.name, graph.inputs, graph.output, graph.classes, tuple(segments), tuple(exits)
         )
+
+
+def _step(step: Step, function: Function) -> CompiledStep:
+    group = kept_macs(step.graph)[1] if step.channels else 0
+    return CompiledStep(function, step.gate, step.keep, step.otherwise, step.channels, group)

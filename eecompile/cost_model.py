@@ -160,7 +160,7 @@ def model_table(network: CompiledGraph, board: Board, threads: int, target: str)
         None,
         threads,
         board.states,
-        tuple(row(name, part.work, [part]) for name, part in network.named_segments()),
+        tuple(row(name, part.work, part.backbone) for name, part in network.named_segments()),
         tuple(row(exit_.name, exit_.work, exit_.functions) for exit_ in network.exits),
         transitions or None,
         board.migration_latency_s,

@@ -93,6 +93,11 @@ _LANGUAGE = {
         "Only the listed kinds are known.",
         "gate recurent(hidden: 10)",
     ),
+    "untrained-gates": DiagnosticInfo(
+        "Gates have to be trained, and no file of trained gates is there.",
+        "`eecompile train` writes it; until then the file can be checked, and not built.",
+        'skip layers ... gate recurrent, without `gates "net.gates.npz"`',
+    ),
     "unknown-rule": DiagnosticInfo(
         "There is no exit rule, split rule or frequency rule of this name.",
         "Only the listed rules are known.",
@@ -189,8 +194,8 @@ _LANGUAGE = {
         "predicted(start: erly)",
     ),
     "no-exits": DiagnosticInfo(
-        "A policy decides, but the model has no exits.",
-        "There is nothing to decide.",
+        "A policy decides or halts, but the model has no exits.",
+        "There is nothing to decide, or nothing to answer with.",
         "policy p { exit when confidence(entropy) }",
     ),
     "no-class-means": DiagnosticInfo(
@@ -246,7 +251,7 @@ _LANGUAGE = {
     "not-supported-yet": DiagnosticInfo(
         "The language has this, this version of the compiler cannot build it.",
         "Leaving it out silently would build something else than was asked for.",
-        "skip layers ... gate recurrent(hidden: 10)",
+        "halt at budget latency <= 1 ms   guard accuracy drop <= 1 %",
     ),
 }
 

@@ -12,9 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from eecompile.checked_json import JsonError, ObjectReader, shortened
-from eecompile.compiled import CompiledExit, CompiledGraph, Function, Value
+from eecompile.compiled import (
+    CompiledExit,
+    CompiledGraph,
+    CompiledSegment,
+    CompiledStep,
+    Function,
+    Value,
+)
 from eecompile.cost import Work
 from eecompile.ir import TensorType
+from eecompile.segments import SHIFT
 
 __all__ = [
     "FORMAT",
@@ -136,7 +144,7 @@ class Manifest:
             "output": network.output,
             "classes": network.classes,
             "labels": None if self.labels is None else list(self.labels),
-            "segments": [_function_json(segment) for segment in network.segments],
+            "segments": [_segment_json(segment) for segment in network.segments],
             "exits": [_exit_json(exit_) for exit_ in network.exits],
             "policies": list(self.policies),
             "default_policy": self.default_policy,
@@ -172,7 +180,7 @@ class Manifest:
         output = top.text("output")
         classes = top.maybe("classes", lambda key: top.whole(key, 1 << 31, 1))
         labels = top.maybe("labels", top.texts)
-        segments = tuple(_read_function(entry) for entry in top.objects("segments"))
+        segments = tuple(_read_segment(entry) for entry in top.objects("segments"))
         exits = tuple(_read_exit(entry, i) for i, entry in enumerate(top.objects("exits")))
         policies = top.texts("policies")
         default = top.maybe("default_policy", top.text)
@@ -204,6 +212,26 @@ class Manifest:
 def _value_json(value: Value) -> dict[str, Any]:
     name, type_ = value
     return {"name": name, "dtype": type_.dtype, "shape": list(type_.shape)}
+
+
+def _segment_json(segment: Function | CompiledSegment) -> dict[str, Any]:
+    if isinstance(segment, Function):
+        return _function_json(segment)
+    return {
+        "inputs": [_value_json(value) for value in segment.inputs],
+        "outputs": [_value_json(value) for value in segment.outputs],
+        "steps": [
+            {
+                "function": _function_json(step.function),
+                "gate": step.gate,
+                "keep": step.keep,
+                "otherwise": step.otherwise,
+                "channels": step.channels,
+                "group_macs": step.group_macs,
+            }
+            for step in segment.steps
+        ],
+    }
 
 
 def _function_json(function: Function) -> dict[str, Any]:
@@ -286,6 +314,32 @@ def _read_target(entry: ObjectReader) -> TargetInfo:
     return found
 
 
+def _read_segment(entry: ObjectReader) -> Function | CompiledSegment:
+    if "steps" not in entry:
+        return _read_function(entry)
+    found = CompiledSegment(
+        _read_values(entry, "inputs"),
+        _read_values(entry, "outputs"),
+        tuple(_read_step(step) for step in entry.objects("steps")),
+    )
+    entry.done()
+    if not found.steps:
+        entry.fail("steps", "one at least")
+    return found
+
+
+def _read_step(entry: ObjectReader) -> CompiledStep:
+    gate = entry.take("gate")
+    if not isinstance(gate, bool):
+        entry.fail("gate", "true or false")
+    function = _read_function(entry.object("function"))
+    keep, otherwise, channels = (entry.text(key) for key in ("keep", "otherwise", "channels"))
+    group_macs = entry.whole("group_macs", 1 << 62)
+    step = CompiledStep(function, gate, keep, otherwise, channels, group_macs)
+    entry.done()
+    return step
+
+
 def _read_function(entry: ObjectReader) -> Function:
     found = Function(
         entry.text("symbol", _SYMBOL),
@@ -361,8 +415,14 @@ def _check_network(network: CompiledGraph) -> None:
         raise JsonError("`classes` must be a number where there are exits")
     _check_unique("exits", network.exit_names)
     known: dict[str, TensorType] = dict(network.inputs)
+    if network.gated:
+        known[SHIFT[0]] = SHIFT[1]
     for index, segment in enumerate(network.segments):
-        _check_function(segment, known, f"segments[{index}]")
+        for step in segment.steps:
+            _check_step(step, known, f"segments[{index}]")
+        for name, type_ in segment.outputs:
+            if known.get(name) != type_:
+                raise JsonError(f"`segments[{index}]` gives no {type_} `{shortened(name)}`")
         for exit_ in network.exits[index : index + 1]:
             for function in exit_.functions:
                 _check_function(function, known, f"exits[{index}]")
@@ -372,6 +432,24 @@ def _check_network(network: CompiledGraph) -> None:
         raise JsonError("`output` must be the first output of the last segment")
     if network.classes is not None:
         _check_logits(last[:1], network.classes, "output")
+
+
+def _check_step(step: CompiledStep, known: dict[str, TensorType], where: str) -> None:
+    """What decides about a step, and what stands in for it, is there and of the right type."""
+    function = step.function
+    if step.keep and known.get(step.keep) != TensorType("float32", (1, 1)):
+        raise JsonError(f"`{where}` is kept by `{shortened(step.keep)}`, which is no score")
+    if step.keep and len(function.outputs) != 1 and not step.gate:
+        raise JsonError(f"`{where}` may be left out and has not one output")
+    if step.otherwise and known.get(step.otherwise) != function.outputs[0][1]:
+        raise JsonError(f"`{where}` cannot be a copy of `{shortened(step.otherwise)}`")
+    if step.channels:
+        groups = dict(function.inputs).get(step.channels)
+        if groups is None or groups.dtype != "float32" or groups.shape[:-1] != (1,):
+            raise JsonError(f"`{where}` does not read scores `{shortened(step.channels)}`")
+        if step.group_macs * groups.size > function.macs:
+            raise JsonError(f"`{where}` has more MACs in its groups than in all")
+    _check_function(function, known, where)
 
 
 def _check_function(function: Function, known: dict[str, TensorType], where: str) -> None:

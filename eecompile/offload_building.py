@@ -284,7 +284,7 @@ class _Offloads:
             )
             for t in tail.inputs
         }
-        later = self.network.segments[index + 1 :]
+        later = [f for part in self.network.segments[index + 1 :] for f in part.backbone]
         runner = Runner(self.runner.library, inputs, later)
         return runner.run_all(given, [tail.output.value], self.threads)[tail.output.value]
 

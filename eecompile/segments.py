@@ -12,7 +12,37 @@ from dataclasses import dataclass
 from eecompile.cost import graph_macs
 from eecompile.ir import Graph, TensorType
 
-__all__ = ["Exit", "Segment", "SegmentGraph"]
+__all__ = ["SHIFT", "Exit", "Segment", "SegmentGraph", "Step"]
+
+#: A value float32 (1, 1) that all gates read and subtract from their scores; 0 as fitted. More
+#: leaves more out. It is set when a policy is, and is no input of the network.
+SHIFT = ("gates.shift", TensorType("float32", (1, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Operators of a segment between two decisions of its gates; or what such a gate computes.
+
+    Attributes:
+        graph: reads network inputs, values of earlier steps, of gates and, in a gate, `SHIFT`.
+        gate: whether this is a gate's: it runs only where decisions are made.
+        keep: a gate's score, float32 (1, 1): the step is left out where it is not above 0. Empty:
+            it always runs.
+        otherwise: what its one output is a copy of where it is left out; empty: zeros.
+        channels: a gate's scores, float32 (1, groups), one of the graph's inputs: of channels whose
+            score is not above 0 nothing is computed (``Keep``). Empty: all of them are.
+    """
+
+    graph: Graph
+    gate: bool = False
+    keep: str = ""
+    otherwise: str = ""
+    channels: str = ""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample, nothing left out."""
+        return graph_macs(self.graph)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +51,31 @@ class Segment:
 
     Its graph's inputs are network inputs or values that cross a border; its outputs are every
     value that a later segment or an exit head needs (and the network's output, in the last one).
+
+    Attributes:
+        name: identifier.
+        graph: all of its operators, gates apart.
+        steps: the same, cut where gates decide, with the gates; empty where none do.
     """
 
     name: str
     graph: Graph
+    steps: tuple[Step, ...] = ()
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one sample."""
+        """Multiply-accumulates of one sample, nothing left out, gates apart."""
         return graph_macs(self.graph)
+
+    @property
+    def gates_macs(self) -> int:
+        """Multiply-accumulates of its gates."""
+        return sum(step.macs for step in self.steps if step.gate)
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """What is compiled of it, in execution order."""
+        return tuple(step.graph for step in self.steps) or (self.graph,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +137,23 @@ class SegmentGraph:
         return sum(segment.macs for segment in self.segments)
 
     @property
+    def gated(self) -> bool:
+        """Whether gates may leave something out."""
+        return any(segment.steps for segment in self.segments)
+
+    @property
     def shown(self) -> frozenset[str]:
         """Values the outside sees: network inputs and outputs, and what exits give."""
         ends = [self.segments[-1].graph, *(graph for exit_ in self.exits for graph in exit_.graphs)]
-        return frozenset(name for name, _ in self.inputs).union(*(end.outputs for end in ends))
+        shown = frozenset(name for name, _ in self.inputs).union(*(end.outputs for end in ends))
+        gates = [step.graph for part in self.segments for step in part.steps if step.gate]
+        return shown.union((SHIFT[0],) if gates else (), *(gate.outputs for gate in gates))
 
     def graphs(self) -> tuple[Graph, ...]:
         """Every graph to compile: segments and exits in execution order."""
         found: list[Graph] = []
         for index, segment in enumerate(self.segments):
-            found.append(segment.graph)
+            found.extend(segment.graphs)
             for exit_ in self.exits[index : index + 1]:
                 found.extend(exit_.graphs)
         return tuple(found)
