@@ -270,6 +270,24 @@ def _dequantize(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tenso
     return compute(result.shape, real, "dequantize")
 
 
+def _keep(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
+    """Channels whose group's score is above 0, else zeros; see `keeping` for `where`."""
+    x, scores, *_ = inputs
+    match op.attributes.get("where"):
+        case "kept":
+            return compute(result.shape, lambda i: x(*i), "keep")
+        case "left out":
+            return compute(result.shape, lambda i: constant(0, "float32"), "keep")
+    axis = len(result.shape) - 1 if op.attributes.get("channels_last") else 1
+    each = result.shape[axis] // shape_of(scores)[1]
+
+    def kept(i: Index) -> Expr:
+        score = scores(0, tirx.floordiv(i[axis], each))
+        return tirx.Select(score > 0.0, x(*i), constant(0, "float32"))
+
+    return compute(result.shape, kept, "keep")
+
+
 _MATH: dict[str, Callable[[Expr], Expr]] = {
     "Ceil": te.ceil,
     "Cos": te.cos,
@@ -323,6 +341,7 @@ ELEMENTWISE: dict[str, Callable[[Op, list[te.Tensor], TensorType], te.Tensor]] =
     "HardSigmoid": _parametric(
         lambda op, x: _hard_sigmoid(x, number(op, "alpha"), number(op, "beta"))
     ),
+    "Keep": _keep,
     "LeakyRelu": _parametric(lambda op, x: tirx.Select(x < 0.0, x * number(op, "alpha"), x)),
     "QuantizeLinear": _quantize,
     "Selu": _parametric(_selu),

@@ -206,6 +206,8 @@ class _Layouts:
     def _rule(self, op: Op) -> Callable[[Op], bool] | None:
         if op.kind in _SPATIAL:
             return self._spatial
+        if op.kind == "Keep":
+            return self._kept
         if op.kind in ELEMENTWISE:
             return self._elementwise
         if op.kind in _ALONG_AXES:
@@ -260,6 +262,15 @@ class _Layouts:
         if "axis" in attributes:
             attributes["axis"] = channels_last(rank).index(attributes["axis"])
         return self._add(replace(op, inputs=tuple(inputs), attributes=attributes), CHANNELS_LAST)
+
+    def _kept(self, op: Op) -> bool:
+        x, scores = op.inputs
+        if not self._is_last(x):
+            return False
+        inputs = (self._get(x, CHANNELS_LAST), self._get(scores, SOURCE))
+        return self._add(
+            replace(op, inputs=inputs, attributes={"channels_last": True}), CHANNELS_LAST
+        )
 
     def _along_axes(self, op: Op) -> bool:
         rank = self._rank(op.inputs[0])

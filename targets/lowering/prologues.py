@@ -52,7 +52,7 @@ def _is_pointwise(op: Op, graph: Graph) -> bool:
 
 def _is_by_channel(group: Group, graph: Graph) -> bool:
     """Whether a group is element-wise in one tensor, its other operands at most one row of it."""
-    if any(op.kind not in ELEMENTWISE or "axis" in op.attributes for op in group.ops):
+    if any(op.kind not in ELEMENTWISE - {"Keep"} or "axis" in op.attributes for op in group.ops):
         return False
     shape = graph.types[group.output].shape
     types = [graph.types[name] for name in group.inputs]

@@ -26,6 +26,7 @@ ELEMENTWISE = frozenset(
             "Elu",
             "Gelu",
             "HardSigmoid",
+            "Keep",
             "LeakyRelu",
             "Selu",
             "ThresholdedRelu",

@@ -169,9 +169,16 @@ class KernelSpec:
             return None
         given = self.steps[self.before - 1].type.shape if self.before else full
         operands = []
+        gates = [step for step in self.steps if step.kind == "Keep"]
+        if any(not step.attribute("channels_last") for step in gates):
+            return None
+        by_group = {index for step in gates for index in step.inputs[1:]}
         for index, operand in enumerate(self.operands):
             shapes = {given for step in self.steps[: self.before] if index in step.inputs}
             shapes |= {full for step in self.after if index in step.inputs}
+            if index in by_group:
+                operands.append(operand)
+                continue
             found = _flat_operand(operand, shapes, index in self.anchor.inputs)
             if found is None:
                 return None

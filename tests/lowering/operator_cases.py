@@ -137,6 +137,8 @@ def _elementwise() -> None:
     _case("Cast", np.abs(draw((9,))), to="uint8")
     _case("Where", draw((2, 1, 3), "bool"), draw((4, 1)), draw((3,), seed=1))
     _case("Where", draw((4,), "bool"), draw((4,), "int64"), draw((1,), "int64", 1))
+    for shape in ((1, 6, 3, 5), (1, 6, 7), (1, 6)):
+        _case("Keep", draw(shape), np.array([[1.0, -2.0, 0.0]], np.float32))
 
 
 def _nonzero(x: np.ndarray) -> np.ndarray:

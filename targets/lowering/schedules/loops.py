@@ -93,7 +93,7 @@ def _merged(spec: KernelSpec) -> KernelSpec:
         return spec
     if any(step.kind not in ELEMENTWISE or step.type.shape != shape for step in spec.steps):
         return spec
-    if any(step.attribute("axis") is not None for step in spec.steps):
+    if any(step.kind == "Keep" or step.attribute("axis") is not None for step in spec.steps):
         return spec
     padded = [(1,) * (len(shape) - len(o.type.shape)) + o.type.shape for o in spec.operands]
     runs: list[list[int]] = []
