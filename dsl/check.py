@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from eecompile.diagnostics import Diagnostic, Diagnostics, Span, did_you_mean_help
+from eecompile.dsl.check_gates import check_gates
 from eecompile.dsl.check_graph import Declared, GraphFacts, GraphView, PointView, check_graph
 from eecompile.dsl.check_options import check_call, heads_of, listed_names, missing_data
 from eecompile.dsl.check_policies import check_policy, needs_calibration
-from eecompile.dsl.options import GATES, HEADS
+from eecompile.dsl.options import HEADS
 from eecompile.dsl.unsupported import unsupported
 from eecompile.hardware import is_board_path
 from eecompile.spec import DataSet, DataSource, HeadSpec, Model, Spec
@@ -147,9 +148,7 @@ def _check_model(model: Model, spec: Spec, found: Diagnostics) -> None:
                 other.at("kind"),
                 "a comparator compares with class means",
             )
-    for skip in model.skips:
-        what = f"gate for {skip.what}"
-        check_call("unknown-gate", what, skip.gate, GATES[skip.what], found)
+    check_gates(model, spec, found)
     auto = model.auto_exits
     if auto is not None and auto.head is not None and auto.head.kind in ("module", "onnx"):
         found.error(

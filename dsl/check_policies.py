@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eecompile.diagnostics import Diagnostic, Diagnostics, did_you_mean_help
+from eecompile.diagnostics import Diagnostic, Diagnostics, Span, did_you_mean_help
 from eecompile.dsl.check_options import (
     check_call,
     check_frequency,
@@ -33,10 +33,13 @@ _ALONE = {
 
 
 def needs_calibration(policy: Policy) -> bool:
-    """Whether anything of the policy is left to be fitted."""
-    return policy.rule is not None and any(
-        is_open(term) or _is_measured(term) for term in policy.rule.terms
-    )
+    """Whether anything of the policy is left to be fitted.
+
+    Without a rule a budget is kept by the gates alone: how much they skip is fitted to it.
+    """
+    if policy.rule is None:
+        return is_given(policy, "budget")
+    return any(is_open(term) or _is_measured(term) for term in policy.rule.terms)
 
 
 def _is_measured(term: RuleTerm) -> bool:
@@ -59,7 +62,8 @@ def check_policy(policy: Policy, spec: Spec, found: Diagnostics) -> None:
         check_call("unknown-rule", "split rule", policy.split, SPLITS, found)
     check_frequency(policy.frequency, policy.at("frequency"), found)
     check_statements(policy, found)
-    if policy.rule is None and not sends and not is_given(policy, "halt"):
+    has_gates = any(model.skips for model in spec.models)
+    if policy.rule is None and not sends and not is_given(policy, "halt") and not has_gates:
         found.error(
             "missing-setting",
             f"Policy `{policy.name}` never exits",
@@ -111,13 +115,7 @@ def _check_alone(rule: Rule, found: Diagnostics) -> None:
 def _check_against_model(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> None:
     """What a well-formed policy needs of the model, its exits and its data."""
     if not model.exits and model.auto_exits is None:
-        found.error(
-            "no-exits",
-            f"Policy `{policy.name}` has nothing to decide",
-            policy.at("name"),
-            f"model `{model.name}` has no exits",
-            help="remove the policy, or add `exit ... after ... head ...`",
-        )
+        _check_without_exits(policy, model, spec, found)
         return
     terms = policy.rule.terms if policy.rule else ()
     for term in terms:
@@ -132,6 +130,38 @@ def _check_against_model(policy: Policy, model: Model, spec: Spec, found: Diagno
     check_split_point(policy, model, found)
     _check_border(policy, model, spec, found)
     _check_fit(policy, model, spec, found)
+
+
+def _check_without_exits(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> None:
+    """Without exits there are only gates to decide; halting needs something to answer with."""
+    lacking = f"model `{model.name}` has no exits"
+    add = "add `exit ... after ... head ...`"
+    if policy.halt is not None:
+        found.error(
+            "no-exits",
+            f"Policy `{policy.name}` has nothing to answer with where it halts",
+            policy.at("halt"),
+            lacking,
+            help=f"{add}: the deepest one in reach answers",
+        )
+    elif not model.skips:
+        found.error(
+            "no-exits",
+            f"Policy `{policy.name}` has nothing to decide",
+            policy.at("name"),
+            lacking,
+            help=f"remove the policy, or {add}",
+        )
+    elif policy.rule is not None:
+        found.error(
+            "no-exits",
+            f"Policy `{policy.name}` has nowhere to leave",
+            policy.rule.span,
+            lacking,
+            help=f"remove `exit when`, so that the gates decide alone, or {add}",
+        )
+    else:
+        _check_fit(policy, model, spec, found)
 
 
 def _check_class_means(term: RuleTerm, model: Model, found: Diagnostics) -> None:
@@ -194,6 +224,7 @@ def _check_border(policy: Policy, model: Model, spec: Spec, found: Diagnostics) 
 
 def _check_fit(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> None:
     if policy.rule is None:
+        _check_fit_of_gates(policy, model, spec, found)
         return
     if not any(map(is_open, policy.rule.terms)) and is_given(policy, "budget"):
         found.error(
@@ -217,11 +248,42 @@ def _check_fit(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> 
             help=f"add {_GIVEN.get(fitted[0].kind, '')}`budget accuracy drop <= 0.5 %`",
         )
         return
+    _check_calibrated(policy, policy.rule.span, model, spec, found)
+
+
+def _check_fit_of_gates(policy: Policy, model: Model, spec: Spec, found: Diagnostics) -> None:
+    """A policy without `exit when` has gates to keep its budget with, and nothing to guard."""
+    if is_given(policy, "guard"):
+        found.error(
+            "nothing-to-fit",
+            f"Policy `{policy.name}` has a guard, and no threshold it may tighten",
+            policy.at("guard"),
+            "takes the next of the settings that were fitted",
+            help="add `exit when confidence(max_softmax)`, or remove the guard",
+        )
+    if not is_given(policy, "budget"):
+        return
+    if not model.skips:
+        found.error(
+            "nothing-to-fit",
+            f"Policy `{policy.name}` has a budget, and no threshold left to choose",
+            policy.at("budget"),
+            "cannot be met by choosing",
+            help="remove the budget, or add `exit when confidence(max_softmax)`",
+        )
+        return
+    _check_calibrated(policy, policy.at("budget"), model, spec, found)
+
+
+def _check_calibrated(
+    policy: Policy, place: Span | None, model: Model, spec: Spec, found: Diagnostics
+) -> None:
+    """There are data to fit the policy on."""
     data = spec.data_for(model)
     if model.data is None and len({data.name for data in spec.data}) > 1:
         return  # which data are meant has been asked for already
     if data is None or data.calibrate is None:
-        missing_data("calibrate", f"Policy `{policy.name}`", policy.rule.span, data, found)
+        missing_data("calibrate", f"Policy `{policy.name}`", place, data, found)
 
 
 def _check_scale(rule: Rule, data: DataSet | None, found: Diagnostics) -> None:

@@ -63,7 +63,7 @@ class Converter(PolicyStatements):
         """A `model` block."""
         name = tree.leaf(1)
         items = tree.branches()
-        once = self.once(items, _settings("source", "output", "data", "auto"))
+        once = self.once(items, _settings("source", "output", "data", "auto", "gates"))
         source = once.get("source")
         if source is None:
             self.found.error(
@@ -79,6 +79,7 @@ class Converter(PolicyStatements):
             exits=tuple(self.exit(item) for item in items if item.rule == "exit"),
             auto_exits=self.auto(once["auto"]) if "auto" in once else None,
             skips=tuple(self.skip(item) for item in items if item.rule == "skip"),
+            gates=once["gates"].leaf(1).value if "gates" in once else None,
             data=once["data"].leaf(1).text if "data" in once else None,
             span=tree.span,
             **self.source(source, {"name": name.span}, once),
@@ -90,6 +91,8 @@ class Converter(PolicyStatements):
         """The fields of `Model` a source statement gives."""
         if "data" in once:
             spans["data"] = once["data"].leaf(1).span
+        if "gates" in once:
+            spans["gates"] = once["gates"].leaf(1).span
         if tree is None:
             return {"source": "onnx", "path": "", "spans": spans}
         path = tree.leaf(2)

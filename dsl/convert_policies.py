@@ -58,7 +58,7 @@ class PolicyStatements(Values):
         if "budget" in once:
             fields["budget"] = self.limit(once["budget"].branch(1))
         if "halt" in once:
-            fields["halt"] = self.limit(once["halt"].branch(3), HALTS)
+            fields["halt"] = self.limit(once["halt"].branch(3), HALTS, "limit of a halt")
         if "deadline" in once:
             fields["deadline"] = self.deadline(once["deadline"].branch(1))
         if "frequency" in once:
@@ -114,12 +114,15 @@ class PolicyStatements(Values):
         span = words[0].span.to(words[-1].span)
         if written not in known:
             listed = ", ".join(f"`{name}`" for name in known)
+            help = did_you_mean_help(written, known)
+            if known is HALTS and written in BUDGETS:  # what holds on average cannot be spent
+                help = f"`budget {tree.span.text}` holds on average; halting, for each sample"
             self.found.error(
                 "unknown-budget",
                 f"Unknown {what} `{written}`",
                 span,
                 f"expected {listed}",
-                help=did_you_mean_help(written, known),
+                help=help,
             )
             return None
         quantity, statistic, measured = known[written]

@@ -19,6 +19,7 @@ __all__ = [
     "POSITIONAL",
     "RULES",
     "SPLITS",
+    "UNTRAINED_GATES",
     "Option",
     "either",
     "number",
@@ -127,11 +128,29 @@ HEADS: Mapping[str, Mapping[str, Option]] = {
     "onnx": {"path": text(required=True)},
 }
 
+#: Runs of consecutive channels that are kept or left out together; `auto`, as where nothing is
+#: given: as many as leave each the width of the target's vectors.
+_GROUPS = either(whole(1, 65536), word("auto"))
+
+#: The recurrent network that all recurrent gates of a model share, and what each of them reads.
+_RECURRENT: Mapping[str, Option] = {"hidden": whole(1, 4096), "embedding": whole(1, 4096)}
+
 #: Gates, by what they skip.
 GATES: Mapping[str, Mapping[str, Mapping[str, Option]]] = {
-    "layers": {"recurrent": {"hidden": whole(1, 65536)}, "feed_forward": {}},
-    "channels": {"squeeze": {"groups": whole(1, 65536)}},
+    "layers": {
+        "recurrent": _RECURRENT,
+        "feedforward": {"hidden": whole(1, 4096)},
+        "fitted": {},
+    },
+    "channels": {
+        "recurrent": {"groups": _GROUPS, **_RECURRENT},
+        "squeeze": {"groups": _GROUPS, "hidden": whole(1, 4096)},
+        "convolution": {"groups": _GROUPS, "width": whole(1, 4096)},
+    },
 }
+
+#: Gates that the build fits by itself, without training.
+UNTRAINED_GATES = frozenset({"fitted"})
 
 #: Measures of confidence, each turned so that 1 is certain.
 MEASURES = ("max_softmax", "entropy", "margin", "class_means")

@@ -24,7 +24,7 @@ POLICY = ("exit", "budget", "halt", "deadline", "frequency", "offload", "split",
 _STATEMENTS: Mapping[str, tuple[str, Callable[[Converter], Callable[[Branch], Any]]]] = {
     "rule": ("rule", lambda c: c.rule),
     "budget": ("limit", lambda c: c.limit),
-    "halt": ("limit", lambda c: lambda tree: c.limit(tree, HALTS)),
+    "halt": ("limit", lambda c: lambda tree: c.limit(tree, HALTS, "limit of a halt")),
     "deadline": ("deadline_value", lambda c: c.deadline),
     "frequency": ("frequency_value", lambda c: c.frequency_value),
     "offload": ("offload_value", lambda c: c.offload),

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from eecompile.diagnostics import CompileErrors, Diagnostics, Source
 from eecompile.dsl.convert import Converter, split_entry
-from eecompile.dsl.options import HEADS
+from eecompile.dsl.options import GATES, HEADS
 from eecompile.dsl.override_path import with_part
 from eecompile.dsl.override_policies import POLICY, PolicyOverride
 from eecompile.dsl.parser import parse_tree
@@ -25,6 +25,7 @@ from eecompile.spec import (
     Exit,
     Model,
     Normalize,
+    Skip,
     Spec,
     Target,
 )
@@ -33,7 +34,8 @@ __all__ = ["apply_overrides"]
 
 _T = TypeVar("_T")
 
-_MODEL = ("source", "weights", "input", "output", "data", "exit", "exits")
+_MODEL = ("source", "weights", "input", "output", "data", "exit", "exits", "skip", "gates")
+_SKIPPED = ("layers", "channels")
 _EXIT = ("after", "head", "comparator")
 _DATA = ("fit", "calibrate", "test", "normalize", "keys", "layout", "pixels")
 _TARGET = ("board", "cluster", "cores", "frequencies")
@@ -81,6 +83,8 @@ class _Override(PolicyOverride):
             return replace(model, exits=exits)
         if key == "exits":
             return replace(model, auto_exits=self.auto_exits(model, depth + 1))
+        if key == "skip":
+            return replace(model, skips=self.skips(model.skips, depth + 1))
         if key == "input":
             return self.input(model, depth + 1)
         if key == "output":
@@ -91,6 +95,8 @@ class _Override(PolicyOverride):
         text, span = self.string(depth + 1)
         if key == "weights":
             return with_part(model, "weights", span, weights=text)
+        if key == "gates":
+            return with_part(model, "gates", span, gates=text)
         path, entry = split_entry(text) if model.source == "torch" else (text, None)
         return with_part(model, "path", span, path=path, entry=entry)
 
@@ -135,6 +141,32 @@ class _Override(PolicyOverride):
         else:
             head = self.option(placed.head, depth + 1, HEADS)
         return replace(placed, head=head)
+
+    def skips(self, skips: tuple[Skip, ...], depth: int) -> tuple[Skip, ...]:
+        """``layers.gate``; where there are several such statements, ``layers.2.gate``."""
+        what = self.key(depth, _SKIPPED)
+        places = [i for i, skip in enumerate(skips) if skip.what == what]
+        if not places:
+            help = "write one into the file: only what it has can be set"
+            span = self.keys[depth].span
+            raise self.wrong(f"The model has no `skip {what}`", span, "none there", help)
+        numbers = [str(number) for number in range(1, len(places) + 1)]
+        depth += 1
+        index = 0
+        if len(places) > 1 or (depth < len(self.keys) and self.keys[depth].text in numbers):
+            index = numbers.index(self.key(depth, numbers))
+            depth += 1
+        return _replaced(skips, places[index], self.skip(skips[places[index]], depth))
+
+    def skip(self, skip: Skip, depth: int) -> Skip:
+        """With another pattern, another gate, or one of its options replaced."""
+        if depth == len(self.keys):
+            point, span = self.string(depth)
+            return with_part(skip, "point", span, point=point)
+        self.key(depth, ("gate",))
+        if depth + 1 == len(self.keys):
+            return replace(skip, gate=self.leaf(depth + 1, "call", lambda c: c.call))
+        return replace(skip, gate=self.option(skip.gate, depth + 1, GATES[skip.what]))
 
     def exit(self, exit: Exit, depth: int) -> Exit:
         key = self.key(depth, _EXIT)

@@ -31,18 +31,41 @@ def unsupported(spec: Spec) -> tuple[Diagnostic, ...]:
             refuse("Exported programs as a source are", model.at("path"), "name a Python function")
         elif model.source == "torch" and not model.path.endswith(".py"):
             refuse("Networks of importable modules are", model.at("path"), "name the .py file")
-        for skip in model.skips:
-            refuse(f"Gates that skip {skip.what} are", skip.span, "remove it")
+    has_gates = any(model.skips for model in spec.models)
     for policy in spec.policies:
-        _refuse_policy(policy, refuse)
+        _refuse_together(policy, refuse)
+        _refuse_halted(policy, refuse)
+        if has_gates:
+            _refuse_gated(policy, refuse)
     return found.in_order()
 
 
-def _refuse_policy(policy: Policy, refuse: _Refuse) -> None:
-    if policy.halt is not None:
-        label = f"write `exit when ...   budget mean {policy.halt}`, which holds for the mean"
-        refuse("Halting at a budget is", policy.at("halt"), label)
-    _refuse_together(policy, refuse)
+def _refuse_halted(policy: Policy, refuse: _Refuse) -> None:
+    """Halting stands beside `exit when` and gates, and nothing else that decides."""
+    if policy.halt is None:
+        return
+    why = {
+        "deadline": "remove it: `halt at budget latency <= ...` holds for each sample",
+        "frequency": "remove it: what is left of a budget is known for one clock",
+        "offload": "remove it: a server's time is no part of the budget",
+        "split": "remove it: a server's time is no part of the budget",
+        "guard": "remove it: its audits run to the end, whatever the budget",
+    }
+    for part, label in why.items():
+        if getattr(policy, part) is not None:
+            refuse(f"`{part}` beside `halt` is", policy.at(part), label)
+
+
+def _refuse_gated(policy: Policy, refuse: _Refuse) -> None:
+    """What does not work for a network with gates."""
+    for part in ("offload", "split"):
+        if getattr(policy, part) is not None:
+            label = "remove it: a server would run the rest without its gates"
+            refuse(f"`{part}` in a network with gates is", policy.at(part), label)
+    for part in ("deadline", "frequency"):
+        if policy.rule is None and getattr(policy, part) is not None:
+            label = "remove it, or add `exit when ...`: clocks are chosen between exits"
+            refuse(f"`{part}` without `exit when` is", policy.at(part), label)
 
 
 def _refuse_together(policy: Policy, refuse: _Refuse) -> None:

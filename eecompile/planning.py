@@ -18,6 +18,7 @@ from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
+from eecompile.dsl.check_gates import require_gates
 from eecompile.exit_candidates import Placing, with_candidates
 from eecompile.exit_placing import Aim
 from eecompile.exit_table import exit_rows
@@ -33,7 +34,7 @@ from eecompile.passes.pipelines import backbone_pipeline
 from eecompile.recording import open_splits
 from eecompile.segments import SegmentGraph
 from eecompile.server_folder import check_server_folder, server_folder
-from eecompile.spec import Model, Spec, Target
+from eecompile.spec import Budget, Model, Spec, Target
 from eecompile.tuning_file import Tuning, read_tuning, tuning_path
 
 __all__ = ["Prepared", "choose_board", "cut", "cut_file", "plan", "plan_heads", "prepare"]
@@ -81,6 +82,7 @@ def prepare(path: Path, options: BuildOptions) -> Prepared:
     if options.emit is not None:
         check_file(options.emit)
     spec, host, warnings, placing = _checked_network(path, options.overrides)
+    require_gates(spec)
     if any(policy.offload for policy in spec.policies):
         check_server_folder(server_folder(options.output_for(path)))
     board, states = choose_board(spec, options.target)
@@ -149,24 +151,28 @@ def _target_of(spec: Spec, target: str | None) -> Target | None:
 
 
 def _check_budgets(spec: Spec, board: Board) -> None:
-    """Refuses budgets of what is neither measured here nor modelled from the board's file."""
+    """Refuses limits of what is neither measured here nor modelled from the board's file."""
     known = {"accuracy_drop", "macs"}
     if board.machine.is_native or board.clusters:
         known.add("latency")
     if any(c.core_power_w(state) is not None for c in board.clusters for state in c.states):
         known.add("energy")
     problems = Diagnostics()
-    for policy in spec.policies:
-        if policy.budget is not None and policy.budget.quantity not in known:
-            lacking = "clocks" if policy.budget.quantity == "latency" else "power of its cores"
-            problems.error(
-                "unknown-costs",
-                f"What {policy.budget.quantity} an answer takes on `{board.name}` is not known",
-                policy.at("budget"),
-                f"neither measured here, nor does its board file tell the {lacking}",
-                help="use a budget of macs or of accuracy drop, or another board"
-                " (`eecompile targets` lists what is known of each)",
-            )
+    limits = [(policy, part) for policy in spec.policies for part in ("budget", "halt")]
+    for policy, part in limits:
+        limit: Budget | None = getattr(policy, part)
+        if limit is None or limit.quantity in known:
+            continue
+        lacking = "clocks" if limit.quantity == "latency" else "power of its cores"
+        others = "macs" if part == "halt" else "macs or of accuracy drop"
+        problems.error(
+            "unknown-costs",
+            f"What {limit.quantity} an answer takes on `{board.name}` is not known",
+            policy.at(part),
+            f"neither measured here, nor does its board file tell the {lacking}",
+            help=f"use a budget of {others}, or another board"
+            " (`eecompile targets` lists what is known of each)",
+        )
     problems.raise_errors()
 
 

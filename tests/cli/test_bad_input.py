@@ -70,6 +70,7 @@ def test_mistakes_in_a_file_are_shown_where_they_are(
         (["--set", "nonsense"], "unknown-setting"),
         (["--set", "policy.budget=accuracy drop <= 1 ms"], "unknown-unit"),
         (["-t", "arm-cpu", "--set", "policy.budget=mean latency <= 1 s"], "unknown-costs"),
+        (["-t", "arm-cpu", "--set", "policy.halt=latency <= 1 s"], "unknown-costs"),
     ],
 )
 def test_wrong_options_are_refused(options: list[str], id: str, call: Call, demo: Path) -> None:

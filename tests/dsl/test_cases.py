@@ -21,7 +21,7 @@ from eecompile.ir import TensorType
 
 FEATURE = TensorType("float32", (1, 16, 32, 32))
 HERE = Path(__file__).parent
-FILES = ("net.onnx", "train.npz", "calib.npz", "zoo.py", "heads.py", "w.pth", "x.npy")
+FILES = ("net.onnx", "train.npz", "calib.npz", "zoo.py", "heads.py", "w.pth", "x.npy", "gates.npz")
 #: Ids that no text can bring about; tested in test_parser.py.
 OTHERWISE_TESTED = {"unreadable-file"}
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eecompile.diagnostics import Diagnostics, Source
+from eecompile.diagnostics import CompileErrors, Diagnostics, Source
 from eecompile.dsl.check import GraphFacts, can_open, check, needs_calibration, unsupported
+from eecompile.dsl.check_gates import require_gates, trained_skips
 from eecompile.dsl.check_graph import Declared, check_inputs
 from eecompile.dsl.options import HEADS, MEASURES
 from eecompile.dsl.parser import parse
@@ -37,6 +38,7 @@ model resnet56 {
 
     skip layers   "layer3.[1-8]"           gate recurrent(hidden: 10)
     skip channels "layer3.*.conv1"         gate squeeze(groups: 4)
+    gates "resnet56.gates.npz"
 }
 
 data cifar10 {
@@ -94,7 +96,7 @@ def spec_of(text: str) -> Spec:
 
 def test_the_sketch_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("resnet56.onnx", "train.npz", "calib.npz", "test.npz"):
+    for name in ("resnet56.onnx", "resnet56.gates.npz", "train.npz", "calib.npz", "test.npz"):
         (tmp_path / name).touch()
     spec = spec_of(SKETCH)
     assert check(spec, facts(), ["arm-cpu", "host"], ["raspberry-pi-4"]) == ()
@@ -112,15 +114,45 @@ def test_what_can_be_built_is_not_refused() -> None:
                 "confidence(class_means) or confidence(max_softmax)",
                 "patience",
                 "predicted(start: e0, window: 8)",
+                "confidence(entropy) halt at budget latency <= 4 ms",
             ]
         )
         for budget in ("mean macs <= 70 %", "mean latency <= 2 ms", "accuracy drop <= 1 %")[i % 3 :]
     ]
     heads = ["linear(pool: 4)", "conv(channels: 8)", "bag_of_features", "class_means", "onnx('h')"]
     exits = [f'exit e{i} after "layer1.{i}" head {head}' for i, head in enumerate(heads)]
+    gates = ["recurrent", "feedforward(hidden: 16)", "fitted"]
+    exits += [f'skip layers "layer2.{i}" gate {gate}' for i, gate in enumerate(gates)]
+    exits += ['skip channels "layer3" gate squeeze(groups: 4)']
+    policies += ["policy gated { budget mean macs <= 75 % }", "policy trained { }"]
+    policies += ["policy hard { halt at budget energy <= 3 mJ }"]
     body = " ".join(exits).replace("'", '"')
     text = f'eecompile 1 model m {{ source onnx "n" {body} }} {" ".join(policies)} target host {{}}'
     assert unsupported(spec_of(text)) == ()
+
+
+def test_gates_have_to_be_trained_before_a_build_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.onnx").touch()
+    gated = spec_of(
+        'eecompile 1 model m { source onnx "net.onnx" gates "m.npz" '
+        'skip layers "b" gate recurrent skip layers "c" gate fitted } data d { fit "d.py:f" }'
+    )
+    (tmp_path / "d.py").touch()
+    assert [(d.id, d.severity) for d in check(gated)] == [("untrained-gates", "warning")]
+    assert [skip.point for skip in trained_skips(gated.model)] == ["b"]
+    with pytest.raises(CompileErrors) as caught:
+        require_gates(gated)
+    assert [(d.id, d.severity) for d in caught.value.diagnostics] == [("untrained-gates", "error")]
+    (tmp_path / "m.npz").touch()
+    assert check(gated) == ()
+    require_gates(gated)
+
+
+def test_gates_that_are_fitted_need_no_file() -> None:
+    require_gates(spec_of('eecompile 1 model m { source onnx "n" skip layers "b" gate fitted }'))
 
 
 @pytest.mark.parametrize(
@@ -135,10 +167,20 @@ def test_what_can_be_built_is_not_refused() -> None:
         ("predicted(start: early, beta: 3, forecast: sorted, scale: mean_logit)", True),
         ("patience", True),
         ("patience(count: 2)", False),
+        ("patience(count: 2) halt at budget macs <= 50 %", False),
     ],
 )
 def test_open_thresholds_need_calibration(rule: str, expected: bool) -> None:
     (policy,) = spec_of(f"eecompile 1 policy p {{ exit when {rule} }}").policies
+    assert needs_calibration(policy) is expected
+
+
+@pytest.mark.parametrize(
+    ("statements", "expected"),
+    [("", False), ("budget mean macs <= 75 %", True), ("halt at budget macs <= 50 %", False)],
+)
+def test_gates_alone_are_fitted_to_a_budget(statements: str, expected: bool) -> None:
+    (policy,) = spec_of(f"eecompile 1 policy p {{ {statements} }}").policies
     assert needs_calibration(policy) is expected
 
 

@@ -47,7 +47,9 @@ exit late after "layer3" head # pooled a little
   bag_of_features(codewords:64,window:2)
 
 
-skip layers "layer3.[1-8]" gate recurrent(hidden:10) skip channels "c" gate squeeze }
+skip layers "layer3.[1-8]" gate recurrent(hidden:10) skip channels "c" gate squeeze
+gates "net.gates.npz"# trained
+}
 data d{calibrate "test.npz"[..5000] fit "train.npz" normalize mean[0.5]std[0.2]}
 policy fast{exit when confidence(entropy)>=80% budget mean latency<=2ms}
 policy thrifty{halt at budget energy<=3mJ}
@@ -74,6 +76,7 @@ model net {
 
     skip layers   "layer3.[1-8]"   gate recurrent(hidden: 10)
     skip channels "c"              gate squeeze
+    gates "net.gates.npz"  # trained
 }
 
 data d {

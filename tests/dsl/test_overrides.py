@@ -20,6 +20,9 @@ model net {
     exit early after "layer1" head linear(pool: 4) comparator class_means
     exit late after "layer2" head module("heads.py:Head" weights "h.pth")
     exits auto(count: 3..6) head linear(pool: 4)
+    skip layers "layer2.*" gate recurrent(hidden: 10)
+    skip channels "layer2.*" gate squeeze(groups: 4)
+    skip channels "layer3.*" gate squeeze(groups: 2)
 }
 data d { fit "train.npz"   normalize mean [0.5] std [0.2] }
 policy fast {
@@ -110,6 +113,16 @@ def changed(override: str) -> dict[str, Any]:
         ("model.exits.count=4", {"models.0.auto_exits.low": 4, "models.0.auto_exits.high": 4}),
         ("model.exits.auto.count=3..5", {"models.0.auto_exits.high": 5}),
         ("model.exits.head.pool=2", {"models.0.auto_exits.head.options.pool": 2}),
+        ("model.gates=net.gates.npz", {"models.0.gates": "net.gates.npz"}),
+        ("model.skip.layers=layer4.*", {"models.0.skips.0.point": "layer4.*"}),
+        ("model.skip.layers.gate.hidden=12", {"models.0.skips.0.gate.options.hidden": 12}),
+        ("model.net.skip.layers.1.gate=fitted", {
+            "models.0.skips.0.gate.kind": "fitted",
+            "models.0.skips.0.gate.options.hidden": None,
+            "models.0.skips.0.gate.options": {},
+        }),
+        ("model.skip.channels.2.gate.groups=8", {"models.0.skips.2.gate.options.groups": 8}),
+        ('model.skip.channels.1="layer2.0"', {"models.0.skips.1.point": "layer2.0"}),
         ("policy.far.halt=latency <= 3 ms", {"policies.1.halt.limit": 0.003}),
         ("policy.fast.deadline=4 ms safe", {
             "policies.0.deadline": None,

@@ -64,6 +64,8 @@ def test_a_model() -> None:
             exit file after "layer3.*" head onnx("head.onnx")
             exits auto(count: 3..6) head conv(channels: 8)
             skip layers "layer3.[1-8]" gate recurrent(hidden: 10)
+            skip channels "layer3.*.conv1" gate squeeze
+            gates "net.gates.npz"
         }"""
     )
     assert spec.models == (
@@ -93,7 +95,11 @@ def test_a_model() -> None:
                 Exit("file", "layer3.*", HeadSpec("onnx", {"path": "head.onnx"})),
             ),
             AutoExits(3, 6, HeadSpec("conv", {"channels": 8})),
-            (Skip("layers", "layer3.[1-8]", HeadSpec("recurrent", {"hidden": 10})),),
+            (
+                Skip("layers", "layer3.[1-8]", HeadSpec("recurrent", {"hidden": 10})),
+                Skip("channels", "layer3.*.conv1", HeadSpec("squeeze")),
+            ),
+            "net.gates.npz",
             "cifar10",
         ),
     )
@@ -225,6 +231,20 @@ def test_deadlines_say_what_a_wrong_forecast_may_do(kind: str) -> None:
     assert str(policy_of("deadline 40 ms").deadline) == "40 ms"
 
 
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("macs <= 50 %", Budget("macs", 0.5, "each")),
+        ("latency <= 1 ms", Budget("latency", 0.001, "each")),
+        ("energy <= 3 mJ", Budget("energy", 0.003, "each")),
+    ],
+)
+def test_halts_are_for_each_sample(text: str, budget: Budget) -> None:
+    policy = policy_of(f"exit when patience halt at budget {text}")
+    assert policy.halt == budget and policy.rule is not None
+    assert str(budget) == text
+
+
 def test_targets() -> None:
     assert spec_of(
         'target arm-cpu { board "pi" cluster "big" cores 4 '
@@ -339,6 +359,8 @@ def test_any_override_gives_diagnostics(text: str, override: str) -> None:
         "",
         "model.",
         "model.exit.early.head.",
+        "model.skip.layers",
+        "model.skip.channels.gate=",
         "policy.a.",
         "policy.a.offload",
         "policy.a.guard=",

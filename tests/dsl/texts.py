@@ -23,6 +23,9 @@ MODEL = [
     "exits auto ( count : 3 .. 6 ) head conv ( channels : 16 , kernel : 3 )",
     'skip layers "layer3.[1-8]" gate recurrent ( hidden : 10 )',
     'skip channels "layer3.*.conv1" gate squeeze ( groups : 4 )',
+    'skip channels "**" gate recurrent ( groups : auto , embedding : 8 )',
+    'skip layers "layer2.*" gate fitted',
+    'gates "net.gates.npz"',
 ]
 DATA = [
     'fit "train.npz"',
@@ -55,6 +58,8 @@ POLICY = [
     "guard accuracy drop <= 1 %",
     "guard accuracy drop <= 0.5 points audit 5 %",
     "halt at budget energy <= 3 mJ",
+    "halt at budget macs <= 50 %",
+    "halt at budget latency <= 1 ms",
 ]
 TARGET = [
     'board "raspberry-pi-4"',
