@@ -41,16 +41,24 @@ class Flow:
         >>> Flow(Graph("g", ("x",), ("y",), ops)).gates(["x"], "y")
         ['a', 'c']
         """
+        above = self.dominators(inputs)
+        found: list[str] = []
+        value = above.get(answer)
+        while value is not None:
+            found.append(value)
+            value = above.get(value)
+        return [value for value in reversed(found) if value not in inputs]
+
+    def dominators(self, inputs: Sequence[str]) -> dict[str, str]:
+        """Value -> the last other value that every way from an input to it goes through.
+
+        Values that no single other value stands before, and what no input leads to, are left out.
+        """
         source = ("source",)  # no value's name is a tuple
         edges = self._edges.copy()
         edges.add_edges_from((source, value) for value in inputs)
         above = nx.immediate_dominators(edges, source)
-        found: list[str] = []
-        value = above.get(answer, source)
-        while value != source:
-            found.append(value)
-            value = above[value]
-        return [value for value in reversed(found) if value not in inputs]
+        return {value: before for value, before in above.items() if before not in (source, None)}
 
     def ordered(self, values: Sequence[str]) -> list[int]:
         """Positions in `values` such that none leads to an earlier one, else in their order.

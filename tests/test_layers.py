@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "artifact",
         "artifact_files",
     ),
-    ("heads", "policies"),
+    ("heads", "policies", "gates"),
     ("passes", "targets", "dsl"),
     ("runtime",),
     ("DRIVER",),
