@@ -145,9 +145,17 @@ class SegmentGraph:
     def shown(self) -> frozenset[str]:
         """Values the outside sees: network inputs and outputs, and what exits give."""
         ends = [self.segments[-1].graph, *(graph for exit_ in self.exits for graph in exit_.graphs)]
-        shown = frozenset(name for name, _ in self.inputs).union(*(end.outputs for end in ends))
-        gates = [step.graph for part in self.segments for step in part.steps if step.gate]
-        return shown.union((SHIFT[0],) if gates else (), *(gate.outputs for gate in gates))
+        shown = {name for name, _ in self.inputs}.union(*(end.outputs for end in ends))
+        steps = [step for part in self.segments for step in part.steps]
+        for step in steps:
+            if step.gate:
+                shown.update((SHIFT[0], *step.graph.outputs))
+        # What stands in for a step's result has its layout; from one block to the next.
+        pairs = [{step.otherwise, step.graph.outputs[0]} for step in steps if step.otherwise]
+        for pair in (*pairs, *reversed(pairs)):
+            if not shown.isdisjoint(pair):
+                shown |= pair
+        return frozenset(shown)
 
     def graphs(self) -> tuple[Graph, ...]:
         """Every graph to compile: segments and exits in execution order."""

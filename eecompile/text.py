@@ -13,7 +13,8 @@ as ``sha256("...")``; ``random(seed)`` is there for tests that need weights but 
 
 A segment graph's text has two details. "borders" leaves the operators out: segments, borders,
 types, multiply-accumulates and exits, the same for a network whichever host it came through.
-"full" holds everything and parses back.
+"full" holds everything and parses back. Below a segment stand its steps, where gates decide what
+of it runs: ``gate = graph ...`` and ``step keep v otherwise w channels u = graph ...``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import numpy as np
 
 from eecompile.cost import graph_macs
 from eecompile.ir import Attribute, Graph, Op, TensorType
-from eecompile.segments import Exit, Segment, SegmentGraph
+from eecompile.segments import Exit, Segment, SegmentGraph, Step
 
 __all__ = [
     "TextError",
@@ -44,6 +45,8 @@ __all__ = [
 
 _INLINE_ELEMENTS = 16
 _RESERVED = frozenset(("_", "const"))
+#: Names of values that decide about a step, by the words they stand behind.
+_ROLES = ("keep", "otherwise", "channels")
 _WORD = re.compile(r"[A-Za-z_/][\w/.]*")
 _TOKEN = re.compile(
     r"""(?P<space>\s+|\#[^\n]*)
@@ -159,6 +162,8 @@ def print_segments(segments: SegmentGraph, detail: Literal["borders", "full"] = 
     lines = [head]
     for index, segment in enumerate(segments.segments):
         lines += _graph_block(f"    segment {_name(segment.name)} =", segment.graph, detail)
+        for step in segment.steps:
+            lines += _graph_block(f"        {_step_head(step)} =", step.graph, detail)
         for exit_ in segments.exits[index : index + 1]:
             place = f"after {_name(exit_.point)} on {_name(exit_.feature)}"
             lines.append(f"    exit {_name(exit_.name)} {place}")
@@ -166,6 +171,15 @@ def print_segments(segments: SegmentGraph, detail: Literal["borders", "full"] = 
                 if graph is not None:
                     lines += _graph_block(f"        {role} =", graph, detail)
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def _step_head(step: Step) -> str:
+    """The word a step begins with, and what decides about it."""
+    words = ["gate" if step.gate else "step"]
+    for role in _ROLES:
+        if value := getattr(step, role):
+            words += [role, _name(value)]
+    return " ".join(words)
 
 
 def _graph_block(prefix: str, graph: Graph, detail: str) -> Iterator[str]:
@@ -350,10 +364,18 @@ class _Reader:
             if self.found("segment"):
                 segment = self.name()
                 self.expect("=")
-                segments.append(Segment(segment, self.graph()))
+                whole, steps = self.graph(), []
+                while (gate := self.found("gate")) or self.found("step"):
+                    steps.append(self.step(gate))
+                segments.append(Segment(segment, whole, tuple(steps)))
             else:
                 exits.append(self.exit(len(segments) - 1))
         return SegmentGraph(name, inputs, output, classes, tuple(segments), tuple(exits))
+
+    def step(self, gate: bool) -> Step:
+        roles = {role: self.name() for role in _ROLES if self.found(role)}
+        self.expect("=")
+        return Step(self.graph(), gate, **roles)
 
     def exit(self, segment: int) -> Exit:
         self.expect("exit")

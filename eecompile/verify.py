@@ -14,7 +14,7 @@ from enum import IntEnum
 from eecompile.diagnostics import InternalError
 from eecompile.ir import Graph, TensorType
 from eecompile.operators import OPERATORS
-from eecompile.segments import SegmentGraph
+from eecompile.segments import SHIFT, SegmentGraph
 from eecompile.shapes import check_types
 from eecompile.text import excerpt
 
@@ -250,6 +250,31 @@ def _borders_typed(at: Snapshot) -> Iterator[Fault]:
         yield Fault(at.segments.output, "is not the last segment's first output")
 
 
+def _steps_fit(at: Snapshot) -> Iterator[Fault]:
+    """Steps read what is there, give what their segment does, and can be left out as they say."""
+    if at.segments is None:
+        return
+    known = dict((*at.segments.inputs, SHIFT))
+    for segment in at.segments.segments:
+        for step in segment.steps:
+            graph = step.graph
+            yield from _reads(graph, known)
+            if step.keep and known.get(step.keep) != SHIFT[1]:
+                yield Fault(step.keep, f"decides about `{graph.name}` and is no score")
+            if step.keep and not step.gate and len(graph.outputs) != 1:
+                yield Fault(graph.name, "may be left out and has not one output", graph)
+            if step.otherwise and known.get(step.otherwise) != graph.types[graph.outputs[0]]:
+                yield Fault(step.otherwise, f"cannot stand in for `{graph.outputs[0]}`")
+            if step.channels and step.channels not in graph.inputs:
+                yield Fault(step.channels, f"is not read by `{graph.name}`", graph)
+            known |= {value: graph.types[value] for value in graph.outputs}
+        known |= {value: segment.graph.types[value] for value in segment.graph.outputs}
+        made = {value for step in segment.steps for value in step.graph.outputs}
+        for value in segment.graph.outputs if segment.steps else ():
+            if value not in made:
+                yield Fault(value, f"is not computed by the steps of `{segment.name}`")
+
+
 def _reads(graph: Graph, known: Mapping[str, TensorType]) -> Iterator[Fault]:
     for value in graph.inputs:
         if known.get(value) != graph.types[value]:
@@ -330,6 +355,7 @@ RULES: tuple[Rule, ...] = (
     Rule("exits-feed-nothing", Stage.EXITED, _exits_feed_nothing, "the backbone reads no head"),
     Rule("one-segment-more", Stage.SEGMENTED, _one_segment_more, "exit k ends segment k"),
     Rule("borders-typed", Stage.SEGMENTED, _borders_typed, "what crosses was computed, same type"),
+    Rule("steps-fit", Stage.SEGMENTED, _steps_fit, "steps make their segment, left out or not"),
     Rule("nothing-unused", Stage.SEGMENTED, _nothing_unused, "what is computed or crosses is read"),
     Rule("each-operator-once", Stage.SEGMENTED, _each_operator_once, "no work is lost or doubled"),
     Rule("symbols", Stage.COMPILED, _symbols, "each graph has a symbol of its own"),

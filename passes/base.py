@@ -133,8 +133,9 @@ class Program:
             return tuple(c.latency_s for k in known if (c := row.costs[k]) is not None)
 
         found = {
-            part.graph.name: latencies(row)
+            graph.name: latencies(row)
             for part, row in zip(self.segments.segments, segments, strict=False)
+            for graph in part.graphs
         }
         for exit_, row in zip(self.segments.exits, exits, strict=False):
             found |= {graph.name: latencies(row) for graph in exit_.graphs}
