@@ -121,7 +121,7 @@ def _segment_call(folder: Path) -> Overhead:
     subject = _subject("segment", _chain(_dense, 1), (1, 16), folder)
     session = _artifact(subject, "", folder)
     network = session.manifest.network
-    (segment,) = network.segments
+    (segment,) = network.functions()
     lane = Lane(session.library, network.inputs, network.functions(), 1)
     turns = take_turns({OURS: lane.calls[segment.symbol].one}, _ROUNDS)
     return Overhead("a segment call from Python", turns[OURS].median * 1e6, "us", 1.0)

@@ -122,8 +122,8 @@ def _read_later(
     known = [name for name, _ in network.inputs]
     found = []
     for index, segment in enumerate(network.segments):
-        known += [name for name, _ in segment.outputs]
-        later: list[Function] = list(network.segments[index + 1 :])
+        known += [name for f in segment.functions for name, _ in f.outputs]
+        later = [f for part in network.segments[index + 1 :] for f in part.functions]
         later += others[index] if index < len(others) else ()
         read = {name for function in later for name, _ in function.inputs}
         found.append(tuple(name for name in known if name in read))
@@ -149,7 +149,8 @@ def run_chunk(
     if policy is not None and len(ids):
         groups = [_Group(groups[0].rows, policy.first(), policy.start(len(ids)))]
     for index, segment in enumerate(network.segments):
-        lane.calls[segment.symbol].many(len(ids))
+        for function in segment.backbone:
+            lane.calls[function.symbol].many(len(ids))
         results.segments_run[ids] += 1
         results.macs[ids] += segment.macs
         if index == last:

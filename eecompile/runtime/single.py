@@ -58,10 +58,14 @@ class Singles:
         self.lane = Lane(library, network.inputs, network.functions(), 1, team)
         values = self.lane.values
         self._inputs = [(name, type_, values[name]) for name, type_ in network.inputs]
-        self._segments: list[tuple[Call, int]] = [
-            (self.lane.calls[segment.symbol], segment.macs) for segment in network.segments
+        calls = [
+            [self.lane.calls[f.symbol] for f in segment.backbone] for segment in network.segments
         ]
-        self._all = Chain(library.chain(), [call for call, _ in self._segments], team)
+        self._segments: list[tuple[Call | Chain, int]] = [
+            (some[0] if len(some) == 1 else Chain(library.chain(), some, team), segment.macs)
+            for some, segment in zip(calls, network.segments, strict=True)
+        ]
+        self._all = Chain(library.chain(), [call for some in calls for call in some], team)
         self.stops = [Stop(exit_, self.lane) for exit_ in network.exits]
         self._border = [
             [(name, values[name]) for name in names] for names in border_values(network)

@@ -366,7 +366,7 @@ def test_code_that_cannot_be_loaded(port: int, tmp_path: Path) -> None:
 
 def test_a_function_the_code_lacks(port: int, tmp_path: Path) -> None:
     graph = tiny.network()
-    first = replace(graph.segments[0], symbol="segment_9")
+    first = replace(graph.functions()[0], symbol="segment_9")
     changed = replace(graph, segments=(first, *graph.segments[1:]))
     with pytest.raises(CompileErrors, match=r"bad-artifact.*has no function `segment_9`"):
         open_device(port, artifact(tmp_path, network=changed))

@@ -77,7 +77,8 @@ class Rest:
         types = dict(network.inputs) | {n: t for f in network.functions() for n, t in f.outputs}
         border = [(name, types[name]) for name in border_values(network)[exit_index]]
         library = Library(tiny.machine_code(), tiny.WEIGHTS)
-        runner = Runner(library, border, network.segments[exit_index + 1 :])
+        later = [f for part in network.segments[exit_index + 1 :] for f in part.functions]
+        runner = Runner(library, border, later)
         return runner.run_all(dict(values), [network.output])[network.output]
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ def test_samples_of_different_numbers_are_refused() -> None:
     network = tiny.network()
     other = ("y", TensorType("float32", (1, 2)))
     runner = Runner(
-        Library(tiny.machine_code(), tiny.WEIGHTS), (*network.inputs, other), network.segments
+        Library(tiny.machine_code(), tiny.WEIGHTS), (*network.inputs, other), network.functions()
     )
     given = {"x": tiny.inputs(3), "y": np.zeros((2, 2), np.float32)}
     with pytest.raises(CompileErrors, match=r"different numbers of samples: \[2, 3\]"):
@@ -62,17 +62,18 @@ def test_samples_of_different_numbers_are_refused() -> None:
 
 def test_values_that_are_not_there_are_our_bug() -> None:
     library, network = Library(tiny.machine_code(), tiny.WEIGHTS), tiny.network()
+    functions = network.functions()
     with pytest.raises(InternalError, match="segment_1 reads a, which is not there"):
-        Runner(library, network.inputs, network.segments[1:])
+        Runner(library, network.inputs, functions[2:])
     with pytest.raises(InternalError, match="segment_0 computes a again"):
-        Runner(library, network.inputs, network.segments[:1] * 2)
+        Runner(library, network.inputs, functions[:1] * 2)
     with pytest.raises(InternalError, match="no function computes z"):
         Runner.of(library, network).run_all(tiny.inputs(1), ["z"])
 
 
 def test_missing_function_is_named() -> None:
     network = tiny.network()
-    functions = (replace(network.segments[0], symbol="segment_9"),)
+    functions = (replace(network.functions()[0], symbol="segment_9"),)
     with pytest.raises(CompileErrors, match="has no function `segment_9`"):
         Runner(Library(tiny.machine_code(), tiny.WEIGHTS), network.inputs, functions)
 

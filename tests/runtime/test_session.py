@@ -386,7 +386,8 @@ def test_policy_that_cannot_run_is_refused_when_chosen(tmp_path: Path) -> None:
 def test_failing_code_is_our_bug_not_an_answer(folder: Path) -> None:
     artifact = read_artifact(folder)
     network = artifact.manifest.network
-    broken = replace(network.segments[0], symbol="broken", outputs=network.segments[2].outputs)
+    (first,) = network.segments[0].functions
+    broken = replace(first, symbol="broken", outputs=network.segments[2].outputs)
     manifest = replace(
         artifact.manifest,
         network=replace(network, segments=(broken,), exits=()),
