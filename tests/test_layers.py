@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "verify",
         "exit_table",
         "figures",
-        *("clock_rule", "guard_rule", "offload_rule"),
+        *("clock_rule", "guard_rule", "halt_rule", "offload_rule"),
         "svg",
         "svg_parts",
         "compiled",
@@ -54,7 +54,7 @@ RUNTIME_SEES = frozenset(
         *("runtime", "policies", "diagnostics", "diagnostic_ids", "ir", "hardware", "cost"),
         *("segments", "atomic", "checked_json", "compiled", "manifest", "artifact"),
         *("artifact_files", "deviation", "memory", "packing", "figures"),
-        *("board", "cost_table", "clock_rule", "guard_rule", "offload_rule"),
+        *("board", "cost_table", "clock_rule", "guard_rule", "halt_rule", "offload_rule"),
     ]
 )
 #: Library -> modules that may import it, by how their names start.

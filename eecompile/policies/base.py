@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-__all__ = ["EXIT", "OFFLOAD", "ExitOutputs", "ExitPolicy"]
+__all__ = ["EXIT", "HALT", "OFFLOAD", "ExitOutputs", "ExitPolicy"]
 
 #: Returned by `ExitPolicy.decide`: answer with the exit just evaluated.
 EXIT = -1
@@ -22,6 +22,9 @@ EXIT = -1
 #: Returned by `ExitPolicy.decide`: have a server answer from here on; where none answers, the
 #: network runs to its end.
 OFFLOAD = -2
+
+#: Returned by `ExitPolicy.decide`: answer with the exit just evaluated, because a budget is spent.
+HALT = -3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class ExitPolicy(ABC):
 
     @abstractmethod
     def decide(self, index: int, outputs: ExitOutputs, state: Any) -> np.ndarray:
-        """For each sample: `EXIT`, `OFFLOAD`, or the index of the next exit to evaluate.
+        """For each sample: `EXIT`, `HALT`, `OFFLOAD`, or the index of the next exit to evaluate.
 
         Heads between `index` and the returned one do not run. An index of ``len(exits)`` means the
         network's own final answer. int64 (n,). May update `state` in place.

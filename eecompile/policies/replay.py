@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eecompile.policies.base import EXIT, OFFLOAD, ExitOutputs, ExitPolicy
+from eecompile.policies.base import EXIT, HALT, OFFLOAD, ExitOutputs, ExitPolicy
 
 __all__ = ["Replay", "replay"]
 
@@ -23,11 +23,13 @@ class Replay:
         exit: int64 (n,), index of the exit; the number of exits for the final one.
         logits: float32 (n, classes), the answers' logits.
         evaluated: bool (n, exits), whose heads ran.
+        halted: bool (n,), whether it left because a budget was spent.
     """
 
     exit: Array
     logits: Array
     evaluated: Array
+    halted: Array
 
     @property
     def labels(self) -> Array:
@@ -56,7 +58,7 @@ def replay(policy: ExitPolicy, exits: Sequence[ExitOutputs], final: Array) -> Re
     count = len(final)
     left = np.full(count, len(exits))
     logits = np.array(final, np.float32)
-    evaluated = np.zeros((count, len(exits)), bool)
+    evaluated, halted = np.zeros((count, len(exits)), bool), np.zeros(count, bool)
     # Samples that arrive at an exit from different ones have states that cannot be joined.
     arriving: list[list[tuple[Array, Any]]] = [[] for _ in range(len(exits) + 1)]
     arriving[policy.first()].append((np.arange(count), policy.start(count)))
@@ -65,13 +67,15 @@ def replay(policy: ExitPolicy, exits: Sequence[ExitOutputs], final: Array) -> Re
             seen = outputs.rows(samples)
             evaluated[samples, index] = True
             decision = policy.decide(index, seen, state)
-            leaving = decision == EXIT
+            halting = decision == HALT
+            leaving = halting | (decision == EXIT)
             left[samples[leaving]] = index
+            halted[samples[halting]] = True
             logits[samples[leaving]] = policy.answer(index, seen)[leaving]
             for after in np.unique(decision[~leaving & (decision != OFFLOAD)]):
                 kept = np.flatnonzero(decision == after)
                 arriving[after].append((samples[kept], policy.select(state, kept)))
-    return Replay(left, logits, evaluated)
+    return Replay(left, logits, evaluated, halted)
 
 
 def _joined(groups: list[tuple[Array, Any]]) -> list[tuple[Array, Any]]:

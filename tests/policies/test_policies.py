@@ -12,10 +12,12 @@ from eecompile.policies import (
     EitherPolicy,
     ExitOutputs,
     ExitPolicy,
+    HaltedPolicy,
     LearnedScorePolicy,
     NeverPolicy,
     PatiencePolicy,
     PredictedPolicy,
+    SpendingLimit,
     SplitCosts,
     SplitPolicy,
     ThresholdPolicy,
@@ -134,6 +136,7 @@ POLICIES = [
     SplitPolicy(
         *("margin", [0.5, inf], [0]), SplitCosts((0.5, 0.8, 1.0), (0.1, 0.1), 0.3), UcbOptions()
     ),
+    HaltedPolicy(PatiencePolicy(1, 2), [SpendingLimit(0.7, [0.5, 0.2, 0.3], [0.1, 0.0])]),
 ]
 
 
