@@ -258,6 +258,17 @@ class CompiledGraph:
         """The segments with the names that cutting gives them."""
         return tuple((f"segment{index}", part) for index, part in enumerate(self.segments))
 
+    def named_steps(self) -> tuple[tuple[str, Function], ...]:
+        """What segments with gates consist of: ``<block>.gate``, ``<block>``, ``<segment>.<i>``."""
+        found = []
+        for name, segment in self.named_segments():
+            for index, step in enumerate(segment.steps if segment.gated else ()):
+                decided = step.function.outputs[0][0] if step.gate else step.keep
+                block = decided.rpartition(".")[0]
+                named = f"{block}.gate" if step.gate else block or f"{name}.{index}"
+                found.append((named, step.function))
+        return tuple(found)
+
     def functions(self) -> tuple[Function, ...]:
         """Every function in execution order: segment 0, exit 0's, segment 1, ..."""
         found: list[Function] = []

@@ -109,7 +109,8 @@ def merged(measured: CostTable, modelled: CostTable) -> tuple[CostTable, ModelEr
         for ours, theirs in zip(_rows(measured), _rows(modelled), strict=True)
     ]
     error = ModelError.between(measured, modelled)
-    count = len(modelled.segments)
+    segments = len(modelled.segments)
+    pieces = segments + len(modelled.exits)
     covers = (measured.energy_covers, modelled.energy_covers)
     table = replace(
         modelled,
@@ -117,8 +118,9 @@ def merged(measured: CostTable, modelled: CostTable) -> tuple[CostTable, ModelEr
         governor=measured.governor,
         threads=measured.threads,
         states=states,
-        segments=tuple(rows[:count]),
-        exits=tuple(rows[count:]),
+        segments=tuple(rows[:segments]),
+        exits=tuple(rows[segments:pieces]),
+        steps=tuple(rows[pieces:]),
         energy_covers="; modelled: ".join(filter(None, dict.fromkeys(covers))),
         notes=(*measured.notes, *modelled.notes, *_notes(measured, error)),
     )
@@ -227,7 +229,7 @@ def _error(measured: Cost | None, modelled: Cost | None) -> list[float]:
 
 
 def _rows(table: CostTable) -> tuple[CostRow, ...]:
-    return (*table.segments, *table.exits)
+    return (*table.segments, *table.exits, *table.steps)
 
 
 def _measured(table: CostTable, row: CostRow) -> dict[_Clock, Cost]:

@@ -168,6 +168,7 @@ def model_table(network: CompiledGraph, board: Board, threads: int, target: str)
         _COVERS if any(_power(board, state) is not None for state in board.states) else "",
         tuple(_notes(network, board, threads, whole)),
         cpus={cluster.name: cluster.cpus for cluster in board.clusters if cluster.cpus},
+        steps=tuple(row(name, f.work, (f,)) for name, f in network.named_steps()),
     )
 
 

@@ -63,7 +63,10 @@ class CostTable:
         governor: that chose the clock while measuring, "eecompile" where it was set for that;
             None where nothing was measured or nothing chooses clocks.
         states: the clocks, clusters in the board's order, each by rising frequency.
-        segments, exits: in execution order; one segment more than exits.
+        segments, exits: in execution order; one segment more than exits. Of a segment with gates
+            all that they may leave out counts, and the gates do not.
+        steps: what segments with gates consist of, gates included, in execution order; called as
+            `CompiledGraph.named_steps` does.
         transition_latency_s: by cluster; a cluster without one is not known to change clocks.
         migration_latency_s: between clusters, None where not known.
         idle_power_w: while waiting, None where not known.
@@ -86,6 +89,7 @@ class CostTable:
     notes: tuple[str, ...] = ()
     governor: str | None = None
     cpus: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    steps: tuple[CostRow, ...] = ()
 
     @property
     def clusters(self) -> tuple[Cluster, ...]:
@@ -140,6 +144,7 @@ class CostTable:
             states=tuple(self.states[index] for index in states),
             segments=tuple(map(row, self.segments)),
             exits=tuple(map(row, self.exits)),
+            steps=tuple(map(row, self.steps)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -169,6 +174,7 @@ class CostTable:
             "states": [_state_json(state) for state in self.states],
             "segments": [row(found) for found in self.segments],
             "exits": [row(found) for found in self.exits],
+            "steps": [row(found) for found in self.steps],
             "full_depth": {
                 "macs": sum(found.work.macs for found in self.segments),
                 "points": _points(self.states, full),
@@ -195,6 +201,7 @@ class CostTable:
         states = _read_states(top)
         segments = tuple(_read_row(entry, states) for entry in top.objects("segments"))
         exits = tuple(_read_row(entry, states) for entry in top.objects("exits"))
+        steps = tuple(_read_row(entry, states) for entry in top.objects("steps"))
         full = top.take("full_depth")
         transitions = top.maybe("transition_latency_s", top.mapping)
         found = cls(
@@ -212,6 +219,7 @@ class CostTable:
             top.texts("notes"),
             top.maybe("governor", top.text),
             _read_cpus(top.mapping("cpus")),
+            steps,
         )
         top.done()
         if len(segments) != len(exits) + 1:

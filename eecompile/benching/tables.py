@@ -13,23 +13,36 @@ from eecompile.compiled import CompiledGraph
 from eecompile.cost import Work
 from eecompile.cost_table import Cost, CostRow, CostTable
 
-__all__ = ["full_depth_columns", "measured_table", "quantiles", "row_columns", "with_quantiles"]
+__all__ = [
+    "full_depth_columns",
+    "measured_table",
+    "quantiles",
+    "row_columns",
+    "step_columns",
+    "with_quantiles",
+]
 
 _QUANTILES = (("p50_s", 0.5), ("p90_s", 0.9), ("p95_s", 0.95), ("p99_s", 0.99))
 
 
 def row_columns(network: CompiledGraph) -> tuple[list[list[int]], list[list[int]]]:
-    """Places of each segment's and each exit's functions in execution order."""
+    """Places of each segment's and each exit's functions in execution order, gates left out."""
     segments: list[list[int]] = []
     exits: list[list[int]] = []
     place = 0
-    for index in range(len(network.segments)):
-        segments.append([place])
-        place += 1
+    for index, segment in enumerate(network.segments):
+        segments.append([place + k for k, step in enumerate(segment.steps) if not step.gate])
+        place += len(segment.steps)
         for exit_ in network.exits[index : index + 1]:
             exits.append(list(range(place, place + len(exit_.functions))))
             place += len(exit_.functions)
     return segments, exits
+
+
+def step_columns(network: CompiledGraph) -> list[int]:
+    """Places of the functions that segments with gates consist of."""
+    places = {function.symbol: place for place, function in enumerate(network.functions())}
+    return [places[function.symbol] for _, function in network.named_steps()]
 
 
 def full_depth_columns(network: CompiledGraph) -> list[int]:
@@ -69,6 +82,12 @@ def measured_table(
         tuple(row(e.name, e.work, c) for e, c in zip(network.exits, of_exits, strict=True)),
         energy_covers=energy_covers,
         governor=governor,
+        steps=tuple(
+            row(name, function.work, [place])
+            for (name, function), place in zip(
+                network.named_steps(), step_columns(network), strict=True
+            )
+        ),
     )
 
 
@@ -112,6 +131,7 @@ def with_quantiles(
         **value,
         "segments": [row(e, c) for e, c in zip(value["segments"], of_segments, strict=True)],
         "exits": [row(e, c) for e, c in zip(value["exits"], of_exits, strict=True)],
+        "steps": [row(e, [c]) for e, c in zip(value["steps"], step_columns(network), strict=True)],
         "full_depth": row(value["full_depth"], full_depth_columns(network)),
     }
 
