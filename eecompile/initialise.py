@@ -16,6 +16,7 @@ from eecompile.ir import TensorType
 from eecompile.loading import open_host
 from eecompile.passes.host import HostGraph
 from eecompile.passes.propose_points import Candidate, propose_points
+from eecompile.skip_proposals import proposed_skips
 from eecompile.spec import Input, Model, Spec
 
 __all__ = ["describe"]
@@ -145,6 +146,7 @@ def _text(model: Model, host: HostGraph, folder: Path, exits: int) -> str:
     if not classes:
         lines += ["    # The output is no class vector, so there is nothing to exit early with."]
     lines += _exit_lines(chosen, others if classes else [])
+    lines += _skip_lines(model, host) if classes else []
     lines += ["}", ""]
     if classes:
         lines += _after_model(graph.types[graph.inputs[0]])
@@ -169,6 +171,23 @@ def _exit_lines(chosen: Sequence[Candidate], others: Sequence[Candidate]) -> lis
         found += ["    # Others:"]
         found += [f"    # {line('other', candidate)}" for candidate in others]
     return found
+
+
+def _skip_lines(model: Model, host: HostGraph) -> list[str]:
+    """What gates could leave out, as comments."""
+    points = {name: point for name, point in host.points().items() if _is_writable(name)}
+    trained = model.source == "torch"
+    skips = proposed_skips(host.graph(), points, trained)
+    if not skips:
+        return []
+    found = ["", "    # What gates could leave out for samples that do without it."]
+    if trained:
+        found += [
+            "    # `eecompile train` trains them; `gate fitted` for layers needs no training."
+        ]
+        skips = [*skips, f'gates "{model.name}.gates.npz"']
+    found += ["    # Gates alone can keep a budget: `policy gated { budget mean macs <= 75 % }`."]
+    return found + [f"    # {line}" for line in skips]
 
 
 def _placed(chosen: Sequence[Candidate]) -> str:
@@ -203,11 +222,13 @@ def _after_model(input_: TensorType) -> list[str]:
         "",
         "# Leave where the head is sure enough: thresholds are fitted so that the budget holds.",
         "policy quick { exit when confidence(max_softmax) budget accuracy drop <= 0.5 % }",
-        "# Also: the best of all rules, watched as it runs; a learned rule; unsure samples sent.",
+        "# Also: the best of all rules, watched as it runs; a learned rule; unsure samples sent;",
+        "# a limit for every single sample, which halts there.",
         "# policy best    { exit when auto budget mean macs <= 60 % guard accuracy drop <= 1 % }",
         "# policy learned { exit when learned_score budget mean macs <= 60 % }",
         "# policy shared  { exit when confidence(max_softmax) budget accuracy drop <= 1 %",
         '#                  offload "http://edge:8000" cost 0.5 split online_ucb }',
+        "# policy hard    { halt at budget latency <= 1 ms }",
         "",
         "# `eecompile targets` lists what can be built for; `cores` work together on one answer.",
         "target host { cores 1 }",

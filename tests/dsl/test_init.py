@@ -14,7 +14,8 @@ from eecompile.dsl.check import check
 from eecompile.dsl.format import format_text
 from eecompile.dsl.parser import parse
 from eecompile.initialise import describe
-from eecompile.spec import Spec
+from eecompile.skip_proposals import patterns_of
+from eecompile.spec import Spec, matching
 
 DEMO = Path(eecompile.demo.__file__).parent
 
@@ -46,7 +47,7 @@ def test_policies_left_out_are_right(written: str) -> None:
     end = written.index("\n\n", start)
     policies = re.sub("^# ", "", written[start:end], flags=re.MULTILINE)
     spec = read(written[:start] + policies + written[end:])
-    assert [p.name for p in spec.policies] == ["quick", "best", "learned", "shared"]
+    assert [p.name for p in spec.policies] == ["quick", "best", "learned", "shared", "hard"]
 
 
 def test_exits_may_be_left_to_the_compiler(written: str) -> None:
@@ -54,3 +55,89 @@ def test_exits_may_be_left_to_the_compiler(written: str) -> None:
     spec = read(own.replace("    # exits auto", "    exits auto"))
     assert spec.model.exits == ()
     assert spec.model.auto_exits is not None and spec.model.auto_exits.low == 2
+
+
+def uncommented(text: str, *starts: str) -> str:
+    pattern = "|".join(map(re.escape, starts))
+    return re.sub(rf"^    # (?={pattern})", "    ", text, flags=re.MULTILINE)
+
+
+def test_gates_left_out_are_right(written: str) -> None:
+    gated = uncommented(written, "skip ").replace("policy quick", "policy gated { }\npolicy quick")
+    skips = read(gated).model.skips
+    assert [(skip.what, skip.point, str(skip.gate)) for skip in skips] == [
+        ("layers", "layer1.[0-3]", "fitted"),
+        ("layers", "layer2.[1-2]", "fitted"),  # layer2.0 changes the shape of what it reads
+    ]
+    assert "4 blocks, 38 % of the MACs" in gated and "2 blocks, 43 % of the MACs" in gated
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(4, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return torch.relu(x + self.conv2(torch.relu(self.conv1(x))))
+
+
+def net():
+    blocks = [Block() for _ in range(11)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Sequential(*blocks), *head)
+"""
+
+
+def test_gates_of_networks_that_can_be_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "zoo.py").write_text(NETWORK, encoding="utf-8")
+    for name in ("fit.npz", "calibrate.npz", "test.npz", "net.gates.npz"):
+        (tmp_path / name).touch()
+    written = describe("zoo.py:net", None, None, ["x=1,3,8,8"], 2)
+    model = read(uncommented(written, "skip ", "gates ")).model
+    assert [(skip.what, skip.point, str(skip.gate)) for skip in model.skips] == [
+        ("layers", "1.*", "recurrent(hidden: 10)"),
+        ("channels", "1.*.conv1", "squeeze"),
+    ]
+    assert model.gates == "net.gates.npz"
+    assert "# 11 blocks, 97 % of the MACs" in written
+    assert "# 11 convolutions, 48 % of the MACs" in written
+
+
+def test_nothing_is_proposed_where_nothing_can_be_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "zoo.py").write_text(NETWORK.replace("x + self", "self"), encoding="utf-8")
+    assert "skip layers" not in describe("zoo.py:net", None, None, ["x=1,3,8,8"], 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "expected"),
+    [
+        (["a.0", "a.1", "b.1"], [], ["a.[0-1]", "b.1"]),
+        (["a.0.c", "a.2.c"], [], ["a.*.c"]),
+        ([f"a.{i}" for i in range(12)], [], ["a.*"]),
+        (["a.0", "a.2"], ["a.1"], ["a.0", "a.2"]),  # a pattern would stand for the other too
+        (["relu_9", "relu_10"], [], ["relu_*"]),
+        (["a[1].0", "a[1].1"], [], ["a[1].0", "a[1].1"]),  # brackets of a name are no set
+        (["stem"], [], ["stem"]),
+        ([f"{letter}.0" for letter in "abcdefghi"], [], ["**"]),
+        ([], [], []),
+    ],
+)
+def test_patterns_stand_for_the_names_and_nothing_else(
+    names: list[str], known: list[str], expected: list[str]
+) -> None:
+    found = patterns_of(names, known)
+    assert [pattern for pattern, _ in found] == expected
+    for pattern, members in found:
+        assert matching(pattern, [*names, *known]) == members
