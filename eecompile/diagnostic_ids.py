@@ -271,6 +271,11 @@ _BUILD = {
         "Every operator must be understood exactly; none is approximated.",
         "a custom-domain `Quant` node",
     ),
+    "not-skippable": DiagnosticInfo(
+        "What a gate is to leave out cannot be left out.",
+        "What follows must still have what it reads: the block's input as it is, or zeros.",
+        'skip layers "layer2.0" gate recurrent, where layer2.0 halves the picture',
+    ),
     "bad-head": DiagnosticInfo(
         "An exit head does not fit its point, or a user's own head cannot be built.",
         "Its input must have the point's shape, its output one score per class.",

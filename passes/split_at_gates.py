@@ -25,8 +25,8 @@ class PlacedGate:
     Attributes:
         name: of its block; what it computes is called ``<name>.keep``, ``<name>.channels`` ...
         feature: the value it looks at.
-        graph: reads ``x`` (the feature), perhaps ``h`` and ``c`` (the state of the gate before),
-            and the value `SHIFT`; gives some of ``keep``, ``channels``, ``h``, ``c``.
+        graph: reads ``x`` (the feature), perhaps ``before.h`` and ``before.c`` (the state of the
+            gate before), and the value `SHIFT`; gives some of ``keep``, ``channels``, ``h``, ``c``.
         entry, result: of the block it may leave out, empty where it leaves out channels only.
         zeros: whether a block left out gives zeros; else a copy of `entry`.
         masked: the value whose channels it may leave out; empty where it leaves out none.
@@ -217,7 +217,8 @@ class _Cutter:
         """A gate's own step, its values named for all segments."""
         graph = gate.graph
         names = {"x": gate.feature, SHIFT[0]: SHIFT[0]}
-        names |= {name: self.state[name] for name in ("h", "c") if name in graph.inputs}
+        before = {name: f"before.{name}" for name in ("h", "c")}
+        names |= {own: self.state[name] for name, own in before.items() if own in graph.inputs}
         names |= {name: f"{gate.name}.{name}" for name in graph.outputs}
         inner = {v for op in graph.ops for v in op.outputs} | set(graph.constants)
         own = {value: f"{gate.name}.gate/{value}" for value in inner}

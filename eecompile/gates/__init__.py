@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+from eecompile.gates.graphs import gate_graph, initial_parameters, parameter_shapes
+from eecompile.gates.kinds import KINDS, GateKind
 from eecompile.gates.places import ChannelPlace, Found, LayerBlock
+from eecompile.gates.plan import Gate, GatePlan
 
-__all__ = ["ChannelPlace", "Found", "LayerBlock"]
+__all__ = [
+    "KINDS",
+    "ChannelPlace",
+    "Found",
+    "Gate",
+    "GateKind",
+    "GatePlan",
+    "LayerBlock",
+    "gate_graph",
+    "initial_parameters",
+    "parameter_shapes",
+]

@@ -70,7 +70,7 @@ class ChannelPlace:
     read_macs: int
 
 
-P = TypeVar("P", LayerBlock, ChannelPlace)
+P = TypeVar("P", bound="LayerBlock | ChannelPlace")
 
 
 @dataclass(frozen=True, slots=True)

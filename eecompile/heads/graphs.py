@@ -14,7 +14,7 @@ __all__ = ["GraphBuilder"]
 
 
 class GraphBuilder:
-    """Collects operators of a graph with one input.
+    """Collects operators of a graph with one input, or more.
 
     >>> builder = GraphBuilder("double", "feature", TensorType("float32", (1, 4)))
     >>> two = builder.constant("two", np.float32([2.0]))
@@ -28,10 +28,17 @@ class GraphBuilder:
         self._types = {feature: type_}
         self._constants: dict[str, np.ndarray[Any, Any]] = {}
         self._ops: list[Op] = []
+        self._more: list[str] = []
 
     def shape(self, value: str) -> tuple[int, ...]:
         """Static shape of a value."""
         return self._types[value].shape
+
+    def input(self, name: str, type_: TensorType) -> str:
+        """Add a further input; returns its name."""
+        self._more.append(name)
+        self._types[name] = type_
+        return name
 
     def constant(self, name: str, array: np.ndarray[Any, Any]) -> str:
         """Add a weight; returns its name."""
@@ -65,5 +72,10 @@ class GraphBuilder:
     def build(self, *outputs: str) -> Graph:
         """The graph whose outputs are these values."""
         return Graph(
-            self.name, (self.feature,), outputs, tuple(self._ops), self._constants, self._types
+            self.name,
+            (self.feature, *self._more),
+            outputs,
+            tuple(self._ops),
+            self._constants,
+            self._types,
         )

@@ -55,8 +55,8 @@ def scored(outputs: Mapping[str, int], *, reads: bool = False, keeps: bool = Fal
         ]
     state = ""
     if reads:
-        state = ", h: float32[1, 4], c: float32[1, 4]"
-        lines.insert(len(outputs), "n: float32[1, 4] = Mul(h, c)")
+        state = ", before.h: float32[1, 4], before.c: float32[1, 4]"
+        lines.insert(len(outputs), "n: float32[1, 4] = Mul(before.h, before.c)")
         lines.insert(len(outputs) + 1, "m: float32[1, 4] = Add(x, n)")
     return parse_graph(
         "graph gate(x: float32[1, 4], gates.shift: float32[1, 1]"
@@ -123,7 +123,7 @@ def masked(x: np.ndarray, shift: float) -> tuple[np.ndarray, tuple[bool, bool]]:
             first = run_graph(GATES[0].graph, {"x": values["b"], SHIFT[0]: shift_})
             kept.append(bool(first["keep"] > 0))
         if op.name == "f2":
-            state = {"h": first["h"], "c": first["c"]}
+            state = {f"before.{name}": first[name] for name in ("h", "c")}
             second = run_graph(GATES[1].graph, {"x": values["r"], SHIFT[0]: shift_, **state})
             third = run_graph(GATES[2].graph, {"x": values["r"], SHIFT[0]: shift_})
             kept.append(bool(second["keep"] > 0))
