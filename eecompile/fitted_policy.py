@@ -128,7 +128,8 @@ class Calibration:
             evaluated: bool (n, exits), whose heads run.
             right: bool (n,), whether the answer is right.
         """
-        paid = {name: cost.paid(exit_, evaluated) for name, cost in self.costs.items()}
+        split = self.record.split
+        paid = {n: cost.paid(exit_, evaluated, split) for n, cost in self.costs.items()}
         return operating_point(policy, self.record, right, paid, self.confidence)
 
     def reached(self, point: OperatingPoint) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from math import sqrt
 from statistics import NormalDist
@@ -41,12 +41,15 @@ class ExitCosts:
         heads: cost of evaluating each exit: head and comparator; the decision itself is free here.
         full_depth: cost of the untouched backbone, which budgets in per cent refer to.
         provenance: where they come from.
+        sampled: split -> what each sample of its record paid for the backbone up to each exit and
+            the end, float64 (n, exits + 1), where gates made it differ; `segments` are then means.
     """
 
     segments: tuple[float, ...]
     heads: tuple[float, ...]
     full_depth: float
     provenance: Literal["counted", "measured", "modelled"] = "counted"
+    sampled: Mapping[str, Array] = field(default_factory=dict, compare=False)
 
     @classmethod
     def macs(cls, graph: SegmentGraph | CompiledGraph) -> ExitCosts:
@@ -64,13 +67,23 @@ class ExitCosts:
         """
         return tuple(accumulate(self.segments))
 
-    def of(self, replayed: Replay) -> Array:
-        """Cost of each sample, float64 (n,)."""
-        return self.paid(replayed.exit, replayed.evaluated)
+    def of(self, replayed: Replay, split: str = "") -> Array:
+        """Cost of each sample of a split's record, float64 (n,)."""
+        return self.paid(replayed.exit, replayed.evaluated, split)
 
-    def paid(self, exit_: Array, evaluated: Array) -> Array:
-        """Cost of each sample, float64 (n,), by its exit and bool (n, exits) whose heads ran."""
+    def paid(self, exit_: Array, evaluated: Array, split: str = "") -> Array:
+        """Cost of each sample, float64 (n,).
+
+        Args:
+            exit_: int64 (n,), where each leaves.
+            evaluated: bool (n, exits), whose heads ran.
+            split: whose samples these are, in order. Of a part of them each pays what all do in the
+                mean, as where it is empty.
+        """
+        own = self.sampled.get(split)
         backbone = np.asarray(self.leaving)[exit_]
+        if own is not None and len(own) == len(exit_):
+            backbone = np.take_along_axis(own, exit_[:, None], axis=1)[:, 0]
         return np.asarray(backbone + evaluated @ np.asarray(self.heads, np.float64))
 
 
@@ -151,7 +164,7 @@ def evaluate(
         record,
         replayed.exit,
         replayed.correct(record.labels),
-        {name: cost.of(replayed) for name, cost in costs.items()},
+        {name: cost.of(replayed, record.split) for name, cost in costs.items()},
         {name: cost.provenance for name, cost in costs.items()},
     )
 
