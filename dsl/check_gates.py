@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Literal
 
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, did_you_mean_help
@@ -10,7 +11,7 @@ from eecompile.dsl.check_options import check_call, missing_data
 from eecompile.dsl.options import GATES, UNTRAINED_GATES
 from eecompile.spec import Model, Skip, Spec
 
-__all__ = ["check_gates", "require_gates", "trained_skips", "untrained_gates"]
+__all__ = ["check_gates", "require_gates", "trained_skips", "untrained_gates", "with_known_gates"]
 
 #: Options of the one recurrent network that all recurrent gates of a model share.
 _SHARED = ("hidden", "embedding")
@@ -65,6 +66,16 @@ def _check_fit(model: Model, spec: Spec, found: Diagnostics) -> None:
     data = spec.data_for(model)
     if data is None or data.fit is None:
         missing_data("fit", f"Gate `{fitted[0].gate.kind}`", fitted[0].gate.span, data, found)
+
+
+def with_known_gates(model: Model) -> Model:
+    """The model with those statements only whose gates can be made, so that they can be planned."""
+    known = []
+    for skip in model.skips:
+        wrong = Diagnostics()
+        check_call("unknown-gate", "gate", skip.gate, GATES[skip.what], wrong)
+        known += [] if wrong else [skip]
+    return replace(model, skips=tuple(known))
 
 
 def trained_skips(model: Model) -> tuple[Skip, ...]:

@@ -95,7 +95,7 @@ class GraphFacts:
 
 
 def check_graph(model: Model, view: GraphView, found: Diagnostics) -> None:
-    """What a model says about its network, against the network."""
+    """What a model says about its network, against the network; gates are planned elsewhere."""
     check_inputs(model, view.inputs, found)
     _check_output(model, view, found)
     taken: dict[str, Exit] = {}
@@ -115,15 +115,6 @@ def check_graph(model: Model, view: GraphView, found: Diagnostics) -> None:
                 secondary=((where, f"`{first.name}`"),) if where else (),
             )
         taken.setdefault(point.value, exit)
-    for skip in model.skips:
-        if not matching(skip.point, view.points):
-            found.error(
-                "unknown-point",
-                _no_such("point", skip.point),
-                skip.at("point"),
-                f"none in `{model.name}`",
-                help=_point_help(skip.point, view),
-            )
 
 
 def _check_exit_name(exit: Exit, view: GraphView, found: Diagnostics) -> None:

@@ -149,7 +149,7 @@ def _init(verbs: Any) -> None:
     parser = _verb(
         verbs,
         "init",
-        "write a commented .ee file with candidate exit points",
+        "write a commented .ee file with candidate exit points, and what gates could skip",
         "eecompile init resnet56.onnx -o resnet56.ee",
     )
     parser.add_argument("model", help="an ONNX file, or FILE.py:FUNCTION that returns an nn.Module")

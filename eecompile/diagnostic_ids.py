@@ -149,8 +149,8 @@ _LANGUAGE = {
         'exit early after "fc" ...',
     ),
     "duplicate-point": DiagnosticInfo(
-        "Two exits stand at the same point.",
-        "The second can never be taken; use `comparator` for a second opinion.",
+        "Two exits stand at the same point, or two gates decide about the same place.",
+        "The second exit can never be taken, and which of the gates decides is not said.",
         'exit a after "layer1" ...   exit b after "layer1" ...',
     ),
     "unknown-input": DiagnosticInfo(

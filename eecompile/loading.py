@@ -10,12 +10,14 @@ from eecompile.boards.file import read_board
 from eecompile.clocks.planning import allowed_states
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span, missing_package
 from eecompile.dsl.check import GraphFacts, can_open, check, unsupported
+from eecompile.dsl.check_gates import with_known_gates
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse_file
 from eecompile.exit_candidates import with_candidates
 from eecompile.hardware import board_names, is_board_path, usable_cores
 from eecompile.passes.base import Program
 from eecompile.passes.host import HostError, HostGraph, Problem
+from eecompile.passes.plan_gates import plan_gates
 from eecompile.spec import Model, Output, Spec
 
 __all__ = ["check_file", "load_spec", "open_host", "source_errors", "with_classes"]
@@ -52,6 +54,8 @@ def check_file(
     facts = None if host is None else GraphFacts.of(host.graph(), host.outputs(), host.points())
     found.add(*check(spec, facts, names, names, usable_cores()), *unsupported(spec))
     found.add(*_of_boards(spec))
+    if host is not None and len(spec.models) == 1:
+        plan_gates(with_known_gates(spec.model), host, found)
     if host is not None and not any(d.severity == "error" for d in found):
         with_candidates(spec, host, found)
     return spec, host, found

@@ -1,0 +1,91 @@
+"""Gates against a real network: what can be skipped, and why other places cannot."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from pathlib import Path
+
+import pytest
+
+import eecompile.demo
+from eecompile.diagnostics import Diagnostic
+from eecompile.dsl.options import GATES, UNTRAINED_GATES
+from eecompile.gates.kinds import KINDS
+from eecompile.loading import check_file
+
+DEMO = Path(eecompile.demo.__file__).parent
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copy(DEMO / "digits.onnx", tmp_path)
+    for name in ("fit.npz", "net.gates.npz"):
+        shutil.copy(DEMO / "fit.npz", tmp_path / name)
+    return tmp_path
+
+
+def found(folder: Path, *statements: str) -> list[Diagnostic]:
+    """What is told of the example network with these statements."""
+    body = "\n    ".join(['source onnx "digits.onnx"', 'gates "net.gates.npz"', *statements])
+    text = f'eecompile 1\nmodel net {{\n    {body}\n}}\ndata d {{ fit "fit.npz" }}\n'
+    (folder / "net.ee").write_text(text, encoding="utf-8")
+    return list(check_file(folder / "net.ee")[2].in_order())
+
+
+def test_blocks_and_convolutions_may_both_have_gates(folder: Path) -> None:
+    statements = (
+        'skip layers "layer1.[0-3]" gate recurrent(hidden: 10)',
+        'skip layers "layer2.*" gate fitted',  # layer2.0 is passed over
+        'skip channels "layer1.*.bn1" gate squeeze(groups: 4)',
+        'skip channels "layer2.[1-2].bn1" gate recurrent(groups: auto)',
+    )
+    assert found(folder, *statements) == []
+
+
+def test_a_pattern_without_blocks_tells_why_of_each_candidate(folder: Path) -> None:
+    (single,) = found(folder, 'skip layers "layer2.0" gate fitted')
+    assert single.id == "not-skippable" and single.span is not None
+    assert single.span.text == '"layer2.0"'
+    assert [note.split(":")[0] for note in single.notes] == ["`layer2.0`"]
+    assert "downsampled" in single.notes[0]
+    (several,) = found(folder, 'skip layers "layer*.*.bn[1-2]" gate fitted')
+    assert several.id == "not-skippable"
+    assert [note.split(":")[0] for note in several.notes[:2]] == [
+        "`layer1.0.bn1`",
+        "`layer1.0.bn2`",
+    ]
+    assert "`layer1.0`" in several.help
+    (unknown,) = found(folder, 'skip channels "layer9.*" gate squeeze')
+    assert unknown.id == "unknown-point"
+
+
+def test_every_independent_error_is_told_at_once(folder: Path) -> None:
+    problems = found(
+        folder,
+        'skip layers "layer9.*" gate fitted',
+        'skip layers "layer1.*" gate recurent',  # cannot be planned, and hides nothing else
+        'skip layers "layer2.1" gate fitted',
+        'skip layers "layer2.[1-2]" gate feedforward(hidden: 0)',
+        'skip channels "layer1.0.bn1" gate squeeze(groups: 5)',
+        'skip layers "layer2.1" gate recurrent',
+    )
+    assert [problem.id for problem in problems] == [
+        "unknown-point",
+        "unknown-gate",
+        "bad-option",
+        "bad-option",
+        "duplicate-point",
+    ]
+    assert "5 groups do not divide the 32 channels" in problems[3].message
+    (again,) = problems[4].secondary
+    assert again[0].text == '"layer2.1"' and again[0].line == 7
+
+
+def test_the_tables_name_the_gates_there_are() -> None:
+    for what, kinds in GATES.items():
+        assert kinds.keys() == {name for name, kind in KINDS.items() if getattr(kind, what)}
+        for name, options in kinds.items():
+            sizes = inspect.signature(KINDS[name]).parameters.keys()
+            assert options.keys() == sizes | ({"groups"} if what == "channels" else set())
+    assert UNTRAINED_GATES == {"fitted"} <= KINDS.keys()
