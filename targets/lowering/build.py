@@ -20,6 +20,7 @@ from tvm.ir import PointerType, PrimType
 
 from eecompile.diagnostics import InternalError
 from eecompile.hardware import Machine, usable_cores
+from eecompile.targets.lowering.notes import MOST
 
 __all__ = ["Phase", "emit_assembly", "emit_objects", "plain_phases", "target_of"]
 
@@ -187,7 +188,12 @@ def _is_parallel(statement: tirx.Stmt) -> bool:
 
 
 def _units(part: Sequence[tirx.Stmt]) -> int:
-    return int(part[0].extent) if _is_parallel(part[0]) else 1
+    return _most(part[0]) if _is_parallel(part[0]) else 1
+
+
+def _most(shared: tirx.For) -> int:
+    """Iterations of a loop, or where they depend on data those it was said to have at most."""
+    return int(shared.annotations.get(MOST, shared.extent))
 
 
 def _phase(lowered: tirx.PrimFunc, units: int, symbol: str) -> Phase:
@@ -199,9 +205,23 @@ def _phase(lowered: tirx.PrimFunc, units: int, symbol: str) -> Phase:
         declared.append(tirx.DeclBuffer(buffer, data=pointer))
     *before, last = _flat(lowered.body)
     if _is_parallel(last):
-        if int(last.min) or int(last.extent) != units:
+        if int(last.min) or _most(last) != units:
             raise InternalError(f"{symbol}: {units} units became {last.extent} from {last.min}")
-        last = tirx.For(last.loop_var, begin, end - begin, tirx.ForKind.SERIAL, last.body)
+        first, past = begin, end
+        if MOST in last.annotations:
+            # As many parts as there are units; iterations that are not needed are missing in all.
+            first, past = (
+                tirx.truncdiv(bound * last.extent, tirx.const(units, "int32"))
+                for bound in (begin, end)
+            )
+        last = tirx.For(
+            last.loop_var,
+            first,
+            past - first,
+            tirx.ForKind.SERIAL,
+            last.body,
+            annotations=dict(last.annotations),
+        )
     elif units > 1:
         raise InternalError(f"{symbol}: {units} units became {type(last).__name__}")
     done = tirx.stmt.Return(tirx.const(0, "int32"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -26,6 +26,7 @@ from eecompile.targets.lowering.fuse_gelu import fuse_gelu
 from eecompile.targets.lowering.fuse_norms import fuse_norms
 from eecompile.targets.lowering.group import Group, group
 from eecompile.targets.lowering.identity import kernel_key
+from eecompile.targets.lowering.keeping import with_kept_lists
 from eecompile.targets.lowering.layout import SOURCE, LaidOut, channels_last, lay_out
 from eecompile.targets.lowering.library import CompiledFunction, CompiledLibrary, KernelUse, Tuned
 from eecompile.targets.lowering.link import link
@@ -264,7 +265,8 @@ def _laid_out(graphs: Sequence[Graph], plain: Collection[str]) -> list[LaidOut]:
             if all(name in known or name not in produced for name in graphs[i].inputs)
         ]
         for i in ready or waiting[:1]:
-            done[i] = lay_out(graphs[i], plain, known)
+            laid = lay_out(graphs[i], plain, known)
+            done[i] = replace(laid, graph=with_kept_lists(laid.graph))
             known.update(done[i].borders)
     return [done[i] for i in range(len(graphs))]
 

@@ -19,6 +19,7 @@ from tvm import tirx
 from tvm.ir.expr import TensorLoad
 
 from eecompile.targets.lowering.build import Phase
+from eecompile.targets.lowering.notes import MOST
 
 __all__ = ["Instructions", "count"]
 
@@ -128,6 +129,8 @@ class _Counter:
 
     def _loop(self, loop: tirx.For) -> Instructions:
         start, steps = self._number(loop.min), self._number(loop.extent)
+        if MOST in loop.annotations:
+            start, steps = None, int(loop.annotations[MOST])
         steps = 1 if steps is None else max(steps, 0)
         if start is not None:
             self.middle[loop.loop_var] = start + steps // 2

@@ -30,13 +30,15 @@ def with_expansions(grouped: Grouped, graph: Graph, machine: Machine) -> Grouped
 def _expands(group: Group, graph: Graph) -> bool:
     """Whether a group is a 1x1 convolution and operators on its result alone."""
     anchor = group.ops[0]
+    gates = [name for op in group.ops if op.kind == "Keep" for name in op.inputs[1:]]
+    free = {anchor.inputs[0], *gates} if anchor.inputs else set()
     return (
         _is_conv(anchor, graph)
         and graph.types[anchor.inputs[1]].shape[2:] == (1, 1)
         and anchor.attributes["strides"] == (1, 1)
         and anchor.attributes["pads"] == (0, 0, 0, 0)
         and anchor.attributes["group"] == 1
-        and all(name in graph.constants for name in group.inputs if name not in anchor.inputs[:1])
+        and all(name in graph.constants for name in group.inputs if name not in free)
     )
 
 

@@ -186,22 +186,22 @@ def _spec(
 
 
 def test_kernels_that_round_are_computed_directly() -> None:
-    assert winograd.candidates(_spec((64, 64), 14, ("Relu",))) == TILES
-    assert winograd.candidates(_spec((64, 64), 14, ("Round",))) == ()
+    assert winograd.candidates(_spec((64, 64), 14, ("Relu",)), AVX512) == TILES
+    assert winograd.candidates(_spec((64, 64), 14, ("Round",)), AVX512) == ()
 
 
 @pytest.mark.parametrize(
     "attributes", [{"strides": (2, 2)}, {"dilations": (2, 2)}, {"spread": (2, 2)}], ids=str
 )
 def test_other_windows_are_computed_directly(attributes: dict[str, object]) -> None:
-    assert winograd.candidates(_spec((64, 64), 14, (), **attributes)) == ()
+    assert winograd.candidates(_spec((64, 64), 14, (), **attributes), AVX512) == ()
 
 
 def test_a_tile_is_left_out_where_its_bound_exceeds_what_is_allowed() -> None:
     spec = _spec((64, 64), 14)
     between = (transform(2).error_bound(64) + transform(4).error_bound(64)) / 2
     with patch.object(winograd, "_ALLOWED", between):
-        assert winograd.candidates(spec) == (2,)
+        assert winograd.candidates(spec, AVX512) == (2,)
         assert winograd.chosen(spec, AVX512) == 2
     with patch.object(winograd, "_ALLOWED", 0.0):
         assert winograd.chosen(spec, AVX512) is None

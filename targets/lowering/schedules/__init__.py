@@ -7,6 +7,7 @@ from eecompile.targets.lowering.schedules.choices import Choice, choices, schedu
 from eecompile.targets.lowering.schedules.conv import conv
 from eecompile.targets.lowering.schedules.depthwise import depthwise
 from eecompile.targets.lowering.schedules.expanded import expanded
+from eecompile.targets.lowering.schedules.kept import kept_list
 from eecompile.targets.lowering.schedules.loops import loops
 from eecompile.targets.lowering.schedules.matmul import matmul
 from eecompile.targets.lowering.schedules.normalise import normalisation
@@ -32,6 +33,8 @@ def schedule(spec: KernelSpec, machine: Machine, choice: Choice | None = None) -
     if choice is not None:
         return scheduled(spec, machine, choice)
     anchor = spec.anchor
+    if anchor.kind == "KeptGroups":
+        return kept_list(spec)
     if anchor.attribute("channels_last"):
         if anchor.kind in ("MaxPool", "AveragePool"):
             return pool(spec, machine)

@@ -20,6 +20,7 @@ from eecompile.targets.lowering.schedules.depthwise import candidates as depthwi
 from eecompile.targets.lowering.schedules.depthwise import depthwise
 from eecompile.targets.lowering.schedules.expanded import Strips, expanded
 from eecompile.targets.lowering.schedules.expanded import candidates as strips
+from eecompile.targets.lowering.schedules.kept import suited
 from eecompile.targets.lowering.schedules.matmul import dimensions, matmul
 from eecompile.targets.lowering.schedules.pooling import candidates as pool_tiles
 from eecompile.targets.lowering.schedules.pooling import is_whole, pool
@@ -110,10 +111,11 @@ def choices(spec: KernelSpec, machine: Machine) -> list[Choice]:
 
 def _convolutions(spec: KernelSpec, machine: Machine) -> list[Choice]:
     """Direct tiles, and Winograd's where they apply; what the estimates name comes first."""
-    problem = problem_of(spec)
+    machine = suited(spec, machine)
+    problem = problem_of(spec, machine)
     found: list[list[Choice]] = []
     if problem is not None:
-        for m in winograd_tiles(spec):
+        for m in winograd_tiles(spec, machine):
             ranked = sorted(plans(problem, machine, m), key=lambda plan: plan_cost(plan, machine))
             found.append([_plan_choice(plan) for plan in _different(ranked)])
     direct = [Choice.of("conv", tile) for tile in conv_tiles(spec, machine)]
@@ -161,7 +163,8 @@ def scheduled(spec: KernelSpec, machine: Machine, choice: Choice) -> Scheduled:
 
 
 def _winograd(spec: KernelSpec, machine: Machine, numbers: dict[str, int]) -> Scheduled:
-    problem, tile = problem_of(spec), numbers.pop("tile")
+    machine = suited(spec, machine)
+    problem, tile = problem_of(spec, machine), numbers.pop("tile")
     assert problem is not None, "a convolution for Winograd's algorithm"
     fused = bool(numbers.pop("fused"))
     plan = best_plan(problem, machine, tile)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,15 @@ from tvm import tirx
 from eecompile.hardware import Machine
 from eecompile.targets.lowering.schedules.convolving import Convolving, Input, Shape, convolve
 from eecompile.targets.lowering.schedules.emit import Kernel, element, reader
+from eecompile.targets.lowering.schedules.kept import (
+    as_kept,
+    bias_operands,
+    input_gate,
+    kept_of,
+    left_out,
+    output_gate,
+    suited,
+)
 from eecompile.targets.lowering.schedules.panels import pack_panels, panels_of
 from eecompile.targets.lowering.schedules.tiles import Tile, conv_tiles
 from eecompile.targets.lowering.schedules.windows import Window, columns, filled, window_of
@@ -43,8 +52,12 @@ def grouping(groups: int, outputs: int, lanes: int) -> int:
 
 def candidates(spec: KernelSpec, machine: Machine, count: int = 6) -> tuple[Tile, ...]:
     """Tiles worth measuring, the one with the fewest estimated cycles first."""
+    gate = output_gate(spec, machine)
+    machine = suited(spec, machine)
     _, shape = _shape_of(spec, machine)
     vectors = shape.channels // shape.supers // machine.lanes if shape.supers > 1 else 0
+    if gate is not None:
+        vectors = gcd(vectors, gate.each // machine.lanes)
     rows = shape.batch * shape.rows
     return conv_tiles(rows, shape.columns, shape.channels, shape.depth, machine, count, vectors)
 
@@ -77,15 +90,18 @@ def conv(spec: KernelSpec, machine: Machine, choice: Tile | None = None) -> Sche
         choice: the tile; default: the first of the candidates.
     """
     tile = choice or candidates(spec, machine, 1)[0]
+    gate = output_gate(spec, machine)
+    machine = suited(spec, machine)
     flat, shape = _shape_of(spec, machine)
     is_flat, spec = flat is not spec, flat
     if is_flat:
-        whole, rest = divmod(shape.columns, tile.width)
-        shape = replace(shape, outer=(whole,), columns=tile.width, rest=rest)
-    _, w_at, *bias_at = spec.anchor.inputs
+        rows, rest = divmod(shape.columns, tile.width)
+        shape = replace(shape, outer=(rows,), columns=tile.width, rest=rest)
+    w_at = spec.anchor.inputs[1]
     groups = spec.anchor.attribute("group")
     dtype = spec.anchor.type.dtype
     panels = panels_of(shape.channels, tile.blocks, machine.lanes)
+    whole, spec = spec, as_kept(spec, gate)
     kernel = Kernel(spec, [w_at])
     pack = _pack(groups, groups // shape.supers, pack_panels(panels))
     size = sum(panel.width for panel in panels) * shape.depth
@@ -94,15 +110,17 @@ def conv(spec: KernelSpec, machine: Machine, choice: Tile | None = None) -> Sche
     given, phases = _input(spec, kernel, shape, tile, machine, is_flat)
     if phases:
         shape = replace(shape, window=shape.window.filled((*shape.outer, shape.columns)))
-    bias = kernel.bias(bias_at)
+    bias = kernel.bias(bias_operands(spec.anchor))
 
     def store(value: Expr, n: Expr, y: Sequence[Expr], x: Expr, c: Expr) -> Any:
         value = value + bias(c)
         place = [y[0] * tile.width + x] if is_flat else [n, *y[single_row:], x]
         return kernel.write([*place, c], lambda *_: value)
 
-    work = Convolving(shape, tile, panels, dtype, given, weights, store)
-    return kernel.finished(*phases, convolve(work, machine))
+    kept, seen = kept_of(kernel, gate), kept_of(kernel, input_gate(spec))
+    work = Convolving(shape, tile, panels, dtype, given, weights, store, kept, seen)
+    others = left_out(kernel, whole, gate, machine.lanes)
+    return kernel.finished(*phases, convolve(work, machine), *others)
 
 
 def _input(

@@ -14,9 +14,11 @@ from eecompile.targets.lowering.schedules.emit import (
     Registers,
     in_vectors,
     loop,
+    named,
     parallel,
     sequence,
 )
+from eecompile.targets.lowering.schedules.kept import Kept
 from eecompile.targets.lowering.schedules.panels import Panel
 from eecompile.targets.lowering.schedules.tiles import Tile
 from eecompile.targets.lowering.schedules.windows import Columns, Window, columns
@@ -93,6 +95,9 @@ class Convolving:
         input: what it reads.
         weights: index -> element of the packed panels.
         store: (sum, batch, outer places, column, channel) -> what stores the result.
+        kept: the groups of output channels that are computed, where there are others; panels are
+            parts of them.
+        seen: the groups of input channels that are summed over, where there are others.
     """
 
     shape: Shape
@@ -102,6 +107,8 @@ class Convolving:
     input: Input
     weights: Callable[[Expr], Expr]
     store: Callable[..., Stmt]
+    kept: Kept | None = None
+    seen: Kept | None = None
 
 
 def convolve(work: Convolving, machine: Machine) -> Stmt:
@@ -112,13 +119,18 @@ def convolve(work: Convolving, machine: Machine) -> Stmt:
         strip of rows      | panel, row, tile       where the weights fit the second cache
         panel and strip    | row, tile              where rather the input does
 
-    A strip's input stays in the first cache, or the second where the weights do not.
+    A strip's input stays in the first cache, or the second where the weights do not. Where a gate
+    keeps some panels only, the others are no units.
     """
     shape = work.shape
     rows = shape.rows + (shape.rest > 0)
     strip, order = _order(work, rows, machine)
     strips = -(-rows // strip)
     extents = {"batch": shape.batch, "strip": strips, "panel": len(work.panels)}
+    units = None
+    if work.kept is not None and "panel" in order:
+        order = ("panel", "batch", "strip")
+        units = work.kept.count * _panels_each(work, work.kept)
 
     def unit(places: Sequence[Expr]) -> Stmt:
         at = dict(zip(order, places, strict=True))
@@ -132,7 +144,7 @@ def convolve(work: Convolving, machine: Machine) -> Stmt:
         body = _one_panel(work, at["panel"], row) if "panel" in at else _panels(work, row)
         return sequence([*before, body])
 
-    return parallel([extents[name] for name in order], unit)
+    return parallel([extents[name] for name in order], unit, units)
 
 
 def _order(work: Convolving, rows: int, machine: Machine) -> tuple[int, tuple[str, ...]]:
@@ -192,6 +204,14 @@ def _kinds(work: Convolving) -> tuple[Panel, int, Panel | None]:
 
 def _panels(work: Convolving, row: Row) -> Stmt:
     whole, count, last = _kinds(work)
+    if (kept := work.kept) is not None:
+        each = _panels_each(work, kept)
+
+        def group(_: Expr, index: Expr) -> Stmt:
+            first = index * kept.gate.each
+            return loop(each, lambda p: row(whole, first + p * whole.width))
+
+        return kept.groups(group)
     statements = [loop(count, lambda p: row(whole, p * whole.width))]
     if last is not None:
         statements.append(row(last, tirx.const(last.first, "int32")))
@@ -200,10 +220,20 @@ def _panels(work: Convolving, row: Row) -> Stmt:
 
 def _one_panel(work: Convolving, index: Expr, row: Row) -> Stmt:
     whole, count, last = _kinds(work)
+    if work.kept is not None:
+        each = _panels_each(work, work.kept)
+        place, part = tirx.floordiv(index, each), tirx.floormod(index, each)
+        first, bound = named(work.kept.first(place))
+        return sequence([bound, row(whole, first + part * whole.width)])
     body = row(whole, index * whole.width)
     if last is None:
         return body
     return tirx.IfThenElse(index < count, body, row(last, tirx.const(last.first, "int32")))
+
+
+def _panels_each(work: Convolving, kept: Kept) -> int:
+    """Panels of a group of output channels."""
+    return kept.gate.each // work.panels[0].width
 
 
 # --- One row of tiles of one panel ----------------------------------------------------------------
@@ -280,7 +310,8 @@ def _taps(
             _places(y, shape.outer), window.strides[:-1], window.begins[:-1], strict=True
         )
     ]
-    unroll = next(u for u in (4, 3, 2, 5, 7, 1) if shape.inputs % u == 0)
+    run_length = work.seen.gate.each if work.seen else shape.inputs
+    unroll = next(u for u in (4, 3, 2, 5, 7, 1) if run_length % u == 0)
     origin = 0
     if shape.supers > 1:
         origin = tirx.floordiv(channel, shape.channels // shape.supers) * shape.inputs
@@ -302,10 +333,15 @@ def _taps(
 
             return loop(high - low, lambda p: position(p + low), "unrolled")
 
-        return loop(
-            shape.inputs // unroll,
-            lambda k: loop(unroll, lambda u: step(k * unroll + u), "unrolled"),
-        )
+        def steps(first: Expr) -> Stmt:
+            return loop(
+                run_length // unroll,
+                lambda k: loop(unroll, lambda u: step(first + k * unroll + u), "unrolled"),
+            )
+
+        if work.seen is None:
+            return steps(0)
+        return work.seen.groups(lambda _, index: steps(index * run_length))
 
     def down(body: Callable[[Sequence[Expr]], Stmt]) -> Stmt:
         return _nest([_seen(axis, top, shape) for axis, top in enumerate(tops)], body)
@@ -316,7 +352,7 @@ def _taps(
         parts = [body(tirx.const(j, "int32"), low, high) for j, low, high in run.taps]
         return sequence(parts) if parts else tirx.Evaluate(tirx.const(0, "int32"))
 
-    if shape.inputs == unroll:
+    if shape.inputs == unroll and work.seen is None:
         # Without a loop over channels nothing keeps the taps of a row apart: what they read in
         # common would stay in the registers that the sums need. The loop over rows does.
         return across(lambda j, low, high: down(lambda i: products(i, j, low, high)))

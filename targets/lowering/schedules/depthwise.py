@@ -10,6 +10,14 @@ from tvm import tirx
 from eecompile.hardware import Machine
 from eecompile.targets.lowering.schedules import sliding
 from eecompile.targets.lowering.schedules.emit import Kernel, reader
+from eecompile.targets.lowering.schedules.kept import (
+    as_kept,
+    bias_operands,
+    kept_of,
+    left_out,
+    output_gate,
+    suited,
+)
 from eecompile.targets.lowering.schedules.panels import by_channel
 from eecompile.targets.lowering.schedules.sliding import (
     Sliding,
@@ -28,7 +36,11 @@ Expr = Any
 
 def candidates(spec: KernelSpec, machine: Machine) -> list[SlidingTile]:
     """Tiles worth measuring, the one with the fewest estimated cycles first."""
-    return sliding.candidates(_window(spec).as_planar, planar(spec.anchor.type.shape), machine)
+    gate = output_gate(spec, machine)
+    machine = suited(spec, machine)
+    each = gate.each // machine.lanes if gate else 0
+    shape = planar(spec.anchor.type.shape)
+    return sliding.candidates(_window(spec).as_planar, shape, machine, each)
 
 
 def depthwise(spec: KernelSpec, machine: Machine, tile: SlidingTile | None = None) -> Scheduled:
@@ -42,11 +54,14 @@ def depthwise(spec: KernelSpec, machine: Machine, tile: SlidingTile | None = Non
     Only windows of more taps than are written out, inputs with zeros in between (transposed
     convolutions) and several outputs for one channel go through a copy of the input.
     """
-    x_at, w_at, *bias_at = spec.anchor.inputs
+    x_at, w_at, *_ = spec.anchor.inputs
     outputs, _, *taps = spec.operands[w_at].type.shape
     batch, *_, inputs = spec.operands[x_at].type.shape
     window, shape = _window(spec).as_planar, planar(spec.anchor.type.shape)
     tile = tile or candidates(spec, machine)[0]
+    gate = output_gate(spec, machine)
+    machine = suited(spec, machine)
+    whole, spec = spec, as_kept(spec, gate)
     flat = len(taps) == 1
     dtype = spec.anchor.type.dtype
     kernel = Kernel(spec, [w_at])
@@ -72,8 +87,10 @@ def depthwise(spec: KernelSpec, machine: Machine, tile: SlidingTile | None = Non
     def store(value: Expr, b: Expr, place: Sequence[Expr], c: Expr) -> Any:
         return kernel.write([b, *place[len(place) - len(taps) :], c], lambda *_: value)
 
-    work = Sliding(window, shape, dtype, kernel.bias(bias_at), combined, store)
-    return kernel.finished(*phases, slide(work, tile, machine.lanes))
+    bias, kept = kernel.bias(bias_operands(spec.anchor)), kept_of(kernel, gate)
+    work = Sliding(window, shape, dtype, bias, combined, store, kept)
+    others = left_out(kernel, whole, gate, machine.lanes)
+    return kernel.finished(*phases, slide(work, tile, machine.lanes), *others)
 
 
 def _window(spec: KernelSpec) -> Window:

@@ -17,6 +17,7 @@ import tvm_ffi
 from tvm import te, tirx
 from tvm.ir import PrimType
 
+from eecompile.targets.lowering.notes import MOST
 from eecompile.targets.lowering.spec import (
     Argument,
     KernelSpec,
@@ -59,25 +60,46 @@ def _int(value: int) -> Expr:
 # --- Loops ----------------------------------------------------------------------------------------
 
 
-def loop(extent: int | Expr, body: Callable[[Expr], Stmt], kind: str = "serial") -> Stmt:
-    """``for i in range(extent): body(i)``; a loop of one iteration is its body."""
+def loop(
+    extent: int | Expr, body: Callable[[Expr], Stmt], kind: str = "serial", most: int | None = None
+) -> Stmt:
+    """``for i in range(extent): body(i)``; a loop of one iteration is its body.
+
+    Args:
+        extent: iterations.
+        body: what is done.
+        kind: "serial", "vector" or "unrolled".
+        most: iterations that count as its work where the extent depends on data.
+    """
     if isinstance(extent, int):
         if extent == 1:
             return body(_int(0))
         extent = _int(extent)
     variable = tirx.Var("i", PrimType("int32"))
-    return tirx.For(variable, _int(0), extent, _KINDS[kind], body(variable))
+    notes = None if most is None else {MOST: _int(most)}
+    made = body(variable)
+    return tirx.For(variable, _int(0), extent, _KINDS[kind], made, annotations=notes)
 
 
-def parallel(extents: Sequence[int], body: Callable[[list[Expr]], Stmt]) -> Stmt:
+def parallel(
+    extents: Sequence[int], body: Callable[[list[Expr]], Stmt], first: Expr | None = None
+) -> Stmt:
     """A phase: one loop that threads share, over all places of a box, the last dimension fastest.
 
     It is a loop where there is one place only, too: what is named and allocated in it is its own.
+
+    Args:
+        extents: of the box.
+        body: what is done at a place.
+        first: the first extent where it depends on data and is `extents[0]` at most.
     """
 
     def at(flat: Expr) -> Stmt:
         place: list[Expr] = []
-        for extent in reversed(extents):
+        for axis, extent in reversed(list(enumerate(extents))):
+            if axis == 0 and first is not None:
+                place.append(flat)
+                break
             place.append(tirx.floormod(flat, extent) if extent > 1 else _int(0))
             flat = tirx.floordiv(flat, extent) if extent > 1 else flat
         return body(place[::-1])
@@ -85,7 +107,11 @@ def parallel(extents: Sequence[int], body: Callable[[list[Expr]], Stmt]) -> Stmt
     count = prod(extents)
     variable = tirx.Var("i", PrimType("int32"))
     made = at(variable if count > 1 else _int(0))
-    return tirx.For(variable, _int(0), _int(count), tirx.ForKind.PARALLEL, made)
+    shared: Expr = _int(count)
+    if first is not None:
+        shared = first * prod(extents[1:])
+    notes = {MOST: _int(count)} if first is not None else None
+    return tirx.For(variable, _int(0), shared, tirx.ForKind.PARALLEL, made, annotations=notes)
 
 
 def place_in(box: Sequence[int], flat: Expr) -> list[Expr]:
@@ -198,6 +224,15 @@ class Kernel:
             return lambda c: tirx.const(0, self.spec.anchor.type.dtype)
         read, single = self.operand(found), self.spec.operands[found].type.size == 1
         return lambda c: read(_int(0) if single else c)
+
+    def writing(self, spec: KernelSpec) -> Callable[[Sequence[Expr]], Stmt]:
+        """What stores the result of another kernel of the same operands, its anchor not read."""
+        ending = spec.epilogue(self.tensors, self._anchor)
+
+        def write(index: Sequence[Expr]) -> Stmt:
+            return tirx.BufferStore(self._result, element(ending, index, self.known), list(index))
+
+        return write
 
     def write(self, index: Sequence[Expr], anchor: Reader) -> Stmt:
         """Stores the kernel's result at `index`; `anchor` reads what the first operator makes."""

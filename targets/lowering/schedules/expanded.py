@@ -22,9 +22,18 @@ from eecompile.targets.lowering.schedules.emit import (
     Registers,
     element,
     loop,
+    named,
     parallel,
     reader,
     sequence,
+)
+from eecompile.targets.lowering.schedules.kept import (
+    as_kept,
+    bias_operands,
+    kept_of,
+    left_out,
+    output_gate,
+    suited,
 )
 from eecompile.targets.lowering.schedules.panels import blocked, by_channel
 from eecompile.targets.lowering.schedules.sliding import Sliding, slide_rows
@@ -67,11 +76,14 @@ def candidates(spec: KernelSpec, machine: Machine) -> list[Strips]:
     Channels have to be whole vectors. What a strip costs beside its products: rows that are
     computed twice, and an idle rest where threads cannot share the strips evenly.
     """
+    gate = output_gate(spec, machine)
+    machine = suited(spec, machine)
     *_, wide, channels = spec.steps[0].type.shape
     if channels % machine.lanes:
         return []
+    whole = (gate.each if gate else channels) // machine.lanes
     found = []
-    for vectors in (v for v in range(1, 5) if channels // machine.lanes % v == 0):
+    for vectors in (v for v in range(1, 5) if whole % v == 0):
         fits = [w for w in range(1, wide + 1) if _registers(w, vectors) <= machine.tile_registers]
         costs = {w: (_product_cost(w, vectors, wide, machine), -w) for w in fits}
         width = min(costs, key=lambda w: costs[w], default=0)
@@ -140,13 +152,16 @@ def expanded(spec: KernelSpec, machine: Machine, strips: Strips | None = None) -
 
 class _Expanded:
     def __init__(self, spec: KernelSpec, machine: Machine, strips: Strips) -> None:
+        gate = output_gate(spec, machine)
+        machine = suited(spec, machine)
+        self.whole, spec = spec, as_kept(spec, gate)
         self.spec, self.machine, self.strips = spec, machine, strips
         self.lanes, self.window = machine.lanes, _window(spec)
         first = spec.steps[0]
         self.dtype = first.type.dtype
         _, self.high, self.wide, self.channels = first.type.shape
-        self.x_at, self.a_at, *a_bias = first.inputs
-        _, self.b_at, *b_bias = spec.anchor.inputs
+        self.x_at, self.a_at, *_ = first.inputs
+        self.b_at = spec.anchor.inputs[1]
         self.inputs = spec.operands[self.x_at].type.shape[-1]
         self.taps = spec.operands[self.b_at].type.shape[2:]
         kernel = self.kernel = Kernel(spec, [self.a_at, self.b_at])
@@ -158,7 +173,9 @@ class _Expanded:
         own = (_read(spec, strips.rows), self.wide, strips.vectors * self.lanes)
         nbytes = prod(own) * np.dtype(self.dtype).itemsize
         self.own = kernel.add(own, self.dtype, PerThread(nbytes))
-        self.a_bias, self.b_bias = kernel.bias(a_bias), kernel.bias(b_bias)
+        self.a_bias = kernel.bias(bias_operands(first))
+        self.b_bias = kernel.bias(bias_operands(spec.anchor))
+        self.gate, self.kept = gate, kept_of(kernel, gate)
         # What follows the 1x1 convolution, by its definition.
         self.sum = te.placeholder(first.type.shape, self.dtype, name="sum")
         narrow = KernelSpec(spec.operands, spec.steps[: spec.before])
@@ -169,16 +186,31 @@ class _Expanded:
 
     def scheduled(self) -> Scheduled:
         batch, height = self.spec.anchor.type.shape[:2]
-        chunks = self.channels // self.lanes // self.strips.vectors
-        return self.kernel.finished(
-            parallel([batch, chunks, height // self.strips.rows], self._strip)
-        )
+        strips, vectors = height // self.strips.rows, self.strips.vectors
+        chunks = self.channels // self.lanes // vectors
+        if (kept := self.kept) is None:
+            return self.kernel.finished(
+                parallel(
+                    [batch, chunks, strips], lambda at: self._strip(at[0], at[1] * vectors, at[2])
+                )
+            )
+        whole = kept.gate.each // self.lanes
+        each = whole // vectors
 
-    def _strip(self, unit: list[Expr]) -> Stmt:
-        b, chunk, strip = unit
+        def unit(at: list[Expr]) -> Stmt:
+            slot, b, strip = at
+            group = kept.read(tirx.floordiv(slot, each) + 1)
+            first, bound = named(group * whole + tirx.floormod(slot, each) * vectors)
+            return sequence([bound, self._strip(b, first, strip)])
+
+        phase = parallel([chunks, batch, strips], unit, kept.count * each)
+        others = left_out(self.kernel, self.whole, self.gate, self.lanes)
+        return self.kernel.finished(phase, *others)
+
+    def _strip(self, b: Expr, first: Expr, strip: Expr) -> Stmt:
+        """One strip of the vectors of channels from `first` on."""
         row = strip * self.strips.rows
         top = row * self.window.strides[0] - self.window.begins[0]
-        first = chunk * self.strips.vectors
 
         def wide_row(y: Expr) -> Stmt:
             full, rest = divmod(self.wide, self.strips.width)

@@ -10,13 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 from tvm import tirx
 
 from eecompile.hardware import Machine
-from eecompile.targets.lowering.schedules.emit import Registers, loop, parallel, sequence
+from eecompile.targets.lowering.schedules.emit import (
+    Registers,
+    loop,
+    named,
+    parallel,
+    sequence,
+)
+from eecompile.targets.lowering.schedules.kept import Kept
 from eecompile.targets.lowering.schedules.windows import Columns, Window, columns
 
 __all__ = ["Sliding", "SlidingTile", "candidates", "needs_copy", "planar", "slide", "slide_rows"]
@@ -70,6 +77,7 @@ class Sliding:
         initial: a sum's first value, of the channel.
         combined: (sum, batch, position, taps, channel) -> the sum with one more tap.
         store: (value, batch, place, channel) -> the statement that writes a result.
+        kept: the groups of channels that are computed, whole vectors, where there are others.
     """
 
     window: Window
@@ -78,6 +86,7 @@ class Sliding:
     initial: Callable[[Expr], Expr]
     combined: Callable[[Expr, Expr, Sequence[Expr], Sequence[Expr], Expr], Expr]
     store: Callable[[Expr, Expr, Sequence[Expr], Expr], Stmt]
+    kept: Kept | None = None
 
     @property
     def is_rolled(self) -> bool:
@@ -105,13 +114,16 @@ def needs_copy(window: Window, shape: Sequence[int], tile: SlidingTile) -> bool:
 # --- Which tile -----------------------------------------------------------------------------------
 
 
-def candidates(window: Window, shape: Sequence[int], machine: Machine) -> list[SlidingTile]:
+def candidates(
+    window: Window, shape: Sequence[int], machine: Machine, each: int = 0
+) -> list[SlidingTile]:
     """Tiles worth trying, the one with the fewest estimated cycles first.
 
     Args:
         window: over two dimensions or more.
         shape: batch, places and channels of the result.
         machine: registers, latency and caches.
+        each: vectors of a group of channels, of which a tile's are a part; 0 where any may be.
 
     >>> window = Window((56, 56), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1))
     >>> machine = Machine("m", "x86_64-linux-gnu", lanes=16, registers=32)
@@ -132,7 +144,8 @@ def candidates(window: Window, shape: Sequence[int], machine: Machine) -> list[S
         return max(costs[tile], equal), _needed(window, *tile), costs[tile], tile
 
     best = sorted(costs, key=rank)[:6]
-    return [SlidingTile(rows, wide, _walk(window, shape, rows, machine)) for rows, wide in best]
+    walks = ((rows, wide, _walk(window, shape, rows, machine)) for rows, wide in best)
+    return [SlidingTile(r, w, gcd(walk, each) if each else walk) for r, w, walk in walks]
 
 
 def _cost(window: Window, height: int, width: int, rows: int, wide: int, machine: Machine) -> float:
@@ -212,6 +225,8 @@ def slide(work: Sliding, tile: SlidingTile, lanes: int) -> Stmt:
     chunks = full // tile.vectors if full else 1
     strips = columns(work.window, width, tile.columns)
 
+    width_of_chunk = tile.vectors * lanes
+
     def strip(unit: list[Expr]) -> Stmt:
         b, chunk, *far, y = unit
         row = y * tile.rows
@@ -230,14 +245,26 @@ def slide(work: Sliding, tile: SlidingTile, lanes: int) -> Stmt:
         parts = []
         for where in strips:
             if full:
-                parts.append(at(where, tile.vectors, lanes, chunk * (tile.vectors * lanes)))
+                begin = chunk * width_of_chunk if work.kept is None else chunk
+                parts.append(at(where, tile.vectors, lanes, begin))
             if tail:
                 last = [tirx.EQ(chunk, chunks - 1)] if chunks > 1 else []
                 rest = at(where, 1, tail, tirx.const(full * lanes, "int32"))
                 parts.append(_guarded(last, rest))
         return sequence(parts)
 
-    return parallel([batch, chunks, *outer, -(-height // tile.rows)], strip)
+    rows = -(-height // tile.rows)
+    if (kept := work.kept) is None:
+        return parallel([batch, chunks, *outer, rows], strip)
+    each = kept.gate.each // width_of_chunk
+
+    def kept_strip(unit: list[Expr]) -> Stmt:
+        slot, b, *place = unit
+        part = tirx.floormod(slot, each) * width_of_chunk
+        first, bound = named(kept.first(tirx.floordiv(slot, each)) + part)
+        return sequence([bound, strip([b, first, *place])])
+
+    return parallel([chunks, batch, *outer, rows], kept_strip, kept.count * each)
 
 
 def slide_rows(

@@ -18,6 +18,15 @@ import numpy as np
 from eecompile.hardware import Machine
 from eecompile.ir import TensorType
 from eecompile.targets.lowering.schedules.emit import Kernel, element
+from eecompile.targets.lowering.schedules.kept import (
+    as_kept,
+    bias_operands,
+    input_gate,
+    kept_of,
+    left_out,
+    output_gate,
+    suited,
+)
 from eecompile.targets.lowering.schedules.panels import blocked
 from eecompile.targets.lowering.schedules.windows import window_of
 from eecompile.targets.lowering.schedules.winograd_code import phases
@@ -55,7 +64,7 @@ _ITEM = 4
 Expr = Any
 
 
-def problem_of(spec: KernelSpec) -> Problem | None:
+def problem_of(spec: KernelSpec, machine: Machine) -> Problem | None:
     """The convolution where it is one that `winograd` computes."""
     anchor = spec.anchor
     if anchor.kind != "Conv" or not anchor.attribute("channels_last"):
@@ -76,12 +85,15 @@ def problem_of(spec: KernelSpec) -> Problem | None:
     batch, height, width, inputs = x.shape
     outputs = anchor.type.shape
     result = (batch, outputs[1], outputs[2], outputs[3])
-    return Problem((batch, height, width, inputs), result, *window.begins)
+    kept, seen = (
+        gate.each if gate else 0 for gate in (output_gate(spec, machine), input_gate(spec))
+    )
+    return Problem((batch, height, width, inputs), result, *window.begins, kept, seen)
 
 
-def candidates(spec: KernelSpec) -> tuple[int, ...]:
+def candidates(spec: KernelSpec, machine: Machine) -> tuple[int, ...]:
     """Tiles by which `winograd` may compute the kernel, beside the direct schedule."""
-    problem = problem_of(spec)
+    problem = problem_of(spec, machine)
     if problem is None:
         return ()
     return tuple(m for m in TILES if transform(m).error_bound(problem.shape[3]) <= _ALLOWED)
@@ -89,10 +101,12 @@ def candidates(spec: KernelSpec) -> tuple[int, ...]:
 
 def chosen(spec: KernelSpec, machine: Machine) -> int | None:
     """The tile that is estimated to be fastest; None for the direct kernel."""
-    problem = problem_of(spec)
+    machine = suited(spec, machine)
+    problem = problem_of(spec, machine)
     if problem is None:
         return None
-    costs = {m: plan_cost(best_plan(problem, machine, m), machine) for m in candidates(spec)}
+    tiles = candidates(spec, machine)
+    costs = {m: plan_cost(best_plan(problem, machine, m), machine) for m in tiles}
     best = min(costs, key=lambda m: costs[m], default=None)
     if best is None or costs[best] * _GAIN > direct_cost(problem, machine):
         return None
@@ -108,10 +122,13 @@ def winograd(spec: KernelSpec, machine: Machine, tile: int, plan: Plan | None = 
         tile: one of them.
         plan: default: the one of least estimated cost.
     """
-    problem = problem_of(spec)
+    gate = output_gate(spec, machine)
+    machine = suited(spec, machine)
+    problem = problem_of(spec, machine)
     assert problem is not None, "no convolution for Winograd's algorithm"
     plan = plan or best_plan(problem, machine, tile)
-    x_at, w_at, *bias_at = spec.anchor.inputs
+    whole, spec = spec, as_kept(spec, gate)
+    x_at, w_at, *_ = spec.anchor.inputs
     kernel = Kernel(spec, unread=[w_at])
     given = spec.prologue(kernel.tensors) if spec.before else kernel.tensors[x_at]
 
@@ -123,13 +140,16 @@ def winograd(spec: KernelSpec, machine: Machine, tile: int, plan: Plan | None = 
     memory = Memory(
         kernel,
         lambda *index: element(given, index, kernel.known),
-        [kernel.operand(i) for i in bias_at if i >= 0],
+        [kernel.operand(i) for i in bias_operands(spec.anchor) if i >= 0],
         kernel.add((plan.weight_elements,), "float32", Packed(w_at, pack)),
         private(plan.source_elements * (1 if plan.fused else plan.count), plan.fused),
         private(plan.column_elements),
         private(plan.sum_elements),
+        kept_of(kernel, gate),
+        kept_of(kernel, input_gate(spec)),
     )
-    return kernel.finished(*phases(plan, memory))
+    others = left_out(kernel, whole, gate, machine.lanes)
+    return kernel.finished(*phases(plan, memory), *others)
 
 
 def _type(spec: KernelSpec, value: int) -> TensorType:

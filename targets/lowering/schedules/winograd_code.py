@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tvm import tirx
@@ -15,6 +15,7 @@ from eecompile.targets.lowering.schedules.winograd_transforms import (
     Place,
     back,
     choice,
+    for_inputs,
     for_vectors,
     forward,
     lanes,
@@ -45,18 +46,29 @@ def phases(plan: Plan, memory: Memory) -> list[Stmt]:
 def _fused(plan: Plan, memory: Memory) -> Stmt:
     def strip(index: list[Expr]) -> Stmt:
         place, bound = _place(plan, index)
-        channels = for_vectors(
-            plan.problem.shape[3],
-            plan.lanes,
-            lambda first, width: forward(plan, memory, place, 0, first, width),
+        channels = for_inputs(
+            plan, memory, lambda *channels: forward(plan, memory, place, 0, channels)
         )
-        group = loop(
-            plan.groups,
-            lambda g: sequence([_products(plan, memory, g, 0), back(plan, memory, place, g)]),
-        )
-        return sequence([*bound, *channels, group])
+
+        def group(g: Expr) -> Stmt:
+            return sequence([_products(plan, memory, g, 0), back(plan, memory, place, g)])
+
+        return sequence([*bound, *channels, _groups(plan, memory, group)])
 
     return parallel(plan.strips, strip)
+
+
+def _groups(plan: Plan, memory: Memory, body: Callable[[Expr], Stmt]) -> Stmt:
+    """`body(group)` for all that are computed."""
+    if memory.kept is None:
+        return loop(plan.groups, body)
+    each = _each(plan)
+    return memory.kept.groups(lambda _, index: loop(each, lambda part: body(index * each + part)))
+
+
+def _each(plan: Plan) -> int:
+    """Plan's groups in one of a gate."""
+    return plan.problem.each // (plan.blocks * plan.lanes)
 
 
 def _apart(plan: Plan, memory: Memory) -> list[Stmt]:
@@ -72,11 +84,12 @@ def _apart(plan: Plan, memory: Memory) -> list[Stmt]:
         *strip, vector = index
         place, bound = _place(plan, strip)
         cases = [
-            (vector == full + i, forward(plan, memory, place, base(strip), first, narrow))
+            (vector == full + i, forward(plan, memory, place, base(strip), (first, first, narrow)))
             for i, (first, narrow) in enumerate(rest)
         ]
         if full:
-            whole = forward(plan, memory, place, base(strip), vector * width, width)
+            first = vector * width
+            whole = forward(plan, memory, place, base(strip), (first, first, width))
             cases.insert(0, (vector < full, whole))
         return sequence([*bound, choice(cases)])
 
@@ -86,10 +99,39 @@ def _apart(plan: Plan, memory: Memory) -> list[Stmt]:
         products = _products(plan, memory, group, base(strip))
         return sequence([*bound, products, back(plan, memory, place, group)])
 
-    return [
-        parallel([*plan.strips, full + len(rest)], transformed),
-        parallel([plan.groups, *plan.strips], multiplied),
-    ]
+    first_phase = parallel([*plan.strips, full + len(rest)], transformed)
+    if (seen := memory.seen) is not None:
+
+        def transformed_kept(index: list[Expr]) -> Stmt:
+            slot, *strip = index
+            place, bound = _place(plan, strip)
+            channel, named_channel = named(seen.first(slot))
+            vectors = for_vectors(
+                plan.problem.seen,
+                width,
+                lambda first, narrow: forward(
+                    plan,
+                    memory,
+                    place,
+                    base(strip),
+                    (channel + first, slot * plan.problem.seen + first, narrow),
+                ),
+            )
+            return sequence([*bound, named_channel, *vectors])
+
+        first_phase = parallel([seen.gate.groups, *plan.strips], transformed_kept, seen.count)
+    if (kept := memory.kept) is None:
+        return [first_phase, parallel([plan.groups, *plan.strips], multiplied)]
+    each = _each(plan)
+
+    def multiplied_kept(index: list[Expr]) -> Stmt:
+        slot, *strip = index
+        group = kept.read(tirx.floordiv(slot, each) + 1) * each + tirx.floormod(slot, each)
+        found, bound = named(group)
+        return sequence([bound, multiplied([found, *strip])])
+
+    units = kept.count * each
+    return [first_phase, parallel([plan.groups, *plan.strips], multiplied_kept, units)]
 
 
 def _place(plan: Plan, index: list[Expr]) -> tuple[Place, list[Stmt]]:
@@ -134,7 +176,7 @@ def _tile(
     weights = (group * plan.points + point) * channels * blocks * wide
     tile = index * plan.width
 
-    def step(first: Expr, narrow: int, place: Expr) -> Stmt:
+    def step(first: Expr, packed: Expr, narrow: int, place: Expr) -> Stmt:
         """The products of the channel at `place` in the vector that begins at `first`."""
         c = first + place
 
@@ -146,7 +188,7 @@ def _tile(
                 yield bound
             yield from _asked(plan, memory, weights, c, index)
             for t in range(width):
-                at = source + first * plan.tiles + (tile + t) * narrow + place
+                at = source + packed * plan.tiles + (tile + t) * narrow + place
                 value, bound = named(memory.source[at])
                 yield bound
                 for b in range(blocks):
@@ -155,11 +197,11 @@ def _tile(
 
         return lanes(wide, body)
 
-    def vector(first: Expr, narrow: int) -> Stmt:
+    def vector(first: Expr, packed: Expr, narrow: int) -> Stmt:
         some = min(_UNROLLED, narrow)
         return loop(
             narrow // some,
-            lambda o: sequence(step(first, narrow, o * some + i) for i in range(some)),
+            lambda o: sequence(step(first, packed, narrow, o * some + i) for i in range(some)),
         )
 
     def each(v: int) -> tuple[Stmt, Stmt]:
@@ -172,7 +214,7 @@ def _tile(
         return begin, end
 
     begins, ends = zip(*(each(v) for v in range(width * blocks)), strict=True)
-    return sequence([sums.made, *begins, *for_vectors(channels, wide, vector), *ends])
+    return sequence([sums.made, *begins, *for_inputs(plan, memory, vector), *ends])
 
 
 def _asked(plan: Plan, memory: Memory, weights: Expr, c: Expr, index: Expr) -> Iterator[Stmt]:

@@ -44,12 +44,16 @@ class Problem:
     Attributes:
         shape, result: batch, height, width, channels of input and output.
         top, left: padding before the input.
+        each: output channels of a gate's group, 0 where no gate follows.
+        seen: input channels of a gate's group, 0 where all are summed over.
     """
 
     shape: tuple[int, int, int, int]
     result: tuple[int, int, int, int]
     top: int
     left: int
+    each: int = 0
+    seen: int = 0
 
     def vectors(self, lanes: int) -> int:
         """Vectors of output channels."""
@@ -153,7 +157,8 @@ def plans(problem: Problem, machine: Machine, tile: int) -> Iterator[Plan]:
     down, across = (-(-extent // tile) for extent in problem.result[1:3])
     vectors = problem.vectors(lanes)
     for rows, columns in _strips(down, across):
-        for blocks in (b for b in range(1, min(vectors, 8) + 1) if vectors % b == 0):
+        whole = problem.each // lanes or vectors
+        for blocks in (b for b in range(1, min(whole, 8) + 1) if whole % b == 0):
             widest = (machine.tile_registers - 1 - blocks) // blocks
             for width in _widths(rows * columns, widest):
                 for fused in (True, False):

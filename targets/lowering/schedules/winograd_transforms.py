@@ -17,10 +17,21 @@ from eecompile.targets.lowering.schedules.emit import (
     named,
     sequence,
 )
+from eecompile.targets.lowering.schedules.kept import Kept
 from eecompile.targets.lowering.schedules.winograd_plan import Plan
 from eecompile.targets.lowering.schedules.winograd_points import combine
 
-__all__ = ["Memory", "Place", "back", "choice", "for_vectors", "forward", "lanes", "tails"]
+__all__ = [
+    "Memory",
+    "Place",
+    "back",
+    "choice",
+    "for_inputs",
+    "for_vectors",
+    "forward",
+    "lanes",
+    "tails",
+]
 
 Expr = Any
 Stmt = Any
@@ -39,6 +50,9 @@ class Memory:
         source: transformed input, [strip][point][vector of channels][tile][lane].
         columns: half transformed input of a row of tiles, [row][column][lane].
         sums: [point][tile][block][lane].
+        kept: the groups of output channels that are computed, where there are others.
+        seen: the groups of input channels that are summed over, where there are others; source
+            holds one behind the other.
     """
 
     kernel: Kernel
@@ -48,6 +62,8 @@ class Memory:
     source: Expr
     columns: Expr
     sums: Expr
+    kept: Kept | None = None
+    seen: Kept | None = None
 
 
 def tails(channels: int, width: int) -> list[tuple[int, int]]:
@@ -69,6 +85,23 @@ def for_vectors(channels: int, width: int, body: Callable[[Expr, int], Stmt]) ->
     """`body(first channel, width)` for all channels."""
     full = [loop(channels // width, lambda v: body(v * width, width))] if channels >= width else []
     return full + [body(first, narrow) for first, narrow in tails(channels, width)]
+
+
+def for_inputs(plan: Plan, memory: Memory, body: Callable[[Expr, Expr, int], Stmt]) -> list[Stmt]:
+    """`body(first channel, its place in source, width)` for all channels that are summed over."""
+    channels, width, seen = plan.problem.shape[3], plan.lanes, memory.seen
+    if seen is None:
+        return for_vectors(channels, width, lambda first, narrow: body(first, first, narrow))
+
+    def group(place: Expr, index: Expr) -> Stmt:
+        each = plan.problem.seen
+
+        def vector(first: Expr, narrow: int) -> Stmt:
+            return body(index * each + first, place * each + first, narrow)
+
+        return sequence(for_vectors(each, width, vector))
+
+    return [seen.groups(group)]
 
 
 def lanes(width: int, body: Callable[[Expr], Iterator[Stmt]]) -> Stmt:
@@ -103,8 +136,12 @@ def _float(value: float) -> Expr:
 # --- The input ------------------------------------------------------------------------------------
 
 
-def forward(plan: Plan, memory: Memory, place: Place, base: Expr, first: Expr, width: int) -> Stmt:
-    """B^T d B of a strip's tiles for the channels first .. first + width, to source[base ...].
+def forward(
+    plan: Plan, memory: Memory, place: Place, base: Expr, channels: tuple[Expr, Expr, int]
+) -> Stmt:
+    """B^T d B of a strip's tiles for some channels, to source[base ...].
+
+    The channels are the first one, its place in source, and how many there are.
 
     Before -> after, for a row of tiles::
 
@@ -112,6 +149,7 @@ def forward(plan: Plan, memory: Memory, place: Place, base: Expr, first: Expr, w
                                    -> source[n * n][tiles]          (sums over columns)
     """
     n, ty, tx = place
+    first, to, width = channels
 
     def row(r: Expr) -> Stmt:
         y, bound = named(ty + r)
@@ -121,7 +159,7 @@ def forward(plan: Plan, memory: Memory, place: Place, base: Expr, first: Expr, w
         ]
 
         def tile(c: Expr) -> Stmt:
-            at = base + first * plan.tiles + (r * plan.columns + c) * width
+            at = base + to * plan.tiles + (r * plan.columns + c) * width
             return _across(plan, memory, at, c * plan.transform.tile, width)
 
         return sequence([bound, choice(down), loop(plan.columns, tile)])
