@@ -153,6 +153,28 @@ class CompiledStep:
     channels: str = ""
     group_macs: int = 0
 
+    @classmethod
+    def of(cls, step: Step | None, function: Function) -> CompiledStep:
+        """The compiled form of a step; of what no gate decides about for None."""
+        if step is None:
+            return cls(function)
+        group = kept_macs(step.graph)[1] if step.channels else 0
+        return cls(function, step.gate, step.keep, step.otherwise, step.channels, group)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Values that must be there for it, or for it to be left out."""
+        named = (self.keep, self.otherwise, self.channels)
+        found = (*(name for name, _ in self.function.inputs), *filter(None, named))
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def scores(self) -> tuple[Value, ...]:
+        """The gates' scores that it asks."""
+        types = dict(self.function.inputs)
+        whole = [(self.keep, TensorType("float32", (1, 1)))] if self.keep else []
+        return (*whole, *((name, types[name]) for name in (self.channels,) if name))
+
 
 @dataclass(frozen=True, slots=True)
 class CompiledSegment:
@@ -254,6 +276,12 @@ class CompiledGraph:
         """Whether gates may leave something out."""
         return any(segment.gated for segment in self.segments)
 
+    @property
+    def blocks(self) -> int:
+        """Blocks that gates may leave out as a whole."""
+        steps = [step for segment in self.segments for step in segment.steps]
+        return len({step.keep for step in steps if step.keep and not step.gate})
+
     def named_segments(self) -> tuple[tuple[str, Function | CompiledSegment], ...]:
         """The segments with the names that cutting gives them."""
         return tuple((f"segment{index}", part) for index, part in enumerate(self.segments))
@@ -278,6 +306,15 @@ class CompiledGraph:
                 found.extend(exit_.functions)
         return tuple(found)
 
+    def steps(self) -> tuple[CompiledStep, ...]:
+        """Every function in execution order, with its conditions."""
+        found: list[CompiledStep] = []
+        for index, segment in enumerate(self.segments):
+            found.extend(segment.steps)
+            for exit_ in self.exits[index : index + 1]:
+                found.extend(CompiledStep(function) for function in exit_.functions)
+        return tuple(found)
+
     @classmethod
     def of(cls, graph: SegmentGraph, compiled: Sequence[FunctionLike]) -> CompiledGraph:
         """The compiled form of `graph`, from the functions of ``graph.graphs()``, in that order."""
@@ -290,7 +327,9 @@ class CompiledGraph:
         exits = []
         for index, segment in enumerate(graph.segments):
             if segment.steps:
-                steps = tuple(_step(step, Function.of(next(functions))) for step in segment.steps)
+                steps = tuple(
+                    CompiledStep.of(step, Function.of(next(functions))) for step in segment.steps
+                )
                 ends = [segment.graph.inputs, segment.graph.outputs]
                 types = segment.graph.types
                 ins, outs = (tuple((name, types[name]) for name in names) for names in ends)
@@ -304,8 +343,3 @@ class CompiledGraph:
         return cls(
             graph.name, graph.inputs, graph.output, graph.classes, tuple(segments), tuple(exits)
         )
-
-
-def _step(step: Step, function: Function) -> CompiledStep:
-    group = kept_macs(step.graph)[1] if step.channels else 0
-    return CompiledStep(function, step.gate, step.keep, step.otherwise, step.channels, group)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from eecompile.compiled import CompiledGraph, Function, Value
+from eecompile.compiled import CompiledGraph, CompiledStep, Function, Value
 from eecompile.figures import readable, threads_in_words
 from eecompile.packing import Buffer, Plan, aligned, pack
+from eecompile.segments import SHIFT
 
-__all__ = ["NetworkPlan", "Peak", "plan_network", "workspace_bytes"]
+__all__ = ["NetworkPlan", "Peak", "lasting_values", "plan_network", "workspace_bytes"]
 
 #: Buffers that are looked at for sharing; more, which no sensible network has, get memory each.
 _MOST_BUFFERS = 5000
@@ -73,9 +74,8 @@ class Peak:
     @classmethod
     def of(cls, network: CompiledGraph, weights: int, threads: int) -> Peak:
         """Of a network whose weights are of a size, on some threads."""
-        functions = network.functions()
-        plan = plan_network(network.inputs, functions, 1, threads)
-        thread = max((function.private_bytes for function in functions), default=0)
+        plan = plan_network(network.inputs, network.steps(), 1, threads)
+        thread = max((function.private_bytes for function in network.functions()), default=0)
         return cls(weights, plan.nbytes, threads, thread)
 
 
@@ -95,9 +95,23 @@ def workspace_bytes(function: Function, capacity: int, threads: int) -> int:
     return max(phases, alone * min(capacity, threads))
 
 
+def lasting_values(steps: Sequence[Function | CompiledStep]) -> dict[str, Value]:
+    """By name, values of gates that are there all along, as more than functions set and read them.
+
+    They are the scores that steps ask, and the shift where a gate reads it.
+    """
+    found: dict[str, Value] = {}
+    for step in steps:
+        function = step.function if isinstance(step, CompiledStep) else step
+        scores = step.scores if isinstance(step, CompiledStep) else ()
+        shift = (value for value in function.inputs if value[0] == SHIFT[0])
+        found.update((value[0], value) for value in (*scores, *shift))
+    return found
+
+
 def plan_network(
     inputs: Sequence[Value],
-    functions: Sequence[Function],
+    functions: Sequence[Function | CompiledStep],
     capacity: int,
     threads: int,
     kept: Collection[str] = (),
@@ -106,33 +120,35 @@ def plan_network(
 
     A value lives from the function that computes it to the last one that reads it; one that none
     reads is a result, and lives to the end. When the functions are run some may be left out, but
-    they keep their order.
+    they keep their order. What a step's output is a copy of where it is left out is read by it.
 
     Args:
         inputs: the network's; there before the first function.
-        functions: in execution order.
+        functions: in execution order; steps, where gates decide.
         capacity: samples of each value.
         threads: that share the work.
         kept: values that are wanted at the end, whoever reads them.
     """
-    end = len(functions)
-    first = {name: 0 for name, _ in inputs}
-    sizes = {name: type_.nbytes * capacity for name, type_ in inputs}
+    steps = [step if isinstance(step, CompiledStep) else CompiledStep(step) for step in functions]
+    end, lasting = len(steps), lasting_values(functions)
+    first = {name: 0 for name, _ in (*inputs, *lasting.values())}
+    sizes = {name: type_.nbytes * capacity for name, type_ in (*inputs, *lasting.values())}
     last: dict[str, int] = {}
     buffers = []
-    for step, function in enumerate(functions):
-        last.update((name, step) for name, _ in function.inputs)
-        for name, type_ in function.outputs:
-            first[name], sizes[name] = step, type_.nbytes * capacity
-        needed = workspace_bytes(function, capacity, threads)
-        buffers.append(Buffer(f"workspace {function.symbol}", needed, step, step))
+    for at, step in enumerate(steps):
+        last.update((name, at) for name in step.reads)
+        for name, type_ in step.function.outputs:
+            sizes[name] = type_.nbytes * capacity
+            first.setdefault(name, at)
+        needed = workspace_bytes(step.function, capacity, threads)
+        buffers.append(Buffer(f"workspace {step.function.symbol}", needed, at, at))
     for name, size in sizes.items():
-        until = end if name in kept else last.get(name, end)
+        until = end if name in kept or name in lasting else last.get(name, end)
         buffers.append(Buffer(f"value {name}", size, first[name], until))
     plan = pack(buffers) if len(buffers) <= _MOST_BUFFERS else _side_by_side(buffers)
     return NetworkPlan(
         {name: plan.offsets[f"value {name}"] for name in sizes},
-        {f.symbol: plan.offsets[f"workspace {f.symbol}"] for f in functions},
+        {s: plan.offsets[f"workspace {s}"] for s in (step.function.symbol for step in steps)},
         plan.nbytes,
     )
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from eecompile.compiled import Function, Value, batch_shape
+from eecompile.compiled import CompiledStep, Function, Value, batch_shape
 from eecompile.diagnostics import InternalError
-from eecompile.memory import plan_network
+from eecompile.memory import lasting_values, plan_network
 from eecompile.packing import aligned as padded
 from eecompile.runtime.library import Code, Library, Team, aligned
+from eecompile.segments import SHIFT
 
-__all__ = ["Call", "Chain", "Lane"]
+__all__ = ["WORTH_A_TEAM", "Call", "Chain", "Lane", "leading"]
 
 #: Multiply-accumulates that are worth a team where a function's phases alone are not: a core takes
 #: some 20 us for them, a thread that sleeps 5 to 50 us to wake.
-_WORTH_A_TEAM = 1 << 20
+WORTH_A_TEAM = 1 << 20
 
 
 class Call:
@@ -41,13 +42,18 @@ class Call:
             *(type_.nbytes for _, type_ in (*function.inputs, *function.outputs)),
         )
         self._place = ctypes.c_void_p(ctypes.addressof(self._frame))
-        self._run, self._arguments = _leading(code, self._place, team, function.threads)
+        self._run, self._arguments = leading(code, self._place, team, function.threads)
 
     @property
     def places(self) -> tuple[int, int]:
         """Addresses of its code and of its frame."""
         code: Any = self._code
         return ctypes.cast(code, ctypes.c_void_p).value or 0, ctypes.addressof(self._frame)
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Address and number of its strides, see team.c."""
+        return ctypes.addressof(self._strides), len(self._strides)
 
     def one(self) -> None:
         """Run it on the first sample."""
@@ -65,7 +71,7 @@ class Call:
         function, team = self.function, self._team
         if team is None or count < team.threads:
             status = self._run(*self._arguments)
-        elif function.threads > 1 or count * function.macs >= _WORTH_A_TEAM:
+        elif function.threads > 1 or count * function.macs >= WORTH_A_TEAM:
             strides = self._strides
             status = team.samples(
                 *(team.handle, ctypes.c_int32(team.threads), self._code, self._place),
@@ -91,7 +97,7 @@ class Chain:
         places = [place for call in calls for place in call.places]
         self._frame = (ctypes.c_int64 * (1 + len(places)))(len(calls), *places)
         frame = ctypes.c_void_p(ctypes.addressof(self._frame))
-        self._run, self._arguments = _leading(
+        self._run, self._arguments = leading(
             chain, frame, team, max((call.function.threads for call in calls), default=1)
         )
 
@@ -102,7 +108,7 @@ class Chain:
             raise InternalError(f"compiled function {names} returned {status}")
 
 
-def _leading(
+def leading(
     code: Code, frame: ctypes.c_void_p, team: Team | None, threads: int
 ) -> tuple[Code, tuple[Any, ...]]:
     """What runs a function phase by phase, and its arguments.
@@ -121,6 +127,7 @@ class Lane:
     share memory: see `plan_network` for when a value is there.
 
     Attributes:
+        library, team: as given.
         values: value name -> array (capacity, ...), aligned; `batch_shape` says its shape.
         calls: symbol -> the function, reading and writing `values`.
     """
@@ -129,7 +136,7 @@ class Lane:
         self,
         library: Library,
         inputs: Sequence[Value],
-        functions: Sequence[Function],
+        functions: Sequence[Function | CompiledStep],
         capacity: int,
         team: Team | None = None,
         kept: Collection[str] = (),
@@ -139,7 +146,8 @@ class Lane:
         Args:
             library: has the functions.
             inputs: the network's.
-            functions: in the order in which they will be called, perhaps not all of them.
+            functions: in the order in which they will be called, perhaps not all of them; steps,
+                where some of them may be left out.
             capacity: samples.
             team: None: the caller works alone.
             kept: values that are looked at when all functions have run.
@@ -147,11 +155,13 @@ class Lane:
         Raises:
             CompileErrors: the library lacks a function, or there is not enough memory.
         """
-        self.capacity, self._team, self._library = capacity, team, library
+        self.capacity, self.team, self.library = capacity, team, library
         threads = 1 if team is None else team.threads
         plan = plan_network(inputs, functions, capacity, threads, kept)
+        lasting = lasting_values(functions)
+        called = [step.function if isinstance(step, CompiledStep) else step for step in functions]
         self._block = library.memory(plan.nbytes)
-        types = dict(inputs) | {name: type_ for f in functions for name, type_ in f.outputs}
+        types = dict((*inputs, *lasting.values())) | {v: t for f in called for v, t in f.outputs}
         self.values = {
             name: self._block[plan.values[name] :][: type_.nbytes * capacity]
             .view(type_.dtype)
@@ -160,24 +170,37 @@ class Lane:
         }
         start = self._block.ctypes.data
         self._workspaces = {symbol: start + at for symbol, at in plan.workspaces.items()}
-        self._codes = {function.symbol: library.function(function) for function in functions}
+        self._codes = {function.symbol: library.function(function) for function in called}
         self.calls = {
             function.symbol: self.bound(
                 function,
                 [self.values[name] for name, _ in function.inputs],
                 [self.values[name] for name, _ in function.outputs],
             )
-            for function in functions
+            for function in called
         }
+        self._scores = [self.values[name] for name in lasting if name != SHIFT[0]]
+        self.keep_everything()
+        self.set_shift(0.0)
+
+    def keep_everything(self) -> None:
+        """Scores with which nothing is left out, where no gates run."""
+        for scores in self._scores:
+            scores.fill(1)
+
+    def set_shift(self, shift: float) -> None:
+        """What gates subtract from their scores from now on; 0 before."""
+        if SHIFT[0] in self.values:
+            self.values[SHIFT[0]].fill(shift)
 
     def bound(
         self, function: Function, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
     ) -> Call:
         """`function` on other arrays than the lane's own; the caller keeps them alive."""
         places = [array.ctypes.data for array in (*inputs, *outputs)]
-        weights, workspace = self._library.weights.ctypes.data, self._workspaces[function.symbol]
+        weights, workspace = self.library.weights.ctypes.data, self._workspaces[function.symbol]
         code = self._codes[function.symbol]
-        return Call(function, code, [weights, workspace, *places], self._team)
+        return Call(function, code, [weights, workspace, *places], self.team)
 
     def keep(self, names: Iterable[str], rows: np.ndarray) -> None:
         """Move the samples `rows` (ascending) of some values to the front, in their order."""

@@ -91,6 +91,18 @@ class Library:
         except AttributeError as error:
             raise self._bad(f"`{Path(self.name).name}` has no code for teams: {error}") from error
 
+    def steps(self) -> Code:
+        """The code that runs some of a network's steps, see steps.c.
+
+        Raises:
+            CompileErrors: the library has none.
+        """
+        try:
+            code: Code = self._loaded.eecompile_steps
+            return code
+        except AttributeError as error:
+            raise self._bad(f"`{Path(self.name).name}` has no code for gates: {error}") from error
+
     def memory(self, nbytes: int) -> np.ndarray:
         """Aligned bytes for the functions to work in.
 

@@ -14,21 +14,23 @@ from eecompile.targets.linkers import Linker, find_linkers, remedy
 
 __all__ = ["Linker", "find_linkers", "link", "link_source"]
 
-#: Every library has the code that leads threads through its functions.
-_TEAM = Path(__file__).parent / "team.c"
+#: Every library has the code that leads threads through its functions, and through the steps of a
+#: network that has gates.
+_TEAM = tuple(Path(__file__).parent / name for name in ("team.c", "steps.c"))
 _TEAM_SYMBOLS = (
     "eecompile_team_open",
     "eecompile_team_close",
     "eecompile_team_run",
     "eecompile_team_samples",
     "eecompile_chain",
+    "eecompile_steps",
 )
 
 
 def link(
     objects: Sequence[bytes], symbols: Sequence[str], machine: Machine, *, team: bool = True
 ) -> bytes:
-    """A shared library that exports `symbols` and the team's (team.c) and nothing else.
+    """A shared library that exports `symbols` and those of team.c and steps.c and nothing else.
 
     Equal input gives equal bytes. Kernels alone need no `team`.
 
@@ -37,7 +39,7 @@ def link(
     """
     files = {f"part{index}.o": code for index, code in enumerate(objects)}
     if team:
-        files[_TEAM.name] = _TEAM.read_bytes()
+        files |= {source.name: source.read_bytes() for source in _TEAM}
     return _linked(files, list(files), (*symbols, *_TEAM_SYMBOLS * team), machine)
 
 

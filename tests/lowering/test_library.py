@@ -25,8 +25,8 @@ from tests.lowering.calling import Loaded, compile_plain, inputs_of, worst_error
 
 BLOCKS = 3
 
-#: What every library has beside its functions (targets/lowering/team.c).
-TEAM = ["chain", "team_close", "team_open", "team_run", "team_samples"]
+#: What every library has beside its functions (targets/lowering/team.c and steps.c).
+TEAM = ["chain", "steps", "team_close", "team_open", "team_run", "team_samples"]
 
 
 def backbone(blocks: int = BLOCKS) -> Graph:

@@ -29,7 +29,9 @@ from eecompile.runtime.runner import Runner
 from eecompile.runtime.vectors import make_vectors, shown_values
 
 _SOURCE = Path(__file__).with_name("tiny.c")
-_TEAM = Path(__file__).parents[2] / "targets" / "lowering" / "team.c"
+_LOWERING = Path(__file__).parents[2] / "targets" / "lowering"
+#: What every library has beside its functions.
+SHARED = tuple(str(_LOWERING / name) for name in ("team.c", "steps.c"))
 WEIGHTS = np.array([1, 2, 3, 4], np.float32)
 NAMES = ("segment_0", "head_0", "segment_1", "head_1", "comparator_1", "segment_2")
 
@@ -40,7 +42,7 @@ def machine_code() -> bytes:
     compiler = ["cc"] if shutil.which("cc") else [sys.executable, "-m", "ziglang", "cc"]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "tiny.so"
-        options = ["-O1", "-shared", "-fPIC", "-o", str(output), str(_SOURCE), str(_TEAM)]
+        options = ["-O1", "-shared", "-fPIC", "-o", str(output), str(_SOURCE), *SHARED]
         subprocess.run([*compiler, *options, "-pthread", "-lm"], check=True)
         return output.read_bytes()
 
