@@ -14,13 +14,21 @@ from eecompile.dsl.check_gates import with_known_gates
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse_file
 from eecompile.exit_candidates import with_candidates
+from eecompile.gates.plan import GatePlan
 from eecompile.hardware import board_names, is_board_path, usable_cores
 from eecompile.passes.base import Program
 from eecompile.passes.host import HostError, HostGraph, Problem
 from eecompile.passes.plan_gates import plan_gates
 from eecompile.spec import Model, Output, Spec
 
-__all__ = ["check_file", "load_spec", "open_host", "source_errors", "with_classes"]
+__all__ = [
+    "check_file",
+    "load_spec",
+    "open_host",
+    "planned_gates",
+    "source_errors",
+    "with_classes",
+]
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> tuple[Spec, Diagnostics]:
@@ -54,11 +62,16 @@ def check_file(
     facts = None if host is None else GraphFacts.of(host.graph(), host.outputs(), host.points())
     found.add(*check(spec, facts, names, names, usable_cores()), *unsupported(spec))
     found.add(*_of_boards(spec))
-    if host is not None and len(spec.models) == 1:
+    if host is not None and len(spec.models) == 1 and spec.model.skips:
         plan_gates(with_known_gates(spec.model), host, found)
     if host is not None and not any(d.severity == "error" for d in found):
         with_candidates(spec, host, found)
     return spec, host, found
+
+
+def planned_gates(spec: Spec, host: HostGraph) -> GatePlan:
+    """The gates of a file that was checked; none where it has none."""
+    return plan_gates(spec.model, host, Diagnostics()) if spec.model.skips else GatePlan()
 
 
 def _of_boards(spec: Spec) -> list[Diagnostic]:

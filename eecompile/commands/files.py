@@ -40,20 +40,30 @@ def init(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Every problem of a file; 1 if any is an error."""
-    from eecompile.loading import check_file
+    """Every problem of a file; 1 if any is an error. Where there is none, what its gates skip."""
+    from eecompile.gate_report import gate_lines, gates_json
+    from eecompile.gates.plan import GatePlan
+    from eecompile.loading import check_file, planned_gates
 
+    plan = GatePlan()
     try:
-        found = check_file(options.file, options.overrides)[2].in_order()
+        spec, host, problems = check_file(options.file, options.overrides)
+        found = problems.in_order()
+        wrong = any(diagnostic.severity == "error" for diagnostic in found)
+        if host is not None and not wrong:
+            plan = planned_gates(spec, host)
     except CompileErrors as errors:
-        found = errors.diagnostics
-    wrong = sum(diagnostic.severity == "error" for diagnostic in found)
+        found, wrong = errors.diagnostics, True
     if options.json:
-        print_json(options, {"diagnostics": [diagnostic.to_json() for diagnostic in found]})
-    elif found:
+        told = {"diagnostics": [diagnostic.to_json() for diagnostic in found]}
+        print_json(options, told | {"gates": gates_json(plan) if plan.gates else None})
+        return 1 if wrong else 0
+    if found:
         print("\n\n".join(diagnostic.full() for diagnostic in found), file=sys.stderr)
     else:
         print(f"{options.file}: no problems")
+    for line in gate_lines(plan):
+        print(f"  {line}")
     return 1 if wrong else 0
 
 

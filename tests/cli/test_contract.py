@@ -36,7 +36,7 @@ def test_help_of_every_verb_has_an_example(verb: str, call: Call) -> None:
 @pytest.mark.parametrize(
     ("verb", "keys"),
     [
-        ("check FILE", {"diagnostics"}),
+        ("check FILE", {"diagnostics", "gates"}),
         ("format FILE --check", {"file", "changed"}),
         (
             "build FILE -o OUT",
@@ -258,6 +258,24 @@ def test_more_cores_than_there_are_are_told_and_not_built_for(call: Call, demo: 
     assert (done.json["threads"], done.json["memory"]["threads"]) == (there, there)
     assert done.err.count("more-cores") == 1
     assert read_artifact(out).manifest.target.cores == there
+
+
+def test_check_tells_what_gates_can_skip_and_build_that_they_are_not_trained(
+    call: Call, demo: Path
+) -> None:
+    edited(demo, ("exit early", 'skip layers "layer2.*" gate recurrent\n    exit early'))
+    checked = call("check", demo)
+    assert checked.status == 0 and "warning[untrained-gates]" in checked.err
+    assert "gates for 2 blocks (43 % of the MACs)" in checked.out
+    assert "no gate for `layer2.0`: shortcut is downsampled" in checked.out
+    told = call("check", demo, "--json")
+    assert [gate["block"] for gate in told.json["gates"]["gates"]] == ["layer2.1", "layer2.2"]
+    refused = call("build", demo, "-o", demo.parent / "out", "--json")
+    assert (refused.status, refused.ids) == (1, ["untrained-gates"])
+    edited(demo, ("layer2.*", "layer9.*"))
+    nothing = call("check", demo, "--json")
+    assert (nothing.status, nothing.json["gates"]) == (1, None)
+    assert nothing.ids == ["unknown-point", "untrained-gates"]
 
 
 def test_cores_of_another_machine_are_as_written(demo: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 import eecompile.demo
 from eecompile.diagnostics import Diagnostic
 from eecompile.dsl.options import GATES, UNTRAINED_GATES
+from eecompile.gate_report import gate_lines, gates_json
 from eecompile.gates.kinds import KINDS
-from eecompile.loading import check_file
+from eecompile.loading import check_file, planned_gates
 
 DEMO = Path(eecompile.demo.__file__).parent
 
@@ -58,6 +60,28 @@ def test_a_pattern_without_blocks_tells_why_of_each_candidate(folder: Path) -> N
     assert "`layer1.0`" in several.help
     (unknown,) = found(folder, 'skip channels "layer9.*" gate squeeze')
     assert unknown.id == "unknown-point"
+
+
+def test_what_is_skipped_and_what_never_is_can_be_read(folder: Path) -> None:
+    found(
+        folder,
+        'skip layers "layer2.*" gate fitted',
+        'skip channels "layer1.0.bn1" gate squeeze(groups: 4)',
+    )
+    spec, host, _ = check_file(folder / "net.ee")
+    assert host is not None
+    plan = planned_gates(spec, host)
+    first, passed = gate_lines(plan)
+    assert first.startswith("gates for 2 blocks (43 % of the MACs) and 1 convolution (4.8 % of")
+    assert passed.startswith("no gate for `layer2.0`: shortcut is downsampled")
+    told = gates_json(plan)
+    assert json.loads(json.dumps(told)) == told
+    assert [gate["name"] for gate in told["gates"]] == ["layer1.0.bn1", "layer2.1", "layer2.2"]
+    channels, block, _ = told["gates"]
+    assert (channels["groups"], channels["block"], channels["block_macs"]) == (4, None, 0)
+    assert channels["group_macs"] == 2 * 589824 / 4  # its own MACs, and those that read it
+    assert (block["convolution"], block["block_macs"]) == (None, 2654208)
+    assert told["passed_over"].keys() == {"layer2.0"}
 
 
 def test_every_independent_error_is_told_at_once(folder: Path) -> None:

@@ -14,6 +14,7 @@ from eecompile.dsl.check import check
 from eecompile.dsl.format import format_text
 from eecompile.dsl.parser import parse
 from eecompile.initialise import describe
+from eecompile.loading import check_file, planned_gates
 from eecompile.skip_proposals import patterns_of
 from eecompile.spec import Spec, matching
 
@@ -65,6 +66,11 @@ def uncommented(text: str, *starts: str) -> str:
 def test_gates_left_out_are_right(written: str) -> None:
     gated = uncommented(written, "skip ").replace("policy quick", "policy gated { }\npolicy quick")
     skips = read(gated).model.skips
+    Path("gated.ee").write_text(gated, encoding="utf-8")
+    spec, host, found = check_file(Path("gated.ee"))
+    assert host is not None and not found
+    names = [gate.name for gate in planned_gates(spec, host).gates]
+    assert names == [f"layer1.{i}" for i in range(4)] + ["layer2.1", "layer2.2"]
     assert [(skip.what, skip.point, str(skip.gate)) for skip in skips] == [
         ("layers", "layer1.[0-3]", "fitted"),
         ("layers", "layer2.[1-2]", "fitted"),  # layer2.0 changes the shape of what it reads
@@ -102,7 +108,12 @@ def test_gates_of_networks_that_can_be_trained(
     for name in ("fit.npz", "calibrate.npz", "test.npz", "net.gates.npz"):
         (tmp_path / name).touch()
     written = describe("zoo.py:net", None, None, ["x=1,3,8,8"], 2)
-    model = read(uncommented(written, "skip ", "gates ")).model
+    gated = uncommented(written, "skip ", "gates ")
+    model = read(gated).model
+    Path("gated.ee").write_text(gated, encoding="utf-8")
+    spec, host, found = check_file(Path("gated.ee"))
+    assert host is not None and not found
+    assert len(planned_gates(spec, host).gates) == 22
     assert [(skip.what, skip.point, str(skip.gate)) for skip in model.skips] == [
         ("layers", "1.*", "recurrent(hidden: 10)"),
         ("channels", "1.*.conv1", "squeeze"),
