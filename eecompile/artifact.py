@@ -93,6 +93,7 @@ class PolicyEntry:
         clock: the JSON of `eecompile.clock_rule.ClockRule`; None where it leaves the clock alone.
         offload: the JSON of `eecompile.offload_rule.OffloadRule`; None where all is computed here.
         guard: the JSON of `eecompile.guard_rule.GuardRule`; None where nothing is watched.
+        halt: the JSON of `eecompile.halt_rule.HaltRule`; None where single samples are not limited.
     """
 
     rule: Mapping[str, Any]
@@ -100,6 +101,7 @@ class PolicyEntry:
     clock: Mapping[str, Any] | None = None
     offload: Mapping[str, Any] | None = None
     guard: Mapping[str, Any] | None = None
+    halt: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,7 @@ def _files(contents: Contents) -> dict[str, memoryview]:
                     "clock": policy.clock and dict(policy.clock),
                     "offload": policy.offload and dict(policy.offload),
                     "guard": policy.guard and dict(policy.guard),
+                    "halt": policy.halt and dict(policy.halt),
                 }
                 for name, policy in contents.policies.items()
             }
@@ -406,11 +409,11 @@ def _check_members(
 def _policy_entry(name: str, value: Mapping[str, Any], report: Mapping[str, Any]) -> PolicyEntry:
     reader = ObjectReader(dict(value), name)
     rule = reader.mapping("rule")
-    clock, offload, guard = (
-        reader.maybe(key, reader.mapping) for key in ("clock", "offload", "guard")
+    clock, offload, guard, halt = (
+        reader.maybe(key, reader.mapping) for key in ("clock", "offload", "guard", "halt")
     )
     reader.done()
-    return PolicyEntry(rule, report, clock, offload, guard)
+    return PolicyEntry(rule, report, clock, offload, guard, halt)
 
 
 def _by_policy(

@@ -47,6 +47,16 @@ class HaltRule:
         limits = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: limit for name, limit in limits.items() if limit is not None}
 
+    def and_also(self, other: HaltRule) -> HaltRule:
+        """Both: of each quantity the smaller limit.
+
+        >>> str(HaltRule(macs=0.5).and_also(HaltRule(macs=0.4, energy_j=0.001)))
+        'macs <= 40 %, energy <= 1 mJ'
+        """
+        names = {**self.given, **other.given}
+        least = {n: min(r.given[n] for r in (self, other) if n in r.given) for n in names}
+        return HaltRule(**least)
+
     def __str__(self) -> str:
         """As the language writes it.
 

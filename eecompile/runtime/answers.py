@@ -31,9 +31,13 @@ class Answer:
             to it since is not seen. None where none was set or it was not reached.
         offloaded: whether a server computed the rest; the other figures are of what was done here.
         audited: whether it ran to the end so that a guard knows how exits would have answered.
+        halted: whether it is what a budget for every sample allowed, and not more.
+        cancelled: whether it is what was there when the call was cancelled.
         outputs: the network's outputs by name, with the shapes the source network gives them;
             empty where an earlier exit answered, or a server.
         label_names: names of the classes, where the artifact has them.
+        blocks_run: blocks computed of those that gates may leave out; None where there are none.
+        blocks: how many of those the network has.
     """
 
     logits: np.ndarray
@@ -46,8 +50,12 @@ class Answer:
     frequency_hz: float | None = None
     offloaded: bool = False
     audited: bool = False
+    halted: bool = False
+    cancelled: bool = False
     outputs: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     label_names: tuple[str, ...] | None = field(default=None, repr=False)
+    blocks_run: int | None = None
+    blocks: int = 0
 
     @property
     def label(self) -> int | None:
@@ -89,8 +97,12 @@ class BatchAnswer:
         segments_run, heads_run, macs: int64, what each sample took.
         latency_s: time of the whole batch, measured.
         offloaded: bool, whether a server computed the rest.
+        halted: bool, whether it is what a budget for every sample allowed, and not more.
         outputs: the network's outputs by name, (n, ...); filled in only where every sample went
             all the way, here and together.
+        blocks_run: int64, blocks computed of those that gates may leave out; None where there are
+            none.
+        blocks: how many of those the network has.
     """
 
     logits: np.ndarray
@@ -101,7 +113,10 @@ class BatchAnswer:
     macs: np.ndarray
     latency_s: float
     offloaded: np.ndarray
+    halted: np.ndarray
     outputs: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    blocks_run: np.ndarray | None = None
+    blocks: int = 0
 
     def __len__(self) -> int:
         """Number of samples."""

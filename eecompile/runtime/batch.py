@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from eecompile.compiled import CompiledExit, CompiledGraph, Function, batch_shape
+from eecompile.compiled import CompiledExit, CompiledGraph, CompiledStep, Function, batch_shape
 from eecompile.diagnostics import InternalError
 from eecompile.manifest import Manifest
-from eecompile.policies.base import EXIT, OFFLOAD, ExitOutputs, ExitPolicy
+from eecompile.policies.base import EXIT, HALT, OFFLOAD, ExitOutputs, ExitPolicy
 from eecompile.runtime.answers import BatchAnswer
+from eecompile.runtime.deciding import Deciding
 from eecompile.runtime.inputs import Inputs, raw_inputs
-from eecompile.runtime.lane import Lane
+from eecompile.runtime.lane import Call, Lane
 from eecompile.runtime.library import Library, Team
 from eecompile.runtime.runner import batch_inputs, chunk_size
+from eecompile.runtime.steps import Part, Program
 
 __all__ = ["Batches", "border_values", "values_needed_after"]
 
@@ -30,10 +32,10 @@ class Batches:
         self._library, self._manifest, self._team = library, manifest, team
         network, threads = manifest.network, 1 if team is None else team.threads
         self._needed = values_needed_after(network)
-        self._chunk = chunk_size(network.inputs, network.functions(), threads)
-        self._lane: Lane | None = None
+        self._chunk = chunk_size(network.inputs, network.steps(), threads)
+        self._room: Room | None = None
 
-    def run(self, policy: ExitPolicy | None, x: Inputs, normalize: bool) -> BatchAnswer:
+    def run(self, how: Deciding | None, x: Inputs, normalize: bool) -> BatchAnswer:
         """The answers for n samples: see `Session.run_batch`; None runs no exit head."""
         start = perf_counter()
         network = self._manifest.network
@@ -41,12 +43,14 @@ class Batches:
         arrays, count = batch_inputs(given, network.inputs)
         results = Results(network, count)
         chunk = min(self._chunk, max(count, 1))
-        lane = self._lane_for(chunk)
+        room = self._room_for(chunk)
+        room.decide(how)
+        policy, lane = None if how is None else how.policy, room.lane
         for at in range(0, count, chunk):
             rows = slice(at, min(at + chunk, count))
             for name, array in arrays.items():
                 lane.values[name][: rows.stop - at] = array[rows]
-            run_chunk(network, lane, policy, self._needed, results, rows)
+            run_chunk(network, room, policy, self._needed, results, rows)
         final = bool((results.exits == len(network.exits)).all())
         return BatchAnswer(
             results.logits,
@@ -57,17 +61,74 @@ class Batches:
             results.macs,
             perf_counter() - start,
             np.zeros(count, bool),
+            results.halted,
             results.outputs if final else {},
+            results.blocks_run if network.blocks else None,
+            network.blocks,
         )
 
-    def _lane_for(self, capacity: int) -> Lane:
-        """The lane for batches, kept between calls and replaced when it is too small."""
-        lane, network = self._lane, self._manifest.network
-        if lane is None or lane.capacity < capacity:
-            lane = self._lane = None  # Not both at once.
-            lane = Lane(self._library, network.inputs, network.functions(), capacity, self._team)
-            self._lane = lane
-        return lane
+    def _room_for(self, capacity: int) -> Room:
+        """Room for batches, kept between calls and replaced when it is too small."""
+        room, network = self._room, self._manifest.network
+        if room is None or room.lane.capacity < capacity:
+            room = self._room = None  # Not both at once.
+            lane = Lane(self._library, network.inputs, network.steps(), capacity, self._team)
+            room = self._room = Room(network, lane)
+        return room
+
+
+class Room:
+    """A lane, and the network's segments bound to it.
+
+    Attributes:
+        lane: for many samples.
+        program: of all segments, where gates decide.
+        segments: each of them, to be called.
+    """
+
+    def __init__(self, network: CompiledGraph, lane: Lane) -> None:
+        """The lane has the network's steps."""
+        self.lane, self.program = lane, segments_program(network, lane)
+        if self.program is None:
+            calls = [lane.calls[f.symbol] for part in network.segments for f in part.functions]
+            self.segments: list[Call | Part] = [*calls]
+        else:
+            self.segments = [*segment_parts(network, self.program)]
+        self._gates, self._shift = False, 0.0
+
+    def decide(self, how: Deciding | None) -> None:
+        """Whether gates do, from now on."""
+        self._gates, self._shift = how is not None, 0.0 if how is None else how.shift
+
+    def run(self, index: int, results: Results, ids: np.ndarray) -> None:
+        """A segment for the samples at the front, and what it took for each."""
+        program, count = self.program, len(ids)
+        if program is None:
+            self.segments[index].many(count)
+            return
+        program.begin(count, gates=self._gates, shift=self._shift)
+        self.segments[index].many(count)
+        results.macs[ids] += program.tallies["macs"][:count]
+        results.blocks_run[ids] += program.tallies["blocks"][:count]
+
+
+def segments_program(network: CompiledGraph, lane: Lane) -> Program | None:
+    """The steps of all segments; None where no gates decide."""
+    if not network.gated:
+        return None
+    steps = [step for segment in network.segments for step in segment.steps]
+    seen = [name for exit_ in network.exits for f in exit_.functions for name, _ in f.inputs]
+    return Program(lane, steps, [*seen, *(name for name, _ in network.segments[-1].outputs)])
+
+
+def segment_parts(network: CompiledGraph, program: Program) -> list[Part]:
+    """Each segment's part of `segments_program`."""
+    found: list[Part] = []
+    end = 0
+    for segment in network.segments:
+        first, end = end, end + len(segment.steps)
+        found.append(program.part(first, end))
+    return found
 
 
 class Results:
@@ -87,6 +148,8 @@ class Results:
         self.segments_run = np.zeros(count, np.int64)
         self.heads_run = np.zeros(count, np.int64)
         self.macs = np.zeros(count, np.int64)
+        self.blocks_run = np.zeros(count, np.int64)
+        self.halted = np.zeros(count, bool)
 
 
 @dataclass(slots=True)
@@ -123,16 +186,16 @@ def _read_later(
     found = []
     for index, segment in enumerate(network.segments):
         known += [name for f in segment.functions for name, _ in f.outputs]
-        later = [f for part in network.segments[index + 1 :] for f in part.functions]
-        later += others[index] if index < len(others) else ()
-        read = {name for function in later for name, _ in function.inputs}
+        later = [step for part in network.segments[index + 1 :] for step in part.steps]
+        later += [CompiledStep(f) for f in (others[index] if index < len(others) else ())]
+        read = {name for step in later for name in step.reads}
         found.append(tuple(name for name in known if name in read))
     return tuple(found)
 
 
 def run_chunk(
     network: CompiledGraph,
-    lane: Lane,
+    room: Room,
     policy: ExitPolicy | None,
     needed: Sequence[Sequence[str]],
     results: Results,
@@ -143,16 +206,15 @@ def run_chunk(
     A segment is called once for all samples that have not left; a head for those whose policy
     asked for it. Samples that want to be seen next at different exits are told apart.
     """
-    ids = np.arange(rows.start, rows.stop)
+    lane, ids = room.lane, np.arange(rows.start, rows.stop)
     last = len(network.exits)
     groups = [_Group(np.arange(len(ids)), last, None)]
     if policy is not None and len(ids):
         groups = [_Group(groups[0].rows, policy.first(), policy.start(len(ids)))]
     for index, segment in enumerate(network.segments):
-        for function in segment.backbone:
-            lane.calls[function.symbol].many(len(ids))
+        room.run(index, results, ids)
         results.segments_run[ids] += 1
-        results.macs[ids] += segment.macs
+        results.macs[ids] += 0 if room.program is not None else segment.macs
         if index == last:
             break
         waiting: list[_Group] = []
@@ -196,8 +258,10 @@ def _decide(
     decisions = policy.decide(index, outputs, group.state)
     if (decisions == OFFLOAD).any():  # Samples that may be sent go one by one; here nobody answers.
         decisions = np.where(decisions == OFFLOAD, len(network.exits), decisions)
-    leaving = decisions == EXIT
+    halting = decisions == HALT
+    leaving = halting | (decisions == EXIT)
     if leaving.any():
+        results.halted[mine[halting]] = True
         results.logits[mine[leaving]] = policy.answer(index, outputs)[leaving]
         results.exits[mine[leaving]] = index
         staying[group.rows[leaving]] = False

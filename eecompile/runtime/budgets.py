@@ -8,10 +8,18 @@ from math import isfinite
 from eecompile.artifact import Artifact, PolicyEntry
 from eecompile.artifact_files import bad_artifact
 from eecompile.diagnostics import CompileErrors, Diagnostic, Span
+from eecompile.halt_rule import HaltRule
 from eecompile.policies.points import OperatingPoint, OutOfReach, choose
 from eecompile.runtime.inputs import bad_argument
 
-__all__ = ["QUANTITIES", "choose_point", "given_limits", "in_words", "stored_points"]
+__all__ = [
+    "QUANTITIES",
+    "choose_point",
+    "given_halt",
+    "given_limits",
+    "in_words",
+    "stored_points",
+]
 
 #: What can be limited -> how the language calls it, its unit, and the value of that in SI.
 QUANTITIES = {
@@ -20,6 +28,9 @@ QUANTITIES = {
     "energy": ("mean energy", "mJ", 1e-3),
     "accuracy_drop": ("accuracy drop", "%", 1e-2),
 }
+
+#: What a halt can limit -> its name in `HaltRule`.
+_HALTS = {"macs": "macs", "latency": "latency_s", "energy": "energy_j"}
 
 #: Those that are fractions: 1 is all that the whole network costs, or has right.
 _SHARES = ("macs", "accuracy_drop")
@@ -59,6 +70,30 @@ def given_limits(budget: Mapping[str, float]) -> dict[str, float]:
             message = f"Expected a fraction as the limit of `{name}`, found {limit:g}"
             raise bad_argument(message, "1 is the whole network's: 60 % is 0.6")
     return {name: float(limit) for name, limit in budget.items()}
+
+
+def given_halt(limits: Mapping[str, float]) -> HaltRule:
+    """The rule of limits by quantity, checked.
+
+    Raises:
+        CompileErrors: it is no such mapping.
+
+    >>> given_halt({"latency": 0.001}).latency_s
+    0.001
+    """
+    help_ = 'give `{"latency": 0.001}`, with ' + ", ".join(f"`{name}`" for name in _HALTS)
+    if not isinstance(limits, Mapping) or not limits:
+        raise bad_argument(f"Expected limits by quantity to halt at, found {limits!r}", help_)
+    for name in limits:
+        if name not in _HALTS:
+            raise bad_argument(f"Unknown quantity `{name}` to halt at", help_)
+    if isinstance(limits.get("macs"), int | float) and limits["macs"] > _MOST_SHARE:
+        message = f"Expected a fraction as the limit of `macs`, found {limits['macs']:g}"
+        raise bad_argument(message, "1 is the whole network's: 60 % is 0.6")
+    try:
+        return HaltRule(**{_HALTS[name]: limit for name, limit in limits.items()})
+    except ValueError as error:
+        raise bad_argument(f"Nothing can be halted at this: {error}") from None
 
 
 def stored_points(artifact: Artifact, name: str, entry: PolicyEntry) -> list[OperatingPoint]:

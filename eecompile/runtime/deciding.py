@@ -12,6 +12,7 @@ import numpy as np
 from eecompile.policies.base import ExitPolicy
 from eecompile.runtime.clock import Clock
 from eecompile.runtime.guard import Guard
+from eecompile.runtime.halting import Halting
 
 __all__ = ["Deciding", "Server"]
 
@@ -46,6 +47,9 @@ class Deciding:
         clock: chooses clocks; None where they are left alone.
         server: answers samples that are offloaded; None: they run to the network's end.
         guard: watches answers; None where nothing is watched.
+        shift: what gates subtract from their scores, where the network has gates.
+        halt: what each sample may spend; None where that is not limited. It goes with no clock, no
+            server, no guard and no policy that learns.
         lock: held where what the policy and the guard know is read or changed; they are shared
             between clones, and each thread's samples add to it.
     """
@@ -55,12 +59,15 @@ class Deciding:
     clock: Clock | None = None
     server: Server | None = None
     guard: Guard | None = None
+    halt: Halting | None = None
     lock: Lock = field(default_factory=Lock)
+    shift: float = 0.0
 
     @property
     def one_by_one(self) -> bool:
-        """Whether a sample's way may depend on those before it, or lead to a server."""
-        return self.policy.online or self.server is not None or self.guard is not None
+        """Whether a sample's way may depend on those before it or on time, or lead to a server."""
+        timed = self.halt is not None and self.halt.timed
+        return self.policy.online or self.server is not None or self.guard is not None or timed
 
     def close(self) -> None:
         """Clocks are put back, connections closed."""

@@ -43,6 +43,7 @@ def run_in_turn(
         logits[row] = answer.logits
         answers.append(answer)
     names = network.exit_names
+    blocks_run = [answer.blocks_run for answer in answers if answer.blocks_run is not None]
     return BatchAnswer(
         logits,
         np.array([names.index(answer.exit) for answer in answers], np.int64),
@@ -52,4 +53,7 @@ def run_in_turn(
         np.array([answer.macs for answer in answers], np.int64),
         perf_counter() - start,
         np.array([answer.offloaded for answer in answers], bool),
+        np.array([answer.halted for answer in answers], bool),
+        blocks_run=np.array(blocks_run, np.int64) if blocks_run else None,
+        blocks=network.blocks,
     )

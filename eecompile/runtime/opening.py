@@ -12,6 +12,7 @@ from eecompile.artifact_files import bad_artifact
 from eecompile.clock_rule import ClockRule
 from eecompile.diagnostics import CompileErrors, did_you_mean_help
 from eecompile.guard_rule import GuardRule
+from eecompile.halt_rule import HaltRule
 from eecompile.hardware import usable_cores
 from eecompile.offload_rule import OffloadRule
 from eecompile.policies import from_json
@@ -20,6 +21,7 @@ from eecompile.runtime.clock import Clock
 from eecompile.runtime.deciding import Server
 from eecompile.runtime.governor import Governor, NoGovernor
 from eecompile.runtime.guard import Guard
+from eecompile.runtime.halting import Halting, PieceCosts
 from eecompile.runtime.inputs import bad_argument
 from eecompile.runtime.sysfs_governor import open_governor
 
@@ -27,6 +29,7 @@ __all__ = [
     "policy_entry",
     "stored_clock",
     "stored_guard",
+    "stored_halt",
     "stored_policy",
     "stored_server",
     "threads_for",
@@ -175,6 +178,31 @@ def stored_server(
     except ValueError as error:
         raise _unusable(artifact, name, error) from error
     return Offloader(rule, endpoint)
+
+
+def stored_halt(
+    artifact: Artifact, name: str, entry: PolicyEntry, costs: PieceCosts
+) -> Halting | None:
+    """What limits each sample by an entry's rule, None where it has none.
+
+    Args:
+        artifact: it is in.
+        name: of the policy.
+        entry: see above.
+        costs: of the artifact's network.
+
+    Raises:
+        CompileErrors: the rule does not go with the rest of the policy, cannot be kept, or is
+            damaged.
+    """
+    if entry.halt is None:
+        return None
+    try:
+        if entry.clock is not None or entry.offload is not None or entry.guard is not None:
+            raise ValueError("it halts, which goes with no clock, server or guard")
+        return Halting(HaltRule.from_json(entry.halt), costs)
+    except ValueError as error:
+        raise _unusable(artifact, name, error) from error
 
 
 def stored_clock(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ctypes import c_int32
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +12,19 @@ from eecompile.artifact import Artifact, read_artifact
 from eecompile.artifact_files import LIBRARY
 from eecompile.clock_rule import ClockRule
 from eecompile.diagnostics import CompileErrors
+from eecompile.halt_rule import HaltRule
 from eecompile.manifest import Manifest
 from eecompile.policies.base import ExitPolicy
+from eecompile.policies.never import NeverPolicy
 from eecompile.runtime.answers import Answer, BatchAnswer
 from eecompile.runtime.batch import Batches
-from eecompile.runtime.budgets import choose_point, given_limits
+from eecompile.runtime.budgets import choose_point, given_halt, given_limits
 from eecompile.runtime.clock import Clock
 from eecompile.runtime.deciding import Deciding, Server
 from eecompile.runtime.ending import park_if_ending, session_lock
 from eecompile.runtime.governor import Governor
 from eecompile.runtime.guard_report import GuardReport
+from eecompile.runtime.halting import Halting, PieceCosts
 from eecompile.runtime.in_turn import run_in_turn
 from eecompile.runtime.inputs import Inputs, bad_argument
 from eecompile.runtime.learning import forget, recall, store
@@ -29,6 +33,7 @@ from eecompile.runtime.opening import (
     policy_entry,
     stored_clock,
     stored_guard,
+    stored_halt,
     stored_policy,
     stored_server,
     threads_for,
@@ -45,6 +50,7 @@ def load(
     governor: Governor | None = None,
     *,
     budget: Mapping[str, float] | None = None,
+    halt: Mapping[str, float] | None = None,
     endpoint: str | None = None,
     state: str | Path | None = None,
     audit_seed: int | None = None,
@@ -67,6 +73,8 @@ def load(
             One that is given is shared with clones, and `close` restores through it.
         budget: what to choose another operating point of the policy for, as `Session.set_budget`
             takes it: ``{"macs": 0.6}``. None: the one it was built for.
+        halt: what each sample may spend at most, as `Session.set_halt` takes it:
+            ``{"latency": 0.001}``. None: what the policy says.
         endpoint: the server that a policy with `offload` asks, one of those the `.ee` file allows
             it; the first of them if not given. Nothing is sent before the first sample that needs
             it; `Session.connect` looks at the server earlier.
@@ -77,8 +85,8 @@ def load(
     Raises:
         CompileErrors: it is no artifact, damaged, for another machine or version, or has no such
             policy; `threads` is no whole number above 0; the system gives no such threads; the
-            policy cannot keep the budget, or may not ask `endpoint`; or `state` is another
-            policy's, or damaged.
+            policy cannot keep the budget, or may not ask `endpoint`; no answer keeps `halt`; or
+            `state` is another policy's, or damaged.
         ToolError: the policy offloads, and the library that speaks to servers is not installed.
     """
     session = Session(
@@ -88,6 +96,8 @@ def load(
     )
     if budget is not None:
         session.set_budget(budget)
+    if halt is not None:
+        session.set_halt(halt)
     if state is not None and os.path.lexists(state):
         session.load_state(state)
     return session
@@ -108,6 +118,9 @@ class Session:
     as they were found; at the latest that happens when the process ends, however it does. On a
     board of several clusters the calling thread and the session's own are kept on the CPUs of the
     cluster that was chosen, until then.
+
+    `run` can be ended early, from outside by `cancel` and from inside by a budget for the sample.
+    Either way exits answer that the policy would have passed.
 
     A policy that learns, and a guard, see every sample that is answered by `run`, one after the
     other. What they know is shared with clones: all threads' samples teach one policy, and no
@@ -161,6 +174,10 @@ class Session:
         self._audit_seed = audit_seed
         self._how: Deciding | None = None
         self._budget: dict[str, float] | None = None
+        self._costs: PieceCosts | None = None
+        #: Of the call under way, not 0 once it is cancelled; a word of its own for each call, so
+        #: that cancelling one that has just ended does nothing to the next.
+        self._stop: c_int32 | None = None
         self.set_policy(artifact.manifest.default_policy if policy is None else policy)
 
     @property
@@ -245,14 +262,23 @@ class Session:
         """How clocks are chosen and deadlines kept; None where neither is done."""
         return None if self._clock is None else self._clock.rule
 
-    def set_policy(self, policy: str | ExitPolicy | None, *, keep_clock: bool = False) -> None:
+    def set_policy(
+        self,
+        policy: str | ExitPolicy | None,
+        *,
+        keep_clock: bool = False,
+        gate_shift: float = 0.0,
+    ) -> None:
         """Decide by another policy from now on: one of the artifact's, one of your own, or None.
 
-        With None, as where an artifact has no policies, decisions are off.
+        With None, as where an artifact has no policies, decisions are off: no exit is taken, and
+        nothing is left out.
 
         Args:
             policy: see above; a stored policy brings its own rule for clocks and deadlines.
             keep_clock: whether one of your own goes on with the rule in use.
+            gate_shift: beside one of your own, what the network's gates subtract from their scores:
+                more leaves more out.
 
         Raises:
             CompileErrors: the artifact has no policy of this name, or one that cannot be used.
@@ -261,7 +287,9 @@ class Session:
             self._decide_by(None)
         elif isinstance(policy, ExitPolicy):
             clock = self._clock if keep_clock else None
-            self._decide_by(Deciding(policy, clock=clock, server=self._server))
+            self._decide_by(
+                Deciding(policy, clock=clock, server=self._server, shift=float(gate_shift))
+            )
         else:
             self._decide_by(self._stored(policy))
 
@@ -272,9 +300,10 @@ class Session:
         policy = stored_policy(artifact, name, entry, stops)
         guard = stored_guard(artifact, name, entry, self._audit_seed)
         server = stored_server(artifact, name, entry, self._endpoint, self._server)
+        halt = None if entry.halt is None else stored_halt(artifact, name, entry, self._pieces)
         workers = () if self._team is None else self._team.workers
         clock, self._governor = stored_clock(artifact, name, entry, self._governor, workers)
-        return Deciding(policy, name, clock, server, guard)
+        return Deciding(policy, name, clock, server, guard, halt)
 
     def _decide_by(self, how: Deciding | None) -> None:
         """From now on; what went with the policy before is closed, but for a clock that stays."""
@@ -313,6 +342,72 @@ class Session:
             raise bad_argument(message, "build with the other budget, or without the guard")
         point = choose_point(self.artifact, how.name, limits)
         self._how, self._budget = replace(how, policy=point.make()), limits
+
+    @property
+    def halt(self) -> HaltRule | None:
+        """What each sample may spend at most; None where that is not limited."""
+        return None if self._how is None or self._how.halt is None else self._how.halt.rule
+
+    def set_halt(self, limits: Mapping[str, float] | None) -> None:
+        """Limit what each sample may spend from now on, whatever the policy said of it.
+
+        Where more is not sure to fit, the deepest exit that does answers. Nothing is fitted to
+        these limits, so that they can change at any time; `set_policy` brings the policy's back.
+
+        Args:
+            limits: quantity -> limit, all of them kept: "macs" as a fraction of the whole
+                network's, "latency" in seconds from the call to the answer, "energy" in joules as
+                the artifact's costs tell it. None: no limit.
+
+        Raises:
+            CompileErrors: these are no limits, no answer keeps them (the cheapest is named), a
+                cost is not known, or the policy chooses clocks, offloads, learns or is guarded;
+                nothing has changed then.
+        """
+        rule, how = None if limits is None else given_halt(limits), self._how
+        if rule is not None:
+            how = how or Deciding(NeverPolicy(len(self.exit_names) - 1))
+            self._how = replace(how, halt=self._halting(how, rule))
+        elif how is not None:
+            only_that = how.name is None and isinstance(how.policy, NeverPolicy)
+            self._how = None if only_that else replace(how, halt=None)
+
+    def _halting(self, how: Deciding, rule: HaltRule) -> Halting:
+        """A rule for samples that are decided on like that."""
+        with_what = {
+            "chooses clocks or has a deadline": how.clock is not None,
+            "asks a server": how.server is not None,
+            "is guarded": how.guard is not None,
+            "learns": how.policy.online,
+        }
+        for what, does in with_what.items():
+            if does:
+                message = f"No budget for each sample goes with a policy that {what}"
+                raise bad_argument(message, "set another policy, or None")
+        return Halting(rule, self._pieces)
+
+    @property
+    def _pieces(self) -> PieceCosts:
+        """What pieces cost, looked up once."""
+        if self._costs is None:
+            self._costs = PieceCosts(self.manifest.network, self.artifact.costs)
+        return self._costs
+
+    def cancel(self) -> bool:
+        """Have the call of `run` under way answer with what it has; from any thread.
+
+        The deepest exit whose head has run answers, and where none has, the next one the sample
+        comes to. A network without exits runs to its end. Takes no lock: a signal handler may call
+        it. Of `run_batch`, `full_depth` and their like nothing is cancelled.
+
+        Returns:
+            Whether there is a call to cancel; the next one is never.
+        """
+        stop = self._stop
+        if stop is None:
+            return False
+        stop.value = 1
+        return True
 
     def connect(self) -> bool:
         """Whether the server of a policy that offloads is there and has this artifact's models.
@@ -382,30 +477,60 @@ class Session:
         if how is None or found._how is None:
             found.set_policy(None)
         else:
-            shared = replace(found._how, policy=how.policy, guard=how.guard, lock=how.lock)
+            halt = how.halt and Halting(how.halt.rule, found._pieces)
+            shared = replace(
+                found._how, policy=how.policy, guard=how.guard, halt=halt, lock=how.lock
+            )
             found._how, found._budget = shared, self._budget
         return found
 
-    def run(self, x: Inputs, *, normalize: bool = False) -> Answer:
+    def run(
+        self,
+        x: Inputs,
+        *,
+        normalize: bool = False,
+        budget_s: float | None = None,
+        budget_macs: float | None = None,
+        budget_j: float | None = None,
+    ) -> Answer:
         """The answer for one sample: as soon as the policy is content, no segment after that runs.
+
+        Budgets of the call hold beside those of the policy, see `set_halt`. `cancel` ends the call
+        from another thread.
 
         Args:
             x: the input, of its type and shape, with or without its leading 1; a mapping by name
                 where there are several.
             normalize: whether `x` is raw data, to be normalised as the `.ee` file says.
+            budget_s: seconds from the call to the answer.
+            budget_macs: multiply-accumulates, as a fraction of the whole network's.
+            budget_j: energy in joules, as the artifact's costs tell it.
 
         Raises:
-            CompileErrors: `x` is not that, or another thread is using the session.
+            CompileErrors: `x` is not that, another thread is using the session, or no answer keeps
+                a budget (see `set_halt`); nothing has run then.
         """
         how = self._how
-        if how is None:
-            return self.full_depth(x, normalize=normalize)
+        if budget_s is not None or budget_macs is not None or budget_j is not None:
+            how = self._limited({"macs": budget_macs, "latency": budget_s, "energy": budget_j})
         if not self._in_use.acquire(False):
             raise _in_use()
         try:
-            return self._singles.run(how, x, normalize)
+            self._stop = stop = c_int32()
+            if how is None:
+                return self._singles.whole(None, x, normalize, stop)
+            return self._singles.run(how, x, normalize, stop)
         finally:
+            self._stop = None
             self._in_use.release()
+
+    def _limited(self, budgets: Mapping[str, float | None]) -> Deciding:
+        """The policy in use with budgets of one call beside its own."""
+        how = self._how or Deciding(NeverPolicy(len(self.exit_names) - 1))
+        rule = given_halt({name: limit for name, limit in budgets.items() if limit is not None})
+        if how.halt is not None:
+            rule = rule.and_also(how.halt.rule)
+        return replace(how, halt=self._halting(how, rule))
 
     def full_depth(self, x: Inputs, *, normalize: bool = False) -> Answer:
         """The network's own answer for one sample: decisions off, no exit head runs."""
@@ -419,11 +544,12 @@ class Session:
     def run_batch(self, x: Inputs, *, normalize: bool = False) -> BatchAnswer:
         """The answers for n samples, each leaving at its own exit; what stays goes on together.
 
-        Each answer is that of `run`, whatever other samples there are. Deadlines are of single
-        samples: a batch runs at the fastest clock, and no answer is forced.
+        Each answer is that of `run`, whatever other samples there are, also where each may spend
+        so many multiply-accumulates or joules. Deadlines are of single samples: a batch runs at the
+        fastest clock, and no answer is forced.
 
-        With a policy that learns, a server or a guard, samples go one after the other as by `run`,
-        since each may change what becomes of the next.
+        With a policy that learns, a server, a guard, or a limit of each sample's time, samples go
+        one after the other as by `run`.
 
         Args:
             x: (n, ...) samples of the input; a mapping by name where there are several.
@@ -446,12 +572,12 @@ class Session:
             if how is not None and how.one_by_one:
                 singles = self._singles
                 return run_in_turn(
-                    lambda one: singles.run(how, one, False), self.manifest, x, normalize
+                    lambda one: singles.run(how, one, False, c_int32()),
+                    *(self.manifest, x, normalize),
                 )
             if self._clock is not None:
                 self._clock.full_speed()
-            policy = None if how is None else how.policy
-            answers = self._batches.run(policy, x, normalize)
+            answers = self._batches.run(how, x, normalize)
             for index, name in enumerate(self.exit_names):
                 self._singles.counts[index] += answers.exit_counts[name]
             return answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ctypes import c_int32
 from time import perf_counter
 
 import numpy as np
@@ -12,13 +13,15 @@ from eecompile.diagnostics import InternalError
 from eecompile.manifest import Manifest
 from eecompile.policies.base import EXIT, OFFLOAD, ExitOutputs, ExitPolicy
 from eecompile.runtime.answers import Answer
-from eecompile.runtime.batch import border_values
+from eecompile.runtime.batch import border_values, segment_parts, segments_program
 from eecompile.runtime.clock import Clock
 from eecompile.runtime.deciding import Deciding
 from eecompile.runtime.guard import Guard
+from eecompile.runtime.halting import Halting
 from eecompile.runtime.inputs import Inputs, as_batch, as_mapping, raw_inputs
 from eecompile.runtime.lane import Call, Chain, Lane
 from eecompile.runtime.library import Library, Team
+from eecompile.runtime.steps import Part
 
 __all__ = ["Singles", "Stop"]
 
@@ -41,12 +44,19 @@ class Stop:
         # Views of the lane's memory: they show what the latest call computed.
         self.outputs = ExitOutputs(logits, scores[1])
 
+    def run(self) -> ExitOutputs:
+        """What it computes for the sample that is there; as it is until later segments run."""
+        for call in self.calls:
+            call.one()
+        return self.outputs
+
 
 class Singles:
     """Memory for one sample, and everything bound to it. For one thread.
 
     Attributes:
         lane: the memory.
+        program: the steps of all segments, where gates decide.
         stops: the exits.
         counts: samples answered by each exit, the final one last.
     """
@@ -55,50 +65,78 @@ class Singles:
         """Allocates everything; answers allocate only what they hand out."""
         network = manifest.network
         self._manifest, self._exit_names = manifest, network.exit_names
-        self.lane = Lane(library, network.inputs, network.functions(), 1, team)
+        self.lane = Lane(library, network.inputs, network.steps(), 1, team)
+        self.program = segments_program(network, self.lane)
         values = self.lane.values
         self._inputs = [(name, type_, values[name]) for name, type_ in network.inputs]
-        calls = [
-            [self.lane.calls[f.symbol] for f in segment.backbone] for segment in network.segments
-        ]
-        self._segments: list[tuple[Call | Chain, int]] = [
-            (some[0] if len(some) == 1 else Chain(library.chain(), some, team), segment.macs)
-            for some, segment in zip(calls, network.segments, strict=True)
-        ]
-        self._all = Chain(library.chain(), [call for some in calls for call in some], team)
+        self._segments: list[tuple[Call | Part, int]]
+        self._all: Chain | Part
+        if self.program is None:
+            calls = [self.lane.calls[f.symbol] for part in network.segments for f in part.functions]
+            self._segments = [
+                (call, part.macs) for call, part in zip(calls, network.segments, strict=True)
+            ]
+            self._all = Chain(library.chain(), calls, team)
+        else:  # It counts what they take.
+            self._segments = [(part, 0) for part in segment_parts(network, self.program)]
+            self._all = self.program.part(0, len(self.program.steps))
         self.stops = [Stop(exit_, self.lane) for exit_ in network.exits]
         self._border = [
             [(name, values[name]) for name in names] for names in border_values(network)
         ]
-        self._macs, self._output, self._classes = network.macs, network.output, network.classes
+        self._macs = 0 if self.program is not None else network.macs
+        self._output, self._classes = network.output, network.classes
         self._last_outputs = [(name, values[name]) for name, _ in network.segments[-1].outputs]
         self.counts = [0] * len(network.exit_names)
 
-    def run(self, how: Deciding, x: Inputs, normalize: bool) -> Answer:
-        """The answer for one sample: see `Session.run`."""
+    def run(self, how: Deciding, x: Inputs, normalize: bool, stop: c_int32) -> Answer:
+        """The answer for one sample: see `Session.run`; `stop` is not 0 once it is cancelled."""
         start = perf_counter()
         self._take(x, normalize)
+        if self.program is not None:
+            self.program.begin(gates=True, shift=how.shift)
         guard = how.guard
+        if how.halt is not None:
+            return self._halted(how.policy, how.halt, start, stop)
         if guard is None:
-            return self._decided(how, how.policy, start)
+            return self._decided(how, how.policy, start, stop)
         with how.lock:
             policy, audits = guard.begin()
         if audits:
-            return self._audited(how, guard, start)
-        answer = self._decided(how, policy, start)
+            return self._audited(how, guard, start, stop)
+        answer = self._decided(how, policy, start, stop)
+        if answer.cancelled:  # A guard watches what the policy answers.
+            return answer
         index = self._exit_names.index(answer.exit)
         with how.lock:
             guard.answered(index, answer.logits.reshape(1, -1))
         return answer
 
-    def whole(self, clock: Clock | None, x: Inputs, normalize: bool) -> Answer:
-        """The network's own answer for one sample: no exit head runs."""
+    def whole(
+        self, clock: Clock | None, x: Inputs, normalize: bool, stop: c_int32 | None = None
+    ) -> Answer:
+        """The network's own answer for one sample: no exit head runs.
+
+        With `stop`, the next exit answers once that is not 0.
+        """
         start = perf_counter()
         self._take(x, normalize)
+        if self.program is not None:
+            self.program.begin(gates=False)
         if clock is not None:
             clock.full_speed()
-        self._all.one()
-        return self._final(len(self._segments), 0, self._macs, start)
+        if stop is None or not self.stops:
+            self._all.one()
+            return self._final(len(self._segments), 0, self._macs, start)
+        macs = 0
+        for index, (call, cost) in enumerate(self._segments):
+            call.one()
+            macs += cost
+            if stop.value and index < len(self.stops):
+                head = self.stops[index]
+                logits, counts = head.run().logits[0].copy(), (len(head.calls), macs + head.macs)
+                return self._made(index, logits, index + 1, *counts, start, cancelled=True)
+        return self._final(len(self._segments), 0, macs, start)
 
     def _take(self, x: Inputs, normalize: bool) -> None:
         """Copy one sample into the lane; this also aligns it and makes it dense."""
@@ -114,7 +152,46 @@ class Singles:
         for name, type_, memory in self._inputs:
             memory[:] = as_batch(name, type_, arrays[name], single=True)
 
-    def _decided(self, how: Deciding, policy: ExitPolicy, start: float) -> Answer:
+    def _halted(self, policy: ExitPolicy, halt: Halting, start: float, stop: c_int32) -> Answer:
+        """Segment by segment as far as limits go: the rule of `eecompile.policies.halted`."""
+        last, account = len(self.stops), halt.account(start)
+        due, state = policy.first(), policy.start(1)
+        heads_run = macs = 0
+        held, logits = -1, None  # The deepest exit whose head has run, and its answer.
+        for index, (call, cost) in enumerate(self._segments):
+            call.one()
+            macs += cost
+            if index == last:
+                break
+            account.segment(index)
+            head, wanted, cancelled = self.stops[index], last, stop.value != 0
+            asks = index == due and not cancelled and account.affords(index)
+            ends = not asks and (cancelled or not account.goes_on(index))
+            if asks or (ends and (logits is None or (not cancelled and account.affords(index)))):
+                outputs = head.run()
+                account.head(index)
+                heads_run += len(head.calls)
+                macs += head.macs
+                if asks:
+                    wanted = policy.decide(index, outputs, state).item()
+                held, logits = index, policy.answer(index, outputs)[0].copy()
+                cancelled = stop.value != 0
+                ends = ends or wanted == EXIT or cancelled or not account.goes_on(index)
+            if ends and logits is not None:
+                forced = wanted != EXIT
+                return self._made(
+                    *(held, logits, index + 1, heads_run, macs, start),
+                    halted=forced and not cancelled,
+                    cancelled=forced and cancelled,
+                )
+            if asks and not index < wanted <= last and wanted != OFFLOAD:
+                raise InternalError(f"policy {policy.kind} asked for exit {wanted} after {index}")
+            if index >= due:
+                # A head that was not affordable is missed: the policy is asked no more.
+                due = wanted
+        return self._final(last + 1, heads_run, macs, start)
+
+    def _decided(self, how: Deciding, policy: ExitPolicy, start: float, stop: c_int32) -> Answer:
         """Segment by segment; with a clock, each stretch at the one that is chosen for it."""
         clock, last = how.clock, len(self.stops)
         segments_run = heads_run = macs = 0
@@ -124,20 +201,30 @@ class Singles:
         else:
             due, state = policy.first(), policy.start(1)
         answers = alone = False
+        held, logits = -1, None  # The deepest exit whose head has run, and its answer.
         if clock is not None:
             due, _, answers = clock.begin(due)
         for index, (call, cost) in enumerate(self._segments):
             call.one()
             segments_run += 1
             macs += cost
-            if index != due or index == last:
+            cancelled = stop.value != 0 and index < last
+            if not cancelled and (index != due or index == last):
                 continue
-            stop = self.stops[index]
-            for head in stop.calls:
-                head.one()
-                heads_run += 1
-            macs += stop.macs
-            wanted = policy.decide(index, stop.outputs, state).item()
+            head = self.stops[index]
+            if not cancelled or logits is None:
+                outputs = head.run()
+                heads_run += len(head.calls)
+                macs += head.macs
+                held, logits = index, policy.answer(index, outputs)[0].copy()
+            if cancelled and logits is not None:
+                answer = self._made(
+                    *(held, logits, segments_run, heads_run, macs, start),
+                    clock=clock,
+                    cancelled=True,
+                )
+                break
+            wanted = policy.decide(index, outputs, state).item()
             if wanted == OFFLOAD:
                 found, wanted = self._offloaded(how, index), last
                 alone = found is None
@@ -160,7 +247,6 @@ class Singles:
                     if due != EXIT:
                         continue
                 clock.forced += 1
-            logits = policy.answer(index, stop.outputs)[0].copy()
             answer = self._made(index, logits, segments_run, heads_run, macs, start, clock=clock)
             break
         else:
@@ -185,8 +271,11 @@ class Singles:
         """Of one sample, from the network's output."""
         return output[0] if self._classes is None else output.reshape(-1)
 
-    def _audited(self, how: Deciding, guard: Guard, start: float) -> Answer:
-        """The network's own answer, with every exit evaluated on the way for the guard to see."""
+    def _audited(self, how: Deciding, guard: Guard, start: float, stop: c_int32) -> Answer:
+        """The network's own answer, with every exit evaluated on the way for the guard to see.
+
+        Of a sample that is cancelled it sees nothing.
+        """
         segments_run = heads_run = macs = 0
         seen: list[ExitOutputs] = []
         for index, (call, cost) in enumerate(self._segments):
@@ -195,15 +284,15 @@ class Singles:
             macs += cost
             if index == len(self.stops):
                 break
-            stop = self.stops[index]
-            for head in stop.calls:
-                head.one()
-                heads_run += 1
-            macs += stop.macs
-            means = stop.outputs.class_means  # Later segments may write where these are.
-            seen.append(
-                ExitOutputs(stop.outputs.logits.copy(), None if means is None else means.copy())
-            )
+            head = self.stops[index]
+            outputs = head.run()
+            heads_run += len(head.calls)
+            macs += head.macs
+            means = outputs.class_means  # Later segments may write where these are.
+            seen.append(ExitOutputs(outputs.logits.copy(), None if means is None else means.copy()))
+            if stop.value:
+                counts = segments_run, heads_run, macs
+                return self._made(index, seen[-1].logits[0], *counts, start, cancelled=True)
         answer = self._final(segments_run, heads_run, macs, start, audited=True)
         with how.lock:
             guard.audited(seen, answer.logits.reshape(1, -1))
@@ -238,9 +327,16 @@ class Singles:
         *,
         sent: bool = False,
         audited: bool = False,
+        halted: bool = False,
+        cancelled: bool = False,
     ) -> Answer:
         self.counts[index] += 1
         latency_s = perf_counter() - start
+        blocks_run, blocks = None, 0
+        if self.program is not None:
+            macs += self.program.macs
+            if blocks := self.program.blocks:
+                blocks_run = self.program.blocks_run
         frequency_hz = energy_j = None
         if clock is not None:
             frequency_hz, energy_j = clock.finish(index, latency_s)
@@ -255,6 +351,10 @@ class Singles:
             frequency_hz,
             sent,
             audited,
+            halted,
+            cancelled,
             outputs=outputs or {},
             label_names=self._manifest.labels,
+            blocks_run=blocks_run,
+            blocks=blocks,
         )

@@ -1,0 +1,275 @@
+"""Budgets for every sample while it is computed: what was spent, what the rest may take.
+
+Multiply-accumulates are counted and energies are the cost table's. Time is read from the clock
+wherever there is a decision; what the rest takes is the cost table's at first, and then what the
+same pieces took in this process: the machine may be slower today than when it was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from time import perf_counter
+
+from eecompile.compiled import CompiledGraph
+from eecompile.cost_table import CostRow, CostTable
+from eecompile.diagnostics import CompileErrors, Diagnostic, Span
+from eecompile.figures import hertz
+from eecompile.halt_rule import HaltRule
+from eecompile.policies.base import ExitPolicy
+from eecompile.policies.halted import HaltedPolicy, SpendingLimit, can_go_on, cheapest_answer
+
+__all__ = ["Account", "Halting", "Pace", "PieceCosts"]
+
+#: What is reserved for a piece that has not run yet: so much more than its time, and so much for
+#: the session's own work around it.
+_MARGIN, _AROUND_S = 0.1, 10e-6
+#: A piece's mean time and mean deviation follow what it takes by these shares, and so many
+#: deviations above the mean are reserved: as RFC 6298 waits for answers.
+_MEAN_SHARE, _DEVIATION_SHARE, _DEVIATIONS = 1 / 8, 1 / 4, 4.0
+#: One time of more than so often what is reserved counts as that: whoever took the core then will
+#: most likely not do it again.
+_MOST = 1.5
+#: For making the answer.
+_ANSWER_S = 5e-6
+
+
+class Pace:
+    """How long some pieces take here, each with a reserve for those times it takes longer.
+
+    Attributes:
+        reserves: in seconds, of each.
+    """
+
+    __slots__ = ("_deviations", "_means", "reserves")
+
+    def __init__(self, seconds: Sequence[float]) -> None:
+        """`seconds` are what a cost table says."""
+        self._means = [piece + _AROUND_S / 2 for piece in seconds]
+        self.reserves = [piece * (1 + _MARGIN) + _AROUND_S for piece in seconds]
+        self._deviations = [
+            (most - mean) / _DEVIATIONS
+            for most, mean in zip(self.reserves, self._means, strict=True)
+        ]
+
+    def saw(self, index: int, seconds: float) -> None:
+        """A piece took that long.
+
+        >>> pace = Pace([1.0])
+        >>> for _ in range(50):
+        ...     pace.saw(0, 2.0)
+        >>> 1.99 < pace.reserves[0] < 2.5
+        True
+        """
+        seconds = min(seconds, _MOST * self.reserves[index])
+        off = seconds - self._means[index]
+        self._deviations[index] += _DEVIATION_SHARE * (abs(off) - self._deviations[index])
+        self._means[index] += _MEAN_SHARE * off
+        self.reserves[index] = self._means[index] + _DEVIATIONS * self._deviations[index]
+
+
+class PieceCosts:
+    """What a network's pieces cost, by quantity, and how long they take in this process.
+
+    Attributes:
+        segments, heads: paces, for one thread.
+    """
+
+    def __init__(self, network: CompiledGraph, table: CostTable | None) -> None:
+        """Of the table the fastest state counts: what clocks are left at."""
+        self._network, self._table = network, table
+        self._exit_names = network.exit_names
+        self._known: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+            "macs": (
+                tuple(segment.macs + segment.gates_macs for segment in network.segments),
+                tuple(exit_.macs for exit_ in network.exits),
+            )
+        }
+        state = None if table is None else table.fastest
+        if table is not None and state is not None:
+            ways, heads = _column(table.segments, state), _column(table.exits, state)
+            for index, name in enumerate(("latency_s", "energy_j")):
+                piece = [tuple(cost[index] for cost in part) for part in (ways, heads)]
+                if all(value < inf for part in piece for value in part):
+                    self._known[name] = (piece[0], piece[1])
+        self._state = state
+        seconds = self._known.get("latency_s", ((), ()))
+        self.segments, self.heads = Pace(seconds[0]), Pace(seconds[1])
+
+    def limits(self, rule: HaltRule, place: Span | None = None) -> tuple[SpendingLimit, ...]:
+        """A rule's limits with what pieces cost at most; that of time, if any, is the last.
+
+        Raises:
+            CompileErrors: a cost is not known here, or there is no answer within the limits; the
+                cheapest one is named.
+        """
+        found = []
+        for name in ("macs", "energy_j", "latency_s"):
+            limit = rule.given.get(name)
+            if limit is not None:
+                found.append(self._limit(name, limit, place))
+        if not can_go_on(found, [0.0] * len(found), -1):
+            raise self._out_of_reach(f"No answer keeps all of `{rule}`", place, self._notes(rule))
+        return tuple(found)
+
+    def _limit(self, name: str, limit: float, place: Span | None) -> SpendingLimit:
+        if name not in self._known:
+            raise CompileErrors([self._unknown(name, place)])
+        full = self._network.macs if name == "macs" else 1
+        found = SpendingLimit(limit * full, *self._known[name])
+        if cheapest_answer(found)[1] > found.limit:
+            rule = HaltRule(**{name: limit})
+            message = f"Not even the cheapest answer keeps `{rule}`"
+            raise self._out_of_reach(message, place, self._notes(rule))
+        return found
+
+    def cheapest(self, name: str) -> tuple[str, float]:
+        """Name of the exit whose answer costs least at most, and that as `HaltRule` has it."""
+        index, cost = cheapest_answer(SpendingLimit(inf, *self._known[name]))
+        return self._exit_names[index], cost / (self._network.macs if name == "macs" else 1)
+
+    def full_depth(self, name: str) -> float:
+        """Of the whole network, gates included and heads not, as `HaltRule` has it."""
+        return sum(self._known[name][0]) / (self._network.macs if name == "macs" else 1)
+
+    def _notes(self, rule: HaltRule) -> tuple[str, ...]:
+        notes = []
+        for name in rule.given:
+            exit_, cost = self.cheapest(name)
+            least = str(HaltRule(**{name: cost})).split("<= ")[1]
+            what = "the network's own answer" if exit_ == "final" else f"exit `{exit_}`"
+            notes.append(f"the cheapest is {what} with {least}{self._where(name)}")
+        return tuple(notes)
+
+    def _where(self, name: str) -> str:
+        """On which board, at which clock, and where it is known from."""
+        table, state = self._table, self._state
+        if name == "macs" or table is None or state is None:
+            return ""
+        clock = table.states[state].frequency_hz
+        at = "" if clock is None else f" at {hertz(clock)}"
+        provenance = table.latency_provenance if name == "latency_s" else table.energy_provenance
+        return f" on `{table.board}`{at}, {provenance}"
+
+    def _out_of_reach(
+        self, message: str, place: Span | None, notes: tuple[str, ...]
+    ) -> CompileErrors:
+        return CompileErrors(
+            [
+                Diagnostic(
+                    "infeasible-budget",
+                    message,
+                    place,
+                    "leaves no time for any answer" if "latency" in message else "allows no answer",
+                    notes=notes,
+                    help="allow more, or give the model earlier exits",
+                )
+            ]
+        )
+
+    def _unknown(self, name: str, place: Span | None) -> Diagnostic:
+        board = "an artifact without costs" if self._table is None else f"`{self._table.board}`"
+        known = ", ".join(f"`{quantity.split('_')[0]}`" for quantity in self._known)
+        what = name.split("_")[0]
+        return Diagnostic(
+            "unknown-costs",
+            f"What pieces of the network take of {what} is not known on {board}",
+            place,
+            f"needs the {what} of every segment and head",
+            notes=(f"known are {known}", *(self._table.notes if self._table else ())),
+            help=f"halt by one of these: {known}",
+        )
+
+
+def _column(rows: Sequence[CostRow], state: int) -> list[tuple[float, float]]:
+    """Latency and energy of pieces at a state; infinite where not known."""
+    found = []
+    for row in rows:
+        cost = row.costs[state]
+        energy = None if cost is None else cost.energy_j
+        found.append((inf if cost is None else cost.latency_s, inf if energy is None else energy))
+    return found
+
+
+class Halting:
+    """A rule for a session's samples, its costs looked up.
+
+    Attributes:
+        rule: see above.
+        limits: what it comes to: see `PieceCosts.limits`.
+        timed: whether the last of them is time.
+    """
+
+    __slots__ = ("_costs", "limits", "rule", "timed")
+
+    def __init__(self, rule: HaltRule, costs: PieceCosts, place: Span | None = None) -> None:
+        """As `PieceCosts.limits`.
+
+        Raises:
+            CompileErrors: as there.
+        """
+        self.rule, self._costs = rule, costs
+        self.limits, self.timed = costs.limits(rule, place), rule.latency_s is not None
+
+    def policy(self, policy: ExitPolicy) -> HaltedPolicy:
+        """The policy with the limits that need no clock, which hold in a batch too."""
+        return HaltedPolicy(policy, self.limits)
+
+    def account(self, start: float) -> Account:
+        """Of a sample whose call began at `start`, its input copied by now."""
+        return Account(self, self._costs, start)
+
+
+class Account:
+    """What one sample has spent, and what it can still afford.
+
+    Attributes:
+        halts: whether there is a limit at all.
+    """
+
+    __slots__ = ("_counted", "_last", "_limits", "_pace", "_spent", "_start", "_timed")
+
+    def __init__(self, halting: Halting, costs: PieceCosts, start: float) -> None:
+        """Nothing spent but the time since `start`."""
+        limits = halting.limits
+        self._start, self._timed, self._pace = start, halting.timed, costs
+        self._spent: list[float] = [0] * len(limits)
+        self._counted = len(limits) - self._timed
+        if self._timed:
+            own = SpendingLimit(
+                limits[-1].limit - _ANSWER_S, costs.segments.reserves, costs.heads.reserves
+            )
+            limits = (*limits[:-1], own)
+            self._last = perf_counter()
+            self._spent[-1] = self._last - start
+        self._limits = limits
+
+    def segment(self, index: int) -> None:
+        """Segment `index` has run."""
+        for k in range(self._counted):
+            self._spent[k] += self._limits[k].segments[index]
+        if self._timed:
+            self._tick(self._pace.segments, index)
+
+    def head(self, index: int) -> None:
+        """Head and comparator of exit `index` have run."""
+        for k in range(self._counted):
+            self._spent[k] += self._limits[k].heads[index]
+        if self._timed:
+            self._tick(self._pace.heads, index)
+
+    def _tick(self, pace: Pace, index: int) -> None:
+        now = perf_counter()
+        pace.saw(index, now - self._last)
+        self._spent[-1], self._last = now - self._start, now
+
+    def affords(self, index: int) -> bool:
+        """Whether head and comparator of exit `index` fit into what is left."""
+        for spent, one in zip(self._spent, self._limits, strict=True):
+            if spent + one.heads[index] > one.limit:
+                return False
+        return True
+
+    def goes_on(self, index: int) -> bool:
+        """Whether an answer from beyond exit `index` fits into what is left."""
+        return can_go_on(self._limits, self._spent, index)
