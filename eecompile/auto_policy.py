@@ -173,33 +173,21 @@ def _folds(count: int, seed: int) -> Iterator[tuple[Array, Array]]:
         yield np.flatnonzero(~judging), np.flatnonzero(judging)
 
 
-def _part(record: CalibrateRecord, rows: Array) -> CalibrateRecord:
-    """Some samples of a record, without the features of its heads."""
-    return replace(
-        record,
-        labels=record.labels[rows],
-        final=record.final[rows],
-        recorded={},
-        logits={name: logits[rows] for name, logits in record.logits.items()},
-        class_means={name: means[rows] for name, means in record.class_means.items()},
-    )
-
-
 def _cross_validated(rule: Rule, judge: Calibration, seed: int) -> _Judged | None:
     """The rule on every sample, fitted without it; None where a part has no setting in budget."""
     record, count = judge.record, len(judge.record)
     right, cost = np.zeros(count, bool), np.zeros(count)
     for fitting, judging in _folds(count, seed):
-        own = replace(judge, record=_part(record, fitting))
+        own = replace(judge, record=record.rows(fitting))
         try:
             fitted = _fit(_quick(rule), own, seed)
         except InfeasibleBudget:
             return None
-        part = _part(record, judging)
+        part = record.rows(judging)
         replayed = replay(fitted.policy, part.outputs(), part.final)
         right[judging] = replayed.correct(part.labels)
         cost[judging] = judge.costs[judge.quantity].of(replayed)
-    lost = (record.final.argmax(axis=1) == record.labels).astype(np.float64) - right
+    lost = record.right_as_built.astype(np.float64) - right
     limited = lost if judge.budget.quantity == "accuracy_drop" else cost
     kept = within(float(limited.mean()), judge.budget.limit)
     return _Judged(rule, right, lost, cost, kept)

@@ -243,7 +243,7 @@ def drop_at_most(record: CalibrateRecord, right: Array, confidence: float = CONF
         right: bool (n,), which of them are right.
         confidence: for the mean over data like these.
     """
-    lost = (record.final.argmax(axis=1) == record.labels).astype(float) - right
+    lost = record.right_as_built.astype(float) - right
     return float(lost.mean()) + NormalDist().inv_cdf(confidence) * standard_error(lost)
 
 

@@ -12,32 +12,26 @@ from eecompile.compiled import CompiledGraph, CompiledStep
 from eecompile.cost_table import CostTable
 from eecompile.outcomes import ExitCosts
 
-__all__ = ["gated_costs", "score_names", "table_costs", "work_shares"]
+__all__ = ["gated_costs", "table_costs", "work_shares"]
 
 Array = np.ndarray[Any, Any]
 
 
-def score_names(network: CompiledGraph) -> tuple[str, ...]:
-    """The gates' scores that something is decided by."""
-    steps = [step for segment in network.segments for step in segment.steps]
-    names = [name for step in steps for name in (step.keep, step.channels) if name]
-    return tuple(dict.fromkeys(names))
-
-
-def work_shares(step: CompiledStep, scores: Mapping[str, Array], count: int) -> Array:
+def work_shares(step: CompiledStep, shares: Mapping[str, Array], count: int) -> Array:
     """Which share of a step's work each sample pays, float64 (n,).
 
     Args:
         step: of a segment.
-        scores: by name, (n, 1) of a whole step, (n, groups) of channels.
+        shares: score -> share of what it decides on that was kept, (n, 1).
         count: n.
     """
     paid = np.ones(count)
     if step.channels:
-        left_out = (scores[step.channels] <= 0).sum(axis=1)
-        paid -= left_out * step.group_macs / max(step.function.macs, 1)
+        groups = dict(step.function.inputs)[step.channels].size
+        most = groups * step.group_macs / max(step.function.macs, 1)
+        paid -= (1.0 - shares[step.channels][:, 0]) * most
     if step.keep:
-        paid *= scores[step.keep][:, 0] > 0
+        paid *= shares[step.keep][:, 0]
     return paid
 
 
@@ -45,7 +39,7 @@ def gated_costs(
     costs: ExitCosts,
     network: CompiledGraph,
     step_costs: Sequence[float],
-    scores: Mapping[str, Mapping[str, Array]],
+    shares: Mapping[str, Mapping[str, Array]],
 ) -> ExitCosts:
     """The costs of a network with gates, as samples of each split pay them.
 
@@ -55,12 +49,12 @@ def gated_costs(
         costs: with nothing left out, gates apart; of a network without gates they are the result.
         network: compiled.
         step_costs: of each step of segments with gates, in the order of `named_steps`.
-        scores: split -> name -> the gates' scores for each sample of its record.
+        shares: split -> score -> the shares kept of each sample of its record, see `Record.shares`.
     """
-    if not network.gated or not scores:
+    if not network.gated or not shares:
         return costs
     sampled = {
-        split: _sampled(costs, network, step_costs, of_split) for split, of_split in scores.items()
+        split: _sampled(costs, network, step_costs, of_split) for split, of_split in shares.items()
     }
     means = sampled.get("calibrate", next(iter(sampled.values()))).mean(axis=0)
     segments = tuple(np.diff(means, prepend=0.0).tolist())
@@ -71,17 +65,17 @@ def _sampled(
     costs: ExitCosts,
     network: CompiledGraph,
     step_costs: Sequence[float],
-    scores: Mapping[str, Array],
+    shares: Mapping[str, Array],
 ) -> Array:
     """What each sample pays up to each exit and the end, (n, segments)."""
-    count, left = len(next(iter(scores.values()))), iter(step_costs)
+    count, left = len(next(iter(shares.values()))), iter(step_costs)
     paid = np.zeros((count, len(network.segments)))
     for index, segment in enumerate(network.segments):
         if not segment.gated:
             paid[:, index] = costs.segments[index]
             continue
         for step in segment.steps:
-            paid[:, index] += next(left) * work_shares(step, scores, count)
+            paid[:, index] += next(left) * work_shares(step, shares, count)
     return paid.cumsum(axis=1)
 
 
@@ -102,8 +96,7 @@ def table_costs(
     fastest = table.fastest
     if fastest is None:
         return None
-    found = [row.costs[fastest] for row in table.steps]
-    values = [
-        cost and (cost.latency_s if quantity == "latency" else cost.energy_j) for cost in found
-    ]
-    return None if None in values else tuple(float(value) for value in values if value is not None)
+    known = [cost for row in table.steps if (cost := row.costs[fastest]) is not None]
+    values = [cost.latency_s if quantity == "latency" else cost.energy_j for cost in known]
+    found = tuple(value for value in values if value is not None)
+    return found if len(found) == len(table.steps) else None

@@ -185,7 +185,7 @@ def reported(
         costs: quantity -> what it cost, (n,).
         provenance: quantity -> where its costs come from.
     """
-    full = record.final.argmax(axis=1) == record.labels
+    full = record.right_as_built
     return Report(
         n=len(record),
         accuracy=wilson(int(right.sum()), len(record)),

@@ -27,6 +27,7 @@ Array = np.ndarray[Any, Any]
 R = TypeVar("R", bound="Record")
 
 _INDEX = "record.json"
+_GROUPS = ("recorded", "logits", "class_means", "shares", "whole")
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,14 @@ class Record:
     Attributes:
         exits: names of the exits, in order.
         labels: int64 (n,).
-        final: the network's own logits, float32 (n, classes).
+        final: logits of the network's end, float32 (n, classes); where it has gates, with what
+            they left out.
         recorded: name -> the features some head wants, (n, ...); may be memory-mapped.
         logits: exit -> its trained head's logits, float32 (n, classes).
         class_means: exit -> its comparator's output, float32 (n, classes).
+        shares: gate's score -> share of what it decides on that was kept, float32 (n, 1).
+        whole: one entry, ``logits``: those of the network with nothing left out, where gates may
+            leave something out.
     """
 
     split: ClassVar[str] = ""
@@ -50,9 +55,34 @@ class Record:
     recorded: Mapping[str, Array] = field(default_factory=dict)
     logits: Mapping[str, Array] = field(default_factory=dict)
     class_means: Mapping[str, Array] = field(default_factory=dict)
+    shares: Mapping[str, Array] = field(default_factory=dict)
+    whole: Mapping[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def right_as_built(self) -> Array:
+        """Whether the network is right with all decisions off, bool (n,): what drops refer to."""
+        whole = self.whole.get("logits", self.final)
+        return np.asarray(whole.argmax(axis=1) == self.labels)
+
+    def rows(self, samples: Array) -> Self:
+        """The record of some of the samples, features left out."""
+
+        def of(arrays: Mapping[str, Array]) -> dict[str, Array]:
+            return {name: array[samples] for name, array in arrays.items()}
+
+        return replace(
+            self,
+            labels=self.labels[samples],
+            final=self.final[samples],
+            recorded={},
+            logits=of(self.logits),
+            class_means=of(self.class_means),
+            shares=of(self.shares),
+            whole=of(self.whole),
+        )
 
     def outputs(self) -> list[ExitOutputs]:
         """Each exit's outputs as policies see them.
@@ -102,7 +132,7 @@ class Record:
         index = json.loads((folder / _INDEX).read_text())
         if index["split"] != cls.split:
             raise TypeError(f"{folder} holds a {index['split']} record, not a {cls.split} record")
-        groups: dict[str, dict[str, Array]] = {"recorded": {}, "logits": {}, "class_means": {}}
+        groups: dict[str, dict[str, Array]] = {group: {} for group in _GROUPS}
         for number, (group, name) in enumerate(index["arrays"]):
             groups[group][name] = np.load(folder / f"{number}.npy", mmap_mode="r")
         labels, final = np.load(folder / "labels.npy"), np.load(folder / "final.npy")
@@ -141,6 +171,8 @@ def record(
     recorded: Sequence[str] = (),
     logits: Mapping[str, str] | None = None,
     class_means: Mapping[str, str] | None = None,
+    shares: Sequence[str] = (),
+    whole: Mapping[str, str] | None = None,
     folder: Path | None = None,
     named: Callable[[], str] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -159,6 +191,8 @@ def record(
         recorded: names of the features to keep.
         logits: exit -> name of its logits, where `run_batch` gives them (a user's own head).
         class_means: the same for comparators.
+        shares: names of gates' scores whose shares kept `run_batch` gives.
+        whole: ``logits`` -> name of the logits with nothing left out.
         folder: where to keep the record; it then replaces what is there. None keeps all in memory.
         named: asked when all is recorded: the name of the folder, in place of that of `folder`.
         progress: told the number of samples done after each batch.
@@ -169,6 +203,8 @@ def record(
     wanted = [("recorded", name, name) for name in recorded]
     wanted += [("logits", name, source) for name, source in (logits or {}).items()]
     wanted += [("class_means", name, source) for name, source in (class_means or {}).items()]
+    wanted += [("shares", name, name) for name in shares]
+    wanted += [("whole", name, source) for name, source in (whole or {}).items()]
     with _Writers(folder, len(wanted)) as writers:
         labels: list[Array] = []
         final: list[Array] = []
@@ -184,7 +220,7 @@ def record(
                 progress(done)
         if not done:
             raise InternalError("a record was asked for of no samples")
-        groups: dict[str, dict[str, Array]] = {"recorded": {}, "logits": {}, "class_means": {}}
+        groups: dict[str, dict[str, Array]] = {group: {} for group in _GROUPS}
         made = kind(tuple(exits), np.concatenate(labels), np.concatenate(final), **groups)
         index = {
             "split": kind.split,

@@ -11,6 +11,7 @@ from typing import get_args
 import numpy as np
 
 from eecompile.cache import Cache, digest, source_digest
+from eecompile.compiled import CompiledStep
 from eecompile.compiling import Compiled, compile_graphs
 from eecompile.console import Reporter
 from eecompile.datasets import Dataset, Split, open_dataset
@@ -31,6 +32,8 @@ _KINDS: Mapping[Split, type[Record]] = {
     "calibrate": CalibrateRecord,
     "test": TestRecord,
 }
+#: The network's logits with nothing left out, among what a batch gives.
+_WHOLE = "logits with nothing left out"
 #: Samples run together, for each thread.
 _BATCH = 64
 
@@ -83,6 +86,7 @@ class Recorder:
         graphs: segments and recorders, in an order in which each reads what is there.
         machine: what they are compiled for: this one.
         compiled: their code.
+        steps: the same with what gates decide about them.
     """
 
     backbone: SegmentGraph
@@ -90,6 +94,7 @@ class Recorder:
     graphs: tuple[Graph, ...]
     machine: Machine
     compiled: Compiled
+    steps: tuple[CompiledStep, ...] = ()
 
     @classmethod
     def compile(
@@ -111,7 +116,12 @@ class Recorder:
         graphs = _in_order(backbone, recorders)
         plain = backbone.shown | set(recorded)
         compiled = compile_graphs(graphs, machine, plain, cache, place)
-        return cls(backbone, recorded, graphs, machine, compiled)
+        conditions = {step.graph.name: step for part in backbone.segments for step in part.steps}
+        steps = tuple(
+            CompiledStep.of(conditions.get(graph.name), function)
+            for graph, function in zip(graphs, compiled.functions, strict=True)
+        )
+        return cls(backbone, recorded, graphs, machine, compiled, steps)
 
     def record(
         self, splits: Mapping[str, Dataset], *, threads: int, cache: Cache, progress: Reporter
@@ -162,6 +172,8 @@ class Recorder:
             output=self.backbone.output,
             exits=[exit_.name for exit_ in self.backbone.exits],
             recorded=self.recorded,
+            shares=self.scores,
+            whole={"logits": _WHOLE} if self.scores else {},
             folder=folder,
             named=lambda: f"record-{key()}",
             progress=progress,
@@ -170,18 +182,30 @@ class Recorder:
 
     def _key(self, split: Split, samples: str) -> str:
         """Everything a record follows from."""
-        wanted = (*self.recorded, self.backbone.output)
+        wanted = (*self.recorded, *self.scores, self.backbone.output)
         return digest("record", source_digest(), split, self.graphs, self.machine, wanted, samples)
 
     @cached_property
     def _runner(self) -> Runner:
         """Loaded when something has to be recorded."""
-        return Runner(self.compiled.load(), self.backbone.inputs, self.compiled.functions)
+        return Runner(self.compiled.load(), self.backbone.inputs, self.steps)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """What gates decide by; none of a network without gates."""
+        named = (name for step in self.steps for name in (step.keep, step.channels) if name)
+        return tuple(dict.fromkeys(named))
 
     def _run(self, images: np.ndarray, threads: int) -> dict[str, np.ndarray]:
         (name, _), *_ = self.backbone.inputs
-        output = self.backbone.output
-        values = self._runner.run_all({name: images}, [*self.recorded, output], threads)
+        output, wanted = self.backbone.output, [*self.recorded, self.backbone.output]
+        if not self.scores:
+            values = self._runner.run_all({name: images}, wanted, threads)
+        else:
+            run = self._runner.run_gated({name: images}, wanted, threads)
+            whole = self._runner.run_all({name: images}, [output], threads)[output]
+            shares = {score: share[:, None] for score, share in run.shares.items()}
+            values = {**run.values, **shares, _WHOLE: whole.reshape(len(images), -1)}
         values[output] = values[output].reshape(len(images), -1)
         return values
 
@@ -193,7 +217,7 @@ def _in_order(backbone: SegmentGraph, recorders: Sequence[Graph]) -> tuple[Graph
         by_tap.setdefault(graph.inputs[0], []).append(graph)
     found: list[Graph] = []
     for index, segment in enumerate(backbone.segments):
-        found.append(segment.graph)
+        found.extend(segment.graphs)
         for exit_ in backbone.exits[index : index + 1]:
             found.extend(by_tap.get(exit_.feature, ()))
     return tuple(found)

@@ -10,7 +10,7 @@ import pytest
 from eecompile.auto_policy import (
     _cross_validated,
     _folds,
-    _part,
+
     comparison_lines,
     fit_auto,
     rules_for,
@@ -72,8 +72,8 @@ def test_each_sample_is_judged_by_what_was_fitted_without_it() -> None:
     for fitting, judging in _folds(len(CALIBRATE), 3):
         assert not set(fitting) & set(judging)
         seen[judging] += 1
-        part = _part(CALIBRATE, judging)
-        own = _part(CALIBRATE, fitting)
+        part = CALIBRATE.rows(judging)
+        own = CALIBRATE.rows(fitting)
         policy = fit_policy(rule("margin"), MACS, own, COSTS, seed=3, levels=False).policy
         right = replay(policy, part.outputs(), part.final).correct(part.labels)
         np.testing.assert_array_equal(right, found.right[judging])
