@@ -33,7 +33,8 @@ def measure(
     """
     functions = network.functions()
     team = runner.library.team(threads) if threads > 1 else None
-    lane = Lane(runner.library, network.inputs, functions, 1, team)
+    lane = Lane(runner.library, network.inputs, network.steps(), 1, team)
+    lane.set_shift(-np.inf)  # Gates are timed; what they decide about is all kept.
     calls = [lane.calls[function.symbol] for function in functions]
     count = len(next(iter(inputs.values())))
     times: list[list[float]] = []

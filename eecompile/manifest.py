@@ -439,9 +439,8 @@ def _check_step(step: CompiledStep, known: dict[str, TensorType], where: str) ->
     function = step.function
     if step.keep and known.get(step.keep) != TensorType("float32", (1, 1)):
         raise JsonError(f"`{where}` is kept by `{shortened(step.keep)}`, which is no score")
-    if step.keep and len(function.outputs) != 1 and not step.gate:
-        raise JsonError(f"`{where}` may be left out and has not one output")
-    if step.otherwise and known.get(step.otherwise) != function.outputs[0][1]:
+    outputs = [type_ for _, type_ in function.outputs]
+    if step.otherwise and [known.get(step.otherwise)] != outputs:
         raise JsonError(f"`{where}` cannot be a copy of `{shortened(step.otherwise)}`")
     if step.channels:
         groups = dict(function.inputs).get(step.channels)

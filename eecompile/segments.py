@@ -28,7 +28,8 @@ class Step:
         gate: whether this is a gate's: it runs only where decisions are made.
         keep: a gate's score, float32 (1, 1): the step is left out where it is not above 0. Empty:
             it always runs.
-        otherwise: what its one output is a copy of where it is left out; empty: zeros.
+        otherwise: what its one output is a copy of where it is left out. Empty: zeros, or whatever
+            lies there of values that only steps of the same score read.
         channels: a gate's scores, float32 (1, groups), one of the graph's inputs: of channels whose
             score is not above 0 nothing is computed (``Keep``). Empty: all of them are.
     """

@@ -261,9 +261,9 @@ def _steps_fit(at: Snapshot) -> Iterator[Fault]:
             yield from _reads(graph, known)
             if step.keep and known.get(step.keep) != SHIFT[1]:
                 yield Fault(step.keep, f"decides about `{graph.name}` and is no score")
-            if step.keep and not step.gate and len(graph.outputs) != 1:
+            if step.otherwise and len(graph.outputs) != 1:
                 yield Fault(graph.name, "may be left out and has not one output", graph)
-            if step.otherwise and known.get(step.otherwise) != graph.types[graph.outputs[0]]:
+            elif step.otherwise and known.get(step.otherwise) != graph.types[graph.outputs[0]]:
                 yield Fault(step.otherwise, f"cannot stand in for `{graph.outputs[0]}`")
             if step.channels and step.channels not in graph.inputs:
                 yield Fault(step.channels, f"is not read by `{graph.name}`", graph)

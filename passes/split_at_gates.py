@@ -55,7 +55,8 @@ class PlacedGate:
 class SplitAtGates(Pass):
     """Cuts segments into steps: what always runs, gates, and what gates may leave out.
 
-    1. A block that a layer gate may leave out is a step of its own, from its entry to its result.
+    1. A block that a layer gate may leave out is a step of its own, from its entry to its result;
+       several of the same gate where one of channels looks at what is computed inside.
     2. The channels of a gated convolution pass a ``Keep``, which reads the gate's scores.
     3. A gate is a step in front of the first that it decides about; one of channels inside a block
        runs only where the block does. The state of a recurrent one passes from gate to gate,
@@ -165,13 +166,13 @@ class _Cutter:
                 ops = self._left(gate.result)
                 inside = {out for op in ops for out in op.outputs}
                 inner = [g for g in waiting if not g.result and f"{g.masked}/all" in inside]
+                keep = f"{gate.name}.keep"
                 for other in inner:
                     waiting.remove(other)
-                    self._always((other.feature,))
-                    self._gate(other, "" if "h" in other.graph.outputs else f"{gate.name}.keep")
-                ops = self._left(gate.result)
+                    self._place(self._left(other.feature), keep)
+                    self._gate(other, "" if "h" in other.graph.outputs else keep)
                 otherwise = "" if gate.zeros else gate.entry
-                self._place(ops, f"{gate.name}.keep", otherwise, gate.result)
+                self._place(self._left(gate.result), keep, otherwise, gate.result)
         self._always(self.graph.outputs)
         return tuple(self._steps())
 
@@ -237,12 +238,23 @@ class _Cutter:
                 continue
             if piece.result and outputs != [piece.result]:
                 raise InternalError(f"{piece.keep} decides about {outputs}, not {piece.result}")
+            if piece.keep and not piece.result:
+                self._check_inner(piece.keep, outputs)
             read = [self.channels[op.name] for op in piece.ops if op.name in self.channels]
             if len(read) > 1:
                 raise InternalError(f"{' and '.join(read)} decide about the same operators")
             otherwise = self._crossing([piece.otherwise]).get(piece.otherwise, piece.otherwise)
             graph = self._graph(name, piece, outputs)
             yield Step(graph, False, piece.keep, otherwise, *read)
+
+    def _check_inner(self, keep: str, values: Sequence[str]) -> None:
+        """Values inside a block are read by what is left out with it only."""
+        for piece in self.pieces:
+            read = {v for op in piece.ops for v in op.inputs} | set(
+                piece.gate.inputs if piece.gate else ()
+            )
+            if piece.keep != keep and not read.isdisjoint(values):
+                raise InternalError(f"what {keep} decides about is read outside")
 
     def _wanted(self) -> list[list[str]]:
         """Of each piece, the values that others read or that the segment gives, in order."""
