@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import fx
 
 from eecompile.ir import Graph, Op, TensorType
 from eecompile.passes.fx_emit_rules import EMITTED, Inexpressible
-from eecompile.passes.fx_state import add_state, has_attribute, remove_module
+from eecompile.passes.fx_state import add_state, has_attribute, remove_module, remove_state
 from eecompile.passes.host import HostError, Problem
 
 __all__ = ["EMITTED", "Emitter"]
@@ -26,6 +27,8 @@ class Emitter:
         prefix: module path for weights and scopes.
         flexible: whether the leading dimension, 1 in the neutral graph, is any batch here.
         nodes: value of the neutral graph -> node.
+        weights: constant -> module path, where only those are trainable; None: all are, under
+            `prefix`.
     """
 
     module: fx.GraphModule
@@ -33,6 +36,7 @@ class Emitter:
     prefix: str
     flexible: bool
     nodes: dict[str, fx.Node]
+    weights: Mapping[str, str] | None = None
 
     def emit(self, after: fx.Node) -> tuple[fx.Node, ...]:
         """Emits every operator behind `after`; the nodes of the graph's outputs.
@@ -42,6 +46,7 @@ class Emitter:
                 The module is as it was.
         """
         self._before = set(self.module.graph.nodes)
+        self._added: list[str] = []
         problems = []
         self._statistics = {
             name
@@ -70,6 +75,8 @@ class Emitter:
         """Takes back everything `emit` added."""
         for node in reversed([n for n in self.module.graph.nodes if n not in self._before]):
             self.module.graph.erase_node(node)
+        for path in self._added:
+            remove_state(self.module, path)
         remove_module(self.module, self.prefix)
 
     # --- what rules use ---------------------------------------------------------------------------
@@ -110,7 +117,13 @@ class Emitter:
         return node
 
     def _constant(self, name: str) -> None:
-        array = self.source.constants[name]
+        array, given = self.source.constants[name], (self.weights or {}).get(name)
+        if given is not None:
+            if not has_attribute(self.module, given):
+                add_state(self.module, given, array, True)
+                self._added.append(given)
+            self.nodes[name] = self._insert("get_attr", given, given)
+            return
         clean = "".join(c if c.isalnum() else "_" for c in name)
         path, number = f"{self.prefix}.{clean}", 1
         while has_attribute(self.module, path):
@@ -118,6 +131,7 @@ class Emitter:
             path = f"{self.prefix}.{clean}_{number}"
         # A lone number is a setting (an epsilon, a temperature), running statistics are measured.
         trainable = array.dtype.kind == "f" and array.ndim > 0 and name not in self._statistics
+        trainable = trainable and self.weights is None
         add_state(self.module, path, array, trainable)
         self.nodes[name] = self._insert("get_attr", path, path)
 

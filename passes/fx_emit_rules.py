@@ -121,6 +121,25 @@ def _mod(e: Emitter, op: Op) -> fx.Node:
     return e.call("fmod.Tensor" if floating else "remainder.Tensor", *e.args(op))
 
 
+@_on("Keep")
+def _keep(e: Emitter, op: Op) -> fx.Node:
+    """A mask of exactly 0 and 1 whose gradient is that of the score's sigmoid.
+
+    Source: straight-through gradients as of SkipNet (arXiv 1711.09485) and DDI (1907.04523).
+    """
+    x, scores = e.args(op)
+    shape, groups = e.type(op.inputs[0]).shape, e.type(op.inputs[1]).shape[1]
+    probability = e.call("sigmoid.default", scores)
+    through = e.call("sub.Tensor", probability, e.call("detach.default", probability))  # 0
+    kept = e.call("gt.Scalar", scores, 0.0)
+    mask = e.call("where.self", kept, e.call("add.Tensor", through, 1.0), through)
+    if 1 < groups < shape[1]:
+        mask = e.call("repeat_interleave.self_int", mask, shape[1] // groups, 1)
+    for _ in shape[2:]:
+        mask = e.call("unsqueeze.default", mask, -1)
+    return e.call("mul.Tensor", x, mask)
+
+
 @_on("PRelu")
 def _prelu(e: Emitter, op: Op) -> fx.Node:
     x, slope = e.args(op)

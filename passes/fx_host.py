@@ -34,7 +34,7 @@ from eecompile.passes.fx_export import Loaded
 from eecompile.passes.fx_load import load_module_head, load_torch_module
 from eecompile.passes.fx_state import has_attribute
 from eecompile.passes.fx_translate import Translation, translate
-from eecompile.passes.host import HostError, HostGraph, Point, Problem, collect_points
+from eecompile.passes.host import HostError, HostGraph, Point, Problem, collect_points, read_by
 
 __all__ = ["FxHost", "load_module_head", "load_torch"]
 
@@ -144,21 +144,30 @@ class FxHost(HostGraph):
 
     # --- editing ----------------------------------------------------------------------------------
 
-    def splice(self, graph: Graph, feature: str, prefix: str) -> tuple[str, ...]:
-        """Writes `graph` behind `feature`; its weights become parameters under `prefix`."""
-        node = self._node(feature)
-        if len(graph.inputs) != 1:
-            raise _refusal(f"A head has one input, `{graph.name}` has {len(graph.inputs)}", feature)
-        wanted, found = graph.types[graph.inputs[0]], self._type(feature)
-        if wanted != found:
-            raise _refusal(f"Head `{graph.name}` takes {wanted}, `{feature}` is {found}", feature)
-        if not all(part.isidentifier() or part.isdigit() for part in prefix.split(".")):
-            raise _refusal(f"`{prefix}` is no module path", feature)
+    def splice(
+        self,
+        graph: Graph,
+        feature: str | Mapping[str, str],
+        prefix: str,
+        weights: Mapping[str, str] | None = None,
+    ) -> tuple[str, ...]:
+        """Writes `graph` behind what it reads; its weights become parameters under `prefix`."""
+        read = read_by(graph, feature)
+        nodes = {name: self._node(value) for name, value in read.items()}
+        for name, value in read.items():
+            wanted, found = graph.types[name], self._type(value)
+            if wanted != found:
+                raise _refusal(f"Head `{graph.name}` takes {wanted}, `{value}` is {found}", value)
+        for path in (prefix, *(weights or {}).values()):
+            if not all(part.isidentifier() or part.isdigit() for part in path.split(".")):
+                raise _refusal(f"`{path}` is no module path", "")
         if has_attribute(self.module, prefix):
-            raise _refusal(f"The network has a module `{prefix}` already", feature)
-        nodes = {graph.inputs[0]: node}
-        emitter = Emitter(self.module, graph, prefix, self.batched, nodes)
-        results = emitter.emit(node)
+            raise _refusal(f"The network has a module `{prefix}` already", "")
+        self._check_weights(graph, weights or {})
+        places = {node: place for place, node in enumerate(self.module.graph.nodes)}
+        last = max(nodes.values(), key=places.__getitem__)
+        emitter = Emitter(self.module, graph, prefix, self.batched, nodes, weights)
+        results = emitter.emit(last)
         # Nothing is shown that was not before: the module's compiled code stays right.
         self.module.graph.lint()
         try:
@@ -167,6 +176,16 @@ class FxHost(HostGraph):
             emitter.undo()
             raise
         return tuple(aliases.get(result.name, result.name) for result in results)
+
+    def _check_weights(self, graph: Graph, weights: Mapping[str, str]) -> None:
+        """Refuses paths where something else than such a weight is."""
+        state = self.module.state_dict(keep_vars=True)
+        for name, path in weights.items():
+            shape = graph.types[name].shape
+            if has_attribute(self.module, path) and (
+                path not in state or tuple(state[path].shape) != shape
+            ):
+                raise _refusal(f"The network has something else at `{path}` already", "")
 
     def add_output(self, name: str, value: str) -> None:
         """A further entry of the dictionary that the module returns."""
@@ -186,13 +205,24 @@ class FxHost(HostGraph):
 
     def replace_uses(self, old: str, new: str) -> None:
         """Readers of `old`, but for the ancestors of `new`, read `new`."""
-        source, target = self._node(old), self._node(new)
-        if self._type(old) != self._type(new):
-            raise _refusal(f"`{old}` is {self._type(old)}, `{new}` is {self._type(new)}", old)
-        ancestors = _ancestors(target)
-        source.replace_all_uses_with(target, lambda user: user not in ancestors)
+        self.rewire({old: new}, {})
+
+    def rewire(self, uses: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+        """Both at once: the module is written and translated anew only once."""
+        for name, value in outputs.items():
+            if name in self._shown():
+                raise _refusal(f"The network has an output `{name}` already", value)
+        nodes = {v: self._node(v) for v in (*uses, *uses.values(), *outputs.values())}
+        for old, new in uses.items():
+            if self._type(old) != self._type(new):
+                raise _refusal(f"`{old}` is {self._type(old)}, `{new}` is {self._type(new)}", old)
+        for old, new in uses.items():
+            needed = _ancestors(nodes[new])
+            others = [user for user in nodes[old].users if user not in needed]
+            for user in others:
+                user.replace_input_with(nodes[old], nodes[new])
         _sort(self.module.graph)
-        self._edited()
+        self._show({**self._shown(), **{name: nodes[value] for name, value in outputs.items()}})
 
     def remove_unused(self) -> bool:
         """Drops nodes that lead to no output, and the weights only they read."""
@@ -218,6 +248,28 @@ class FxHost(HostGraph):
     def _edited(self) -> None:
         self.module.graph.lint()
         self.module.recompile()
+
+    # --- weights ----------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Copies of all parameters and buffers, by their names in the module's `state_dict`."""
+        state = self.module.state_dict()
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}
+
+    def set_weights(self, weights: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Gives parameters and buffers other contents.
+
+        Raises:
+            HostError: there is none of a name, or it has another shape. None is changed then.
+        """
+        state = self.module.state_dict()
+        for name, array in weights.items():
+            if name not in state or tuple(state[name].shape) != array.shape:
+                found = f"has shape {list(state[name].shape)}" if name in state else "is not there"
+                raise _refusal(f"Weight `{name}` of shape {list(array.shape)} {found}", "")
+        with torch.no_grad():
+            for name, array in weights.items():
+                state[name].copy_(torch.from_numpy(np.array(array)))
 
     # --- running and saving -----------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-__all__ = ["add_state", "has_attribute", "remove_module", "training_flag"]
+__all__ = ["add_state", "has_attribute", "remove_module", "remove_state", "training_flag"]
 
 
 def training_flag(graph: fx.Graph) -> fx.Node:
@@ -46,6 +46,16 @@ def remove_module(module: nn.Module, path: str) -> None:
             return
         del parent._modules[parts[-1]]
         parts.pop()
+
+
+def remove_state(module: nn.Module, path: str) -> None:
+    """Removes a parameter or buffer, and the parents it leaves empty."""
+    parent, _, last = path.rpartition(".")
+    delattr(module.get_submodule(parent), last)
+    while parent and not [*module.get_submodule(parent).state_dict()]:
+        above, _, last = parent.rpartition(".")
+        del module.get_submodule(above)._modules[last]
+        parent = above
 
 
 def has_attribute(module: nn.Module, path: str) -> bool:

@@ -29,6 +29,7 @@ __all__ = [
     "collect_points",
     "handed_on",
     "module_values",
+    "read_by",
 ]
 
 
@@ -111,15 +112,28 @@ class HostGraph(ABC):
         """Every name that can be written after ``exit ... after``, in topological order."""
 
     @abstractmethod
-    def splice(self, graph: Graph, feature: str, prefix: str) -> tuple[str, ...]:
-        """Insert `graph` behind the value `feature`; returns the new values of its outputs.
+    def splice(
+        self,
+        graph: Graph,
+        feature: str | Mapping[str, str],
+        prefix: str,
+        weights: Mapping[str, str] | None = None,
+    ) -> tuple[str, ...]:
+        """Insert `graph` behind what it reads; returns the new values of its outputs.
 
-        The graph's single input becomes `feature`. Constants become initializers (ONNX) or
-        trainable parameters (FX) under the module path `prefix`. The new values feed nothing yet.
+        Constants become initializers (ONNX) or trainable parameters (FX) under the module path
+        `prefix`. The new values feed nothing yet.
+
+        Args:
+            graph: what to insert.
+            feature: the value that its single input becomes, or input -> value.
+            prefix: module path of what is inserted.
+            weights: constant -> its own module path; one that is there already, from an earlier
+                splice, is the same weight. Other constants are then no trainable parameters.
 
         Raises:
-            HostError: `feature` is no value of the host, its type is not that of the graph's
-                input, `prefix` is taken, or an operator cannot be expressed in the host.
+            HostError: a value is none of the host's, its type is not that of the graph's input,
+                `prefix` or the path of a weight is taken, or an operator cannot be expressed.
         """
 
     @abstractmethod
@@ -138,6 +152,19 @@ class HostGraph(ABC):
             HostError: no such value, or the types differ.
         """
 
+    def rewire(self, uses: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+        """`replace_uses` for each of `uses` (old -> new), then `add_output` for each of `outputs`.
+
+        A host may do it in one go, for networks that are edited in many places.
+
+        Raises:
+            HostError: as those two.
+        """
+        for old, new in uses.items():
+            self.replace_uses(old, new)
+        for name, value in outputs.items():
+            self.add_output(name, value)
+
     @abstractmethod
     def remove_unused(self) -> bool:
         """Drop operators and weights no output needs; says whether there were any."""
@@ -153,6 +180,21 @@ class HostGraph(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """SHA-256 (hex) of structure and weights: equal for equal networks, across processes."""
+
+
+def read_by(graph: Graph, feature: str | Mapping[str, str]) -> dict[str, str]:
+    """Input of a graph to be spliced in -> the host's value that it becomes.
+
+    Raises:
+        HostError: one of them has no value.
+    """
+    if isinstance(feature, str):
+        feature = dict.fromkeys(graph.inputs[:1], feature)
+    missing = [name for name in graph.inputs if name not in feature]
+    if missing or not graph.inputs:
+        message = f"Graph `{graph.name}` reads {', '.join(graph.inputs) or 'nothing'}"
+        raise HostError(Problem("bad-head", f"{message}, given are {', '.join(feature)}"))
+    return {name: feature[name] for name in graph.inputs}
 
 
 def module_values(graph: Graph) -> dict[str, str]:

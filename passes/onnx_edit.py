@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import onnx
 
@@ -27,9 +27,12 @@ def reads(node: onnx.NodeProto) -> Iterator[str]:
         yield from (output.name for output in body.output)
 
 
-def insert_behind(graph: onnx.GraphProto, value: str, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Put nodes that read `value` (and each other, in order) right behind its producer."""
-    place = next((i + 1 for i, node in enumerate(graph.node) if value in node.output), 0)
+def insert_behind(
+    graph: onnx.GraphProto, values: Collection[str], nodes: Sequence[onnx.NodeProto]
+) -> None:
+    """Put nodes that read `values` (and each other, in order) right behind the last producer."""
+    made = (i + 1 for i, node in enumerate(graph.node) if not set(values).isdisjoint(node.output))
+    place = max(made, default=0)
     for i, node in enumerate(nodes):
         graph.node.insert(place + i, node)
 

@@ -7,6 +7,7 @@ drops the metadata of nodes, which is where exporters keep module paths.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from eecompile.ir import Graph, Op
+from eecompile.ir import Graph, Op, TensorType
 
 __all__ = ["Unexpressible", "emit", "set_scope"]
 
@@ -37,6 +38,7 @@ def emit(
     Raises:
         Unexpressible: an operator needs a later operator set.
     """
+    graph, names = _without_keep(graph, names)
     writer = _Writer(graph, names, prefix, opset)
     for op in graph.ops:
         try:
@@ -61,6 +63,38 @@ def set_scope(node: onnx.NodeProto, scope: str) -> None:
     if scope:
         entry = node.metadata_props.add()
         entry.key, entry.value = "pkg.torch.onnx.name_scopes", str(["", scope, node.name])
+
+
+def _without_keep(graph: Graph, names: Mapping[str, str]) -> tuple[Graph, Mapping[str, str]]:
+    """The graph with each ``Keep`` written as the choice between its channels and zeros."""
+    if all(op.kind != "Keep" for op in graph.ops):
+        return graph, names
+    ops: list[Op] = []
+    types, constants, names = dict(graph.types), dict(graph.constants), dict(names)
+    for op in graph.ops:
+        if op.kind != "Keep":
+            ops.append(op)
+            continue
+        (x, scores), (out,) = op.inputs, op.outputs
+        shape, groups = types[x].shape, types[scores].shape[1]
+        own = {part: f"{out}/{part}" for part in ("zero", "kept", "groups", "runs", "channels")}
+        names.update((value, f"{names[out]}/{part}") for part, value in own.items())
+        constants[own["zero"]] = np.zeros((), np.float32)
+        types[own["zero"]] = TensorType("float32", ())
+        size = shape[1] // groups
+        wide = (1, shape[1], *(1 for _ in shape[2:]))
+        steps: list[tuple[str, str, tuple[str, ...], dict[str, Any], tuple[int, ...]]] = [
+            ("kept", "Greater", (scores, own["zero"]), {}, (1, groups)),
+            ("groups", "Reshape", (own["kept"],), {"shape": (1, groups, 1)}, (1, groups, 1)),
+            ("runs", "Expand", (own["groups"],), {"shape": (1, groups, size)}, (1, groups, size)),
+            ("channels", "Reshape", (own["runs"],), {"shape": wide}, wide),
+        ]
+        for part, kind, read, attributes, extents in steps:
+            value = own[part]
+            ops.append(Op(f"{op.name}/{part}", kind, read, (value,), attributes))
+            types[value] = TensorType("bool", extents)
+        ops.append(Op(op.name, "Where", (own["channels"], x, own["zero"]), (out,)))
+    return replace(graph, ops=tuple(ops), types=types, constants=constants), names
 
 
 class _Writer:

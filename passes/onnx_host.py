@@ -22,7 +22,7 @@ from onnx import helper
 from eecompile.atomic import write_file
 from eecompile.diagnostics import ToolError, did_you_mean_help
 from eecompile.ir import Graph, TensorType
-from eecompile.passes.host import HostError, HostGraph, Point, Problem, collect_points
+from eecompile.passes.host import HostError, HostGraph, Point, Problem, collect_points, read_by
 from eecompile.passes.onnx_edit import insert_behind, read_instead, remove_unused
 from eecompile.passes.onnx_emit import Unexpressible, emit, set_scope
 from eecompile.passes.onnx_layers import LAYERS
@@ -121,53 +121,87 @@ class OnnxHost(HostGraph):
         translated = translate(candidate, _HANDLERS, self._name)
         self._model, self._translated = candidate, translated
 
-    def splice(self, graph: Graph, feature: str, prefix: str) -> tuple[str, ...]:
+    def splice(
+        self,
+        graph: Graph,
+        feature: str | Mapping[str, str],
+        prefix: str,
+        weights: Mapping[str, str] | None = None,
+    ) -> tuple[str, ...]:
         """See `HostGraph.splice`; the new values are called ``prefix/name in graph``."""
-        type_, (entry,) = self._type(feature), graph.inputs
-        if graph.types[entry] != type_:
-            raise _wrong(
-                "bad-head", f"Expected `{feature}` to be {graph.types[entry]}, found {type_}"
-            )
+        read = read_by(graph, feature)
+        for name, value in read.items():
+            wanted, type_ = graph.types[name], self._type(value)
+            if wanted != type_:
+                raise _wrong("bad-head", f"Expected `{value}` to be {wanted}, found {type_}")
+        self._check_weights(graph, weights or {})
         if prefix in Scopes(self._model.graph) or self._uses(f"{prefix}/"):
             raise _wrong("duplicate-name", f"The name `{prefix}` is taken")
-        names = {name: f"{prefix}/{name}" for name in graph.types} | {entry: feature}
+        names = {name: f"{prefix}/{name}" for name in graph.types} | read | dict(weights or {})
         opset = next(entry.version for entry in self._model.opset_import if not entry.domain)
         try:
-            nodes, weights = emit(graph, names, prefix, opset)
+            nodes, tensors = emit(graph, names, prefix, opset)
         except Unexpressible as why:
             raise _wrong(
                 "bad-head", str(why), "export the network with a later operator set"
             ) from why
         with self._edited() as edited:
-            edited.initializer.extend(weights)
-            insert_behind(edited, feature, nodes)
+            known = {tensor.name for tensor in edited.initializer}
+            edited.initializer.extend(tensor for tensor in tensors if tensor.name not in known)
+            insert_behind(edited, read.values(), nodes)
         return tuple(self._translation.values[names[name]] for name in graph.outputs)
+
+    def _check_weights(self, graph: Graph, weights: Mapping[str, str]) -> None:
+        """Refuses paths where something else than such a weight is."""
+        stored = {tensor.name: tuple(tensor.dims) for tensor in self._model.graph.initializer}
+        others = self._translation.values.keys() - stored.keys()
+        for name, path in weights.items():
+            if path in others or stored.get(path, graph.types[name].shape) != (
+                graph.types[name].shape
+            ):
+                raise _wrong("duplicate-name", f"The name `{path}` is taken")
 
     def add_output(self, name: str, value: str) -> None:
         """See `HostGraph.add_output`; an `Identity` gives the value its name as an output."""
-        type_ = self._type(value)
+        self._check_output(name, value)
+        with self._edited() as edited:
+            self._show(edited, name, value)
+
+    def _check_output(self, name: str, value: str) -> None:
+        """Refuses an output whose name is taken, or of no value."""
+        self._type(value)
         if name in self.outputs():
             raise _wrong("duplicate-name", f"There is an output `{name}` already")
         if name != value and (name in self._translation.values or self._uses(f"output/{name}")):
             raise _wrong("duplicate-name", f"The name `{name}` is taken")
-        with self._edited() as edited:
-            if name != value:
-                node = helper.make_node("Identity", [value], [name], f"output/{name}")
-                op = self.graph().producer().get(value)
-                set_scope(node, op.scope if op else "")
-                insert_behind(edited, value, [node])
-            element = helper.np_dtype_to_tensor_dtype(np.dtype(type_.dtype))
-            edited.output.append(helper.make_tensor_value_info(name, element, type_.shape))
+
+    def _show(self, edited: onnx.GraphProto, name: str, value: str) -> None:
+        type_ = self._type(value)
+        if name != value:
+            node = helper.make_node("Identity", [value], [name], f"output/{name}")
+            op = self.graph().producer().get(value)
+            set_scope(node, op.scope if op else "")
+            insert_behind(edited, [value], [node])
+        element = helper.np_dtype_to_tensor_dtype(np.dtype(type_.dtype))
+        edited.output.append(helper.make_tensor_value_info(name, element, type_.shape))
 
     def replace_uses(self, old: str, new: str) -> None:
         """See `HostGraph.replace_uses`; an output keeps its name and shows `new`."""
-        if self._type(old) != self._type(new):
-            raise _wrong(
-                "bad-head",
-                f"Expected `{new}` to be {self._type(old)}, found {self._type(new)}",
-            )
+        self.rewire({old: new}, {})
+
+    def rewire(self, uses: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+        """See `HostGraph.rewire`; the model is translated anew only once."""
+        for old, new in uses.items():
+            wanted, type_ = self._type(old), self._type(new)
+            if wanted != type_:
+                raise _wrong("bad-head", f"Expected `{new}` to be {wanted}, found {type_}")
+        for name, value in outputs.items():
+            self._check_output(name, value)
         with self._edited() as edited:
-            read_instead(edited, old, new)
+            for old, new in uses.items():
+                read_instead(edited, old, new)
+            for name, value in outputs.items():
+                self._show(edited, name, value)
 
     def remove_unused(self) -> bool:
         """See `HostGraph.remove_unused`."""

@@ -14,7 +14,7 @@ import pytest
 
 from eecompile.ir import Graph
 from eecompile.passes.base import Program
-from eecompile.passes.host import HostError, HostGraph, Point, Problem, collect_points
+from eecompile.passes.host import HostError, HostGraph, Point, Problem, collect_points, read_by
 from eecompile.reference import run_graph
 from eecompile.spec import Exit, HeadSpec, Model, Output
 from eecompile.text import constant_digest, parse_graph, print_graph
@@ -59,11 +59,18 @@ class TextHost(HostGraph):
         values = [*graph.inputs, *(out for op in graph.ops for out in op.outputs)]
         return collect_points(graph, values, {op.name: op.outputs[-1] for op in graph.ops})
 
-    def splice(self, graph: Graph, feature: str, prefix: str) -> tuple[str, ...]:
-        host = self._graph
-        if host.types.get(feature) != graph.types[graph.inputs[0]]:
-            raise HostError(Problem("bad-feature", f"`{feature}` is no value of the head's type"))
-        names = {graph.inputs[0]: feature}
+    def splice(
+        self,
+        graph: Graph,
+        feature: str | Mapping[str, str],
+        prefix: str,
+        weights: Mapping[str, str] | None = None,
+    ) -> tuple[str, ...]:
+        host, read = self._graph, read_by(graph, feature)
+        for name, value in read.items():
+            if host.types.get(value) != graph.types[name]:
+                raise HostError(Problem("bad-feature", f"`{value}` is no value of the head's type"))
+        names = {**read, **(weights or {})}
 
         def name(value: str) -> str:
             return names.setdefault(value, f"{prefix}.{value}") if value else ""

@@ -31,7 +31,7 @@ SHARED = "gates.shared"
 
 def parameter_names(gate: Gate) -> dict[str, tuple[str, tuple[int, ...]]]:
     """A parameter of the gate's kind -> its name among all, and its shape."""
-    shared = {name: (f"{SHARED}.{name}", shape) for name, shape in gate.kind.shared().items()}
+    shared = {name: (f"{SHARED}.{name}", shape) for name, shape in gate.kind.shared(gate).items()}
     own = gate.kind.own(gate)
     return shared | {name: (f"gates.{gate.name}.{name}", shape) for name, shape in own.items()}
 

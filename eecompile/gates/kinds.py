@@ -72,8 +72,8 @@ class GateKind(ABC):
         """The options with their defaults."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def shared(self) -> dict[str, Shape]:
-        """Shapes of the parameters that all gates of the kind have in common."""
+    def shared(self, gate: Gate) -> dict[str, Shape]:
+        """Shapes of the parameters that the gate has in common with others of its kind."""
         return {}
 
     @abstractmethod
@@ -136,15 +136,18 @@ class RecurrentGate(GateKind):
     hidden: int = 10
     embedding: int = 10
 
-    def shared(self) -> dict[str, Shape]:
-        """The LSTM, its four parts in order: input, forget, cell, output."""
-        return {
-            "input_weight": (self.embedding, 4 * self.hidden),
-            "state_weight": (self.hidden, 4 * self.hidden),
-            "cell_bias": (4 * self.hidden,),
-            "keep_weight": (self.hidden, 1),
-            "keep_bias": (1,),
+    def shared(self, gate: Gate) -> dict[str, Shape]:
+        """The LSTM, its four parts in order: input, forget, cell, output; layers' last layer."""
+        parts = 4 * self.hidden
+        found: dict[str, Shape] = {
+            "input_weight": (self.embedding, parts),
+            "cell_bias": (parts,),
         }
+        if gate.before:
+            found["state_weight"] = (self.hidden, parts)
+        if gate.block:
+            found |= {"keep_weight": (self.hidden, 1), "keep_bias": (1,)}
+        return found
 
     def own(self, gate: Gate) -> dict[str, Shape]:
         """The projection, and the last layer of a channel gate."""
