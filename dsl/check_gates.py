@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, did_you_mean_help
+from eecompile.dsl.check_graph import PointView
 from eecompile.dsl.check_options import check_call, missing_data
 from eecompile.dsl.options import GATES, UNTRAINED_GATES
-from eecompile.spec import Model, Skip, Spec
+from eecompile.gates.plan import GatePlan
+from eecompile.ir import Graph
+from eecompile.spec import Model, Skip, Spec, matching
 
-__all__ = ["check_gates", "require_gates", "trained_skips", "untrained_gates", "with_known_gates"]
+__all__ = [
+    "check_exits_beside",
+    "check_gates",
+    "require_gates",
+    "skipped_values",
+    "trained_skips",
+    "untrained_gates",
+    "with_known_gates",
+]
 
 #: Options of the one recurrent network that all recurrent gates of a model share.
 _SHARED = ("hidden", "embedding")
@@ -76,6 +88,45 @@ def with_known_gates(model: Model) -> Model:
         check_call("unknown-gate", "gate", skip.gate, GATES[skip.what], wrong)
         known += [] if wrong else [skip]
     return replace(model, skips=tuple(known))
+
+
+def skipped_values(plan: GatePlan, graph: Graph) -> dict[str, str]:
+    """Value that is not there where its block is left out -> the block.
+
+    The block's result is none of them: it is what it read, or zeros.
+    """
+    outputs = {op.name: op.outputs for op in graph.ops}
+    return {
+        value: gate.block.name
+        for gate in plan.gates
+        if gate.block
+        for op in gate.block.ops
+        for value in outputs[op]
+        if value != gate.block.result
+    }
+
+
+def check_exits_beside(
+    model: Model,
+    plan: GatePlan,
+    graph: Graph,
+    points: Mapping[str, PointView],
+    found: Diagnostics,
+) -> None:
+    """No exit stands within a block that may be left out: its head would have nothing to read."""
+    skipped = skipped_values(plan, graph)
+    for exit in model.exits:
+        values = {points[name].value for name in matching(exit.point, points)}
+        block = skipped.get(next(iter(values))) if len(values) == 1 else None
+        if block is None:
+            continue
+        found.error(
+            "cannot-combine",
+            f"Exit `{exit.name}` stands within `{block}`, which a gate may leave out",
+            exit.at("point"),
+            "is not computed for every sample",
+            help=f"place it after `{block}`, or let no gate leave that out",
+        )
 
 
 def trained_skips(model: Model) -> tuple[Skip, ...]:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eecompile.diagnostics import Diagnostic, Diagnostics, Span, did_you_mean_help
+from eecompile.dsl.check_gates import skipped_values, with_known_gates
 from eecompile.dsl.check_options import placed_head
 from eecompile.heads import HEADS, HeadMismatch, make_head
 from eecompile.passes.base import Program
 from eecompile.passes.host import HostGraph
+from eecompile.passes.plan_gates import plan_gates
 from eecompile.passes.propose_points import Candidate, propose_points
 from eecompile.passes.resolve_points import match_points
 from eecompile.spec import AutoExits, Exit, HeadSpec, Model, Name, Policy, Spec
@@ -66,7 +68,8 @@ def with_candidates(spec: Spec, host: HostGraph, found: Diagnostics) -> tuple[Sp
     """The spec with an exit at every candidate, beside those that are written.
 
     Candidates are the points that ``eecompile init`` proposes, every block's end as a rule, where
-    no written exit stands and which the head can read. Their exits are called after their points.
+    no written exit stands, which no gate may leave out and which the head can read. Their exits are
+    called after their points.
 
     Args:
         spec: checked without its network.
@@ -100,10 +103,12 @@ def with_candidates(spec: Spec, host: HostGraph, found: Diagnostics) -> tuple[Sp
 
 
 def _candidates(program: Program, auto: AutoExits) -> list[Candidate]:
-    """The points proposed, those of written exits left out."""
+    """The points proposed, without those of written exits and those that gates may leave out."""
     points = program.host.points()
     written = [exit_.point for exit_ in program.model.exits]
     taken = {point.value for name in written for point in match_points(name, points)}
+    gates = plan_gates(with_known_gates(program.model), program.host, Diagnostics())
+    taken |= skipped_values(gates, program.host.graph()).keys()
     answer = next(iter(program.network_outputs().values()))
     most = max(_MOST, auto.high) + len(taken)
     proposed = propose_points(program.host.graph(), points, answer, most)

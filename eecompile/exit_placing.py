@@ -35,7 +35,7 @@ class Aim:
     """What exits are chosen for.
 
     Attributes:
-        policy: the first one with a budget; None where no policy has one.
+        policy: the first one that leaves at exits and has a budget; None where there is none.
         measure: how sure a head is, in a key of `SCORES`.
     """
 
@@ -45,8 +45,9 @@ class Aim:
     @classmethod
     def of(cls, spec: Spec) -> Aim:
         """What the exits of a file are chosen for."""
-        budgeted = [policy for policy in spec.policies if policy.budget is not None]
-        terms = [term for p in (budgeted or spec.policies)[:1] if p.rule for term in p.rule.terms]
+        leaving = [policy for policy in spec.policies if policy.rule is not None]
+        budgeted = [policy for policy in leaving if policy.budget is not None]
+        terms = [term for p in (budgeted or leaving)[:1] if p.rule for term in p.rule.terms]
         measures = [str(term.measure) for term in terms if term.measure in SCORES]
         return cls(next(iter(budgeted), None), next(iter(measures), "max_softmax"))
 

@@ -10,7 +10,7 @@ from eecompile.boards.file import read_board
 from eecompile.clocks.planning import allowed_states
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span, missing_package
 from eecompile.dsl.check import GraphFacts, can_open, check, unsupported
-from eecompile.dsl.check_gates import with_known_gates
+from eecompile.dsl.check_gates import check_exits_beside, with_known_gates
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse_file
 from eecompile.exit_candidates import with_candidates
@@ -63,7 +63,8 @@ def check_file(
     found.add(*check(spec, facts, names, names, usable_cores()), *unsupported(spec))
     found.add(*_of_boards(spec))
     if host is not None and len(spec.models) == 1 and spec.model.skips:
-        plan_gates(with_known_gates(spec.model), host, found)
+        plan = plan_gates(with_known_gates(spec.model), host, found)
+        check_exits_beside(spec.model, plan, host.graph(), host.points(), found)
     if host is not None and not any(d.severity == "error" for d in found):
         with_candidates(spec, host, found)
     return spec, host, found

@@ -84,6 +84,20 @@ def test_what_is_skipped_and_what_never_is_can_be_read(folder: Path) -> None:
     assert told["passed_over"].keys() == {"layer2.0"}
 
 
+def test_no_exit_stands_where_a_gate_may_leave_nothing(folder: Path) -> None:
+    shutil.copy(DEMO / "calibrate.npz", folder)
+    statements = (
+        'skip layers "layer1.*" gate fitted',
+        'exit inside after "layer1.1.bn1" head linear',
+        'exit behind after "layer1.1" head linear',
+        'exit free after "layer2.1.bn1" head linear',
+    )
+    (problem,) = found(folder, *statements)
+    assert problem.id == "cannot-combine"
+    assert problem.message == "Exit `inside` stands within `layer1.1`, which a gate may leave out"
+    assert problem.span is not None and problem.span.text == '"layer1.1.bn1"'
+
+
 def test_every_independent_error_is_told_at_once(folder: Path) -> None:
     problems = found(
         folder,

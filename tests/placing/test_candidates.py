@@ -8,6 +8,7 @@ from eecompile.diagnostics import Diagnostics, Source
 from eecompile.dsl.check import check
 from eecompile.dsl.parser import parse
 from eecompile.exit_candidates import Placing, with_candidates
+from eecompile.exit_placing import Aim
 from eecompile.spec import Spec
 from tests.helpers import TextHost
 from tests.passes.test_propose_points import residual
@@ -166,3 +167,32 @@ def test_rules_look_at_heads_that_placed_exits_have() -> None:
     assert checked(means, policy.format("margin")) == [
         "`margin` looks at trained heads, and no exit has one"
     ]
+
+
+def test_what_gates_may_leave_out_is_no_candidate() -> None:
+    """Most of the work lies in one block, so that places within it are proposed."""
+    host = TextHost(
+        """graph net(x: float32[1, 8]) -> (y: float32[1, 8]) {
+            const w: float32[8, 8] = random(0)
+            a: float32[1, 8] = Relu(x)
+            b: float32[1, 8] = MatMul(a, w)
+            c: float32[1, 8] = MatMul(b, w)
+            d: float32[1, 8] = Add(c, a)
+            y: float32[1, 8] = MatMul(d, w)
+        }"""
+    )
+    exits = "exits auto(count: 1)"
+    _, free, _ = candidates(exits, host=host)
+    _, gated, _ = candidates(f'skip layers "d" gate fitted {exits}', host=host)
+    assert free is not None and free.names == ("b", "d")
+    assert gated is not None and gated.names == ("d",)
+
+
+def test_exits_are_chosen_for_a_policy_that_leaves_at_them() -> None:
+    gated = "policy g { budget mean latency <= 1 ms }"
+    leaving = "policy p { exit when confidence(entropy) budget mean macs <= 70 % }"
+    spec, _, _ = candidates("exits auto(count: 1)", f"{gated} {leaving}")
+    aim = Aim.of(spec)
+    assert aim.policy is not None and (aim.policy.name, aim.quantity) == ("p", "macs")
+    assert aim.measure == "entropy"
+    assert Aim.of(candidates("exits auto(count: 1)", gated)[0]).policy is None
