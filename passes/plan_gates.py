@@ -110,14 +110,12 @@ class _Chosen(Generic[_P]):
             )
             refused = {point.name: why for point in match_points(skip.point, self.points)}
         if refused:
-            notes = [f"`{name}`: {reason}" for name, reason in refused.items()]
-            more = [f"and {len(notes) - _SHOWN} more"] if len(notes) > _SHOWN else []
             self.errors.error(
                 "not-skippable",
                 f"`{skip.point}` matches no {block}",
                 skip.at("point"),
                 "nothing it matches can be gated",
-                notes=(*notes[:_SHOWN], *more),
+                notes=_reasons(refused),
                 help=_known_help(known, self.found.places, self.what),
             )
             return
@@ -129,6 +127,18 @@ class _Chosen(Generic[_P]):
             help=did_you_mean_help(skip.point, known)
             or _known_help(known, self.found.places, self.what),
         )
+
+
+def _reasons(refused: Mapping[str, str]) -> tuple[str, ...]:
+    """Each reason once, with all that it is the reason for.
+
+    >>> _reasons({"a": "too small", "b": "an output", "c": "too small"})
+    ('`a`, `c`: too small', '`b`: an output')
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        names.setdefault(reason, []).append(f"`{name}`")
+    return tuple(f"{', '.join(named)}: {reason}" for reason, named in names.items())
 
 
 def _known_help(known: list[str], places: Iterable[Any], what: str) -> str:

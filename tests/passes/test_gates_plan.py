@@ -90,9 +90,7 @@ def test_groups_that_are_not_given_are_a_vector_wide() -> None:
         (
             layers("a.*.conv1"),
             "error[not-skippable]: `a.*.conv1` matches no block that can be left out\n"
-            "  = note: `a.0.conv1`: no sum joins it with what it reads\n"
-            "  = note: `a.1.conv1`: no sum joins it with what it reads\n"
-            "  = note: `a.2.conv1`: no sum joins it with what it reads\n"
+            "  = note: `a.0.conv1`, `a.1.conv1`, `a.2.conv1`: no sum joins it with what it reads\n"
             "  = help: what can be gated: `a.0`, `a.2`",
         ),
         (
