@@ -57,6 +57,9 @@ class ExitPolicy(ABC):
     #: Whether what `decide` returns foretells where a sample will leave, so that a clock can be
     #: chosen for the way there; else it only says which head is evaluated next.
     forecasts: ClassVar[bool] = False
+    #: What the network's gates subtract from their scores while it decides, where there are gates:
+    #: more leaves more out. Those that exits were fitted beside decide as they were trained.
+    gate_shift: float = 0.0
     #: Whether it learns from the samples it decides on: the session then tells it of each one
     #: (`learn`), and keeps what it knows across restarts (`memory`, `remember`).
     online: ClassVar[bool] = False

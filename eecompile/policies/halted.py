@@ -119,6 +119,7 @@ class HaltedPolicy(ExitPolicy):
 
     def __init__(self, policy: ExitPolicy, limits: Sequence[SpendingLimit]) -> None:
         self.policy, self.limits = policy, tuple(limits)
+        self.gate_shift = policy.gate_shift
         sizes = {(len(one.segments), len(one.heads) + 1) for one in limits}
         if len(sizes) != 1 or any(len(set(size)) > 1 for size in sizes):
             raise ValueError("limits must be of the same exits, with a segment more")

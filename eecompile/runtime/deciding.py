@@ -47,7 +47,6 @@ class Deciding:
         clock: chooses clocks; None where they are left alone.
         server: answers samples that are offloaded; None: they run to the network's end.
         guard: watches answers; None where nothing is watched.
-        shift: what gates subtract from their scores, where the network has gates.
         halt: what each sample may spend; None where that is not limited. It goes with no clock, no
             server, no guard and no policy that learns.
         lock: held where what the policy and the guard know is read or changed; they are shared
@@ -61,7 +60,11 @@ class Deciding:
     guard: Guard | None = None
     halt: Halting | None = None
     lock: Lock = field(default_factory=Lock)
-    shift: float = 0.0
+
+    @property
+    def shift(self) -> float:
+        """What gates subtract from their scores, where the network has gates."""
+        return self.policy.gate_shift
 
     @property
     def one_by_one(self) -> bool:

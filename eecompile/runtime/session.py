@@ -267,7 +267,6 @@ class Session:
         policy: str | ExitPolicy | None,
         *,
         keep_clock: bool = False,
-        gate_shift: float = 0.0,
     ) -> None:
         """Decide by another policy from now on: one of the artifact's, one of your own, or None.
 
@@ -277,8 +276,6 @@ class Session:
         Args:
             policy: see above; a stored policy brings its own rule for clocks and deadlines.
             keep_clock: whether one of your own goes on with the rule in use.
-            gate_shift: beside one of your own, what the network's gates subtract from their scores:
-                more leaves more out.
 
         Raises:
             CompileErrors: the artifact has no policy of this name, or one that cannot be used.
@@ -287,9 +284,7 @@ class Session:
             self._decide_by(None)
         elif isinstance(policy, ExitPolicy):
             clock = self._clock if keep_clock else None
-            self._decide_by(
-                Deciding(policy, clock=clock, server=self._server, shift=float(gate_shift))
-            )
+            self._decide_by(Deciding(policy, clock=clock, server=self._server))
         else:
             self._decide_by(self._stored(policy))
 
@@ -548,8 +543,8 @@ class Session:
         so many multiply-accumulates or joules. Deadlines are of single samples: a batch runs at the
         fastest clock, and no answer is forced.
 
-        With a policy that learns, a server, a guard, or a limit of each sample's time, samples go
-        one after the other as by `run`.
+        With a policy that learns, a server, a guard, a limit of each sample's time, or any limit
+        where gates decide, samples go one after the other as by `run`.
 
         Args:
             x: (n, ...) samples of the input; a mapping by name where there are several.
@@ -569,7 +564,8 @@ class Session:
         if not self._in_use.acquire(False):
             raise _in_use()
         try:
-            if how is not None and how.one_by_one:
+            gated = self.manifest.network.gated and how is not None and how.halt is not None
+            if how is not None and (how.one_by_one or gated):
                 singles = self._singles
                 return run_in_turn(
                     lambda one: singles.run(how, one, False, c_int32()),

@@ -128,7 +128,7 @@ POLICIES = [
     ThresholdPolicy("entropy", [0.25, inf, 0.7]),
     ClassMeansPolicy([inf, 0.1, 0.2]),
     PatiencePolicy(2, 3),
-    NeverPolicy(3),
+    NeverPolicy(3, gate_shift=-0.5),
     PredictedPolicy([2.0, inf, 3.0], 0, 2, forecast="fitted", limits=[[inf], None, [0.0]]),
     EitherPolicy([ClassMeansPolicy([0.5, inf, 0.1]), ThresholdPolicy("margin", [0.9, 0.8, 0.7])]),
     # Weights of 2 probabilities, 5 measures and 2 earlier scores, an exit each.
