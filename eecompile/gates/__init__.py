@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eecompile.gates.file import GateFile, read_gates, write_gates
 from eecompile.gates.graphs import gate_graph, initial_parameters, parameter_shapes
 from eecompile.gates.kinds import KINDS, GateKind
 from eecompile.gates.places import ChannelPlace, Found, LayerBlock
@@ -12,10 +13,13 @@ __all__ = [
     "ChannelPlace",
     "Found",
     "Gate",
+    "GateFile",
     "GateKind",
     "GatePlan",
     "LayerBlock",
     "gate_graph",
     "initial_parameters",
     "parameter_shapes",
+    "read_gates",
+    "write_gates",
 ]
