@@ -366,6 +366,16 @@ _BUILD = {
         "Going on from it would mean decisions by what was learned of something else.",
         "eecompile run out/ --state last-weeks-build.json",
     ),
+    "bad-gates": DiagnosticInfo(
+        "The file of trained gates is missing, damaged, or no such file.",
+        "What gates decide would be unknown.",
+        'gates "net.gates.npz", of which the end is missing',
+    ),
+    "wrong-gates": DiagnosticInfo(
+        "The file holds gates for other blocks, or of other kinds or shapes, than the model has.",
+        "Gates decide well only where they were trained.",
+        "a block more in `skip layers` than when `eecompile train` ran",
+    ),
     "bad-tuning": DiagnosticInfo(
         "A file of measured kernels is not what `build --tune` writes.",
         "What it means would be guessed; leaving it out would build other code than on the desk.",
