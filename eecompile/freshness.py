@@ -117,7 +117,7 @@ def _files_of(spec: Spec, path: Path) -> list[Path] | None:
     """Every file the build read; None where that cannot be told."""
     model = spec.model
     found = [path, tuning_path(path), spec.resolve(model.path)]
-    found += [spec.resolve(model.weights)] if model.weights else []
+    found += [spec.resolve(name) for name in (model.weights, model.gates) if name]
     networks = [spec.resolve(model.path)] if model.source == "onnx" else []
     for exit_ in model.exits:
         for head in filter(None, (exit_.head, exit_.comparator)):

@@ -12,7 +12,10 @@ import onnx
 import pytest
 
 from eecompile.artifact import write_artifact
+from eecompile.build_options import BuildOptions
 from eecompile.cache import Cache, digest
+from eecompile.freshness import Freshness
+from eecompile.loading import load_spec
 from eecompile.record import FitRecord, record
 from tests.cli.calls import Call, edited
 
@@ -63,6 +66,19 @@ def test_what_a_build_read_is_noticed_when_it_changes(what: str, build: Any, dem
         _reversed(demo.parent / what)
     assert not build()["unchanged"]
     assert build()["unchanged"]
+
+
+def test_trained_gates_are_noticed_when_they_change(built: Path, tmp_path: Path) -> None:
+    gates = tmp_path / "net.gates.npz"
+    gates.write_bytes(b"before")
+    spec, _ = load_spec(built / "digits.ee", [f"model.gates={gates}"])
+    time.sleep(0.03)
+    cache, options = Cache(tmp_path / "cache"), BuildOptions()
+    freshness = Freshness(cache, built / "digits.ee", options, built / "out")
+    freshness.store(spec, {"server": None})
+    assert freshness.stored_summary() == {"server": None}
+    gates.write_bytes(b"after")
+    assert freshness.stored_summary() is None
 
 
 def test_weights_in_a_file_of_any_name_are_noticed(build: Any, demo: Path) -> None:
