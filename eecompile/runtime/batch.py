@@ -46,6 +46,8 @@ class Batches:
         room = self._room_for(chunk)
         room.decide(how)
         policy, lane = None if how is None else how.policy, room.lane
+        if how is not None and how.halt is not None:
+            policy = how.halt.policy(how.policy)
         for at in range(0, count, chunk):
             rows = slice(at, min(at + chunk, count))
             for name, array in arrays.items():

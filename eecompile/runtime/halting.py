@@ -8,7 +8,7 @@ same pieces took in this process: the machine may be slower today than when it w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
+from math import floor, inf
 from time import perf_counter
 
 from eecompile.compiled import CompiledGraph
@@ -72,6 +72,7 @@ class PieceCosts:
     """What a network's pieces cost, by quantity, and how long they take in this process.
 
     Attributes:
+        macs: of each segment at most, gates included.
         segments, heads: paces, for one thread.
     """
 
@@ -92,7 +93,7 @@ class PieceCosts:
                 piece = [tuple(cost[index] for cost in part) for part in (ways, heads)]
                 if all(value < inf for part in piece for value in part):
                     self._known[name] = (piece[0], piece[1])
-        self._state = state
+        self._state, self.macs = state, self._known["macs"][0]
         seconds = self._known.get("latency_s", ((), ()))
         self.segments, self.heads = Pace(seconds[0]), Pace(seconds[1])
 
@@ -107,18 +108,19 @@ class PieceCosts:
         for name in ("macs", "energy_j", "latency_s"):
             limit = rule.given.get(name)
             if limit is not None:
-                found.append(self._limit(name, limit, place))
+                found.append(self._limit(name, HaltRule(**{name: limit}), place))
         if not can_go_on(found, [0.0] * len(found), -1):
             raise self._out_of_reach(f"No answer keeps all of `{rule}`", place, self._notes(rule))
         return tuple(found)
 
-    def _limit(self, name: str, limit: float, place: Span | None) -> SpendingLimit:
+    def _limit(self, name: str, rule: HaltRule, place: Span | None) -> SpendingLimit:
+        limit = rule.given[name]
         if name not in self._known:
             raise CompileErrors([self._unknown(name, place)])
-        full = self._network.macs if name == "macs" else 1
-        found = SpendingLimit(limit * full, *self._known[name])
+        if name == "macs":  # A whole number of them, whatever a fraction is rounded to.
+            limit = floor(limit * self._network.macs + 1e-3)
+        found = SpendingLimit(limit, *self._known[name])
         if cheapest_answer(found)[1] > found.limit:
-            rule = HaltRule(**{name: limit})
             message = f"Not even the cheapest answer keeps `{rule}`"
             raise self._out_of_reach(message, place, self._notes(rule))
         return found
@@ -221,11 +223,7 @@ class Halting:
 
 
 class Account:
-    """What one sample has spent, and what it can still afford.
-
-    Attributes:
-        halts: whether there is a limit at all.
-    """
+    """What one sample has spent, and what it can still afford."""
 
     __slots__ = ("_counted", "_last", "_limits", "_pace", "_spent", "_start", "_timed")
 
@@ -244,10 +242,11 @@ class Account:
             self._spent[-1] = self._last - start
         self._limits = limits
 
-    def segment(self, index: int) -> None:
-        """Segment `index` has run."""
+    def segment(self, index: int, macs: int) -> None:
+        """Segment `index` has run, with so many multiply-accumulates."""
         for k in range(self._counted):
-            self._spent[k] += self._limits[k].segments[index]
+            costs = self._limits[k].segments
+            self._spent[k] += macs if costs is self._pace.macs else costs[index]
         if self._timed:
             self._tick(self._pace.segments, index)
 

@@ -156,14 +156,17 @@ class Singles:
         """Segment by segment as far as limits go: the rule of `eecompile.policies.halted`."""
         last, account = len(self.stops), halt.account(start)
         due, state = policy.first(), policy.start(1)
-        heads_run = macs = 0
+        heads_run = macs = gated = 0
         held, logits = -1, None  # The deepest exit whose head has run, and its answer.
         for index, (call, cost) in enumerate(self._segments):
             call.one()
             macs += cost
             if index == last:
                 break
-            account.segment(index)
+            if self.program is not None:
+                gated, before = self.program.macs, gated
+                cost = gated - before
+            account.segment(index, cost)
             head, wanted, cancelled = self.stops[index], last, stop.value != 0
             asks = index == due and not cancelled and account.affords(index)
             ends = not asks and (cancelled or not account.goes_on(index))
