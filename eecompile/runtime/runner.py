@@ -68,7 +68,7 @@ class GatedRun:
         values: what was asked for, by name, (n, ...). What lies within a block that was left out
             is not there: it is any value.
         shares: by the name of a score, float32 (n,): of the groups it decides on, those kept; 0 or
-            1 for a whole block.
+            1 for a whole block, 0 for channels inside a block that was left out.
         macs: int64 (n, segments): multiply-accumulates up to and with each segment, gates' among
             them and those of heads not.
         blocks_run: int64 (n,), the blocks that were not left out.

@@ -9,6 +9,7 @@ import numpy as np
 
 from eecompile.compiled import CompiledStep
 from eecompile.diagnostics import InternalError
+from eecompile.memory import lasting_values
 from eecompile.runtime.lane import WORTH_A_TEAM, Lane, leading
 
 __all__ = ["Part", "Program"]
@@ -108,7 +109,8 @@ class Program:
         self.table = np.asarray(self._table)
         self.tallies = np.asarray(self._tallies)
         self.kept: np.ndarray | None = None
-        self._wanted, seen = frozenset(wanted), set[str]()
+        # Scores that are not made say that nothing was kept.
+        self._wanted, seen = frozenset(wanted).union(lasting_values(steps)), set[str]()
         for index, step in enumerate(self.steps):
             counted = bool(step.keep) and not step.gate and step.keep not in seen
             seen.update((step.keep,) * counted)
