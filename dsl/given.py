@@ -8,11 +8,12 @@ from typing import TypeVar
 from eecompile.diagnostics import Diagnostics, Source, Span
 from eecompile.dsl.check_options import check_frequency
 from eecompile.dsl.convert import Converter
+from eecompile.dsl.convert_policies import HALTS
 from eecompile.dsl.parser import parse_tree
 from eecompile.dsl.syntax import Branch
 from eecompile.spec import Budget, Deadline, FrequencyRange, Name
 
-__all__ = ["given_budget", "given_deadline", "given_frequencies", "given_frequency"]
+__all__ = ["given_budget", "given_deadline", "given_frequencies", "given_frequency", "given_halt"]
 
 _T = TypeVar("_T")
 
@@ -68,6 +69,20 @@ def given_budget(option: str, text: str) -> tuple[Budget, Span]:
         CompileErrors: it is none.
     """
     return _given(option, text, "limit", lambda c: c.limit)
+
+
+def given_halt(option: str, text: str) -> tuple[Budget, Span]:
+    """What each sample may spend at most, and its place.
+
+    >>> given_halt("--halt", "macs <= 50 %")[0].limit
+    0.5
+
+    Raises:
+        CompileErrors: it is none.
+    """
+    return _given(
+        option, text, "limit", lambda c: lambda tree: c.limit(tree, HALTS, "limit of a halt")
+    )
 
 
 def _given(

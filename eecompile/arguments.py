@@ -332,6 +332,9 @@ def _inspect(verbs: Any) -> None:
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the graph with its exits")
     parser.add_argument("--ir", action="store_true", help="print the segment graph as IR text")
 
+    parser.add_argument(
+        "--halt", metavar="LIMIT", help='e.g. "latency <= 1 ms": what each sample may spend'
+    )
 
 def _targets(verbs: Any) -> None:
     parser = _verb(
@@ -370,3 +373,6 @@ def _demo(verbs: Any) -> None:
         quiet=True,
     )
     parser.add_argument("-o", "--output", type=Path, help="keep the artifact and its files here")
+    parser.add_argument(
+        "--halt", metavar="LIMIT", help='e.g. "latency <= 1 ms": what each sample may spend'
+    )

@@ -321,8 +321,13 @@ _BUILD = {
         "Hard inputs are late, or answered by an exit that the policy would not have taken.",
         "deadline 4 ms, for a network that takes 4 ms at the highest clock without its exits",
     ),
+    "needless-halt": DiagnosticInfo(
+        "A policy halts at a budget that no sample can spend.",
+        "Nothing would ever be stopped: most likely another number or unit is meant.",
+        "halt at budget latency <= 1 s, for a network that takes 4 ms",
+    ),
     "unknown-costs": DiagnosticInfo(
-        "The costs that clocks are chosen by are not known.",
+        "The costs that clocks are chosen by, or that a halt needs, are not known.",
         "What no source gives is not guessed.",
         "frequency lowest_energy, for a board without voltages",
     ),

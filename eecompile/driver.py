@@ -38,6 +38,8 @@ from eecompile.head_fitting import ExitPlan, fit_plans, graphs_of, with_heads, w
 from eecompile.ir import Graph
 from eecompile.latency import measure
 from eecompile.manifest import MOST_THREADS, Normalization, TargetInfo
+from eecompile.gated_costs import gated_costs, table_costs
+from eecompile.halt_building import build_halts
 from eecompile.memory import Peak
 from eecompile.offload_building import build_offloads
 from eecompile.outcomes import ExitCosts
@@ -176,8 +178,9 @@ class _Build:
                 threads=self.threads,
                 seed=self.options.seed,
             )
-            clocks = build_clocks(written, offloads.policies, costs, records, exit_costs)
-        for warning in clocks.warnings:
+            halts = build_halts(written, offloads.policies, network, costs, exit_costs, records)
+            clocks = build_clocks(written, halts.policies, costs, records, exit_costs)
+        for warning in (*halts.warnings, *clocks.warnings):
             self.steps.warn(warning.full())
         with self.steps.step(f"write {self.output}"):
             contents = Contents(

@@ -17,9 +17,10 @@ from eecompile.console import Reporter
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset, open_dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Source
-from eecompile.dsl.given import given_budget
+from eecompile.dsl.given import given_budget, given_halt
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse, parse_file
+from eecompile.halt_rule import HaltRule
 from eecompile.outcomes import exits_json, exits_taken
 from eecompile.policies import ExitPolicy
 from eecompile.runtime.budgets import choose_point
@@ -42,6 +43,7 @@ class Evaluation:
     `clock` is the rule its clocks are chosen by, None where they are left alone; energies are what
     the artifact's cost table says, with `energy_provenance`. `offload` counts what became of
     samples for a server, `guard` is what was found out about exits; None where there is neither.
+    `halt` is what each sample might spend, None where that was not limited.
     """
 
     policy: str | None
@@ -63,6 +65,8 @@ class Evaluation:
     energies_j: list[float | None] = field(default_factory=list)
     offloaded: list[bool] = field(default_factory=list)
     audited: list[bool] = field(default_factory=list)
+    halted: list[bool] = field(default_factory=list)
+    halt: HaltRule | None = None
     offload: Mapping[str, int] | None = None
     offload_failure: str | None = None
     guard: GuardReport | None = None
@@ -101,8 +105,34 @@ class Evaluation:
             "offload": self.offload,
             "offload_failure": self.offload_failure,
             "guard": self.guard and self.guard.to_json(),
+            **self._halt_json(),
             **self._clock_json(len(labels)),
         }
+
+    def _halt_json(self) -> dict[str, Any]:
+        """How many were stopped by a budget for each sample, and how many spent more after all.
+
+        Energies are the cost table's, which is what is halted by: none is over.
+        """
+        found: dict[str, Any] = {
+            "halt": None if self.halt is None else str(self.halt),
+            "halted": float(np.mean(self.halted)),
+            "worst_latency_s": float(np.max(self.latencies_s)),
+            "over_budget": None,
+        }
+        if self.halt is not None:
+            shares = np.asarray(self.macs) / max(self.backbone_macs, 1)
+            spent = {"macs": shares, "latency_s": np.asarray(self.latencies_s)}
+            over = {
+                name: spent[name] - limit
+                for name, limit in self.halt.given.items()
+                if name in spent
+            }
+            found["over_budget"] = {
+                name: {"samples": int((more > 1e-12).sum()), "most": float(max(more.max(), 0.0))}
+                for name, more in over.items()
+            }
+        return found
 
     def _clock_json(self, count: int) -> dict[str, Any]:
         """What became of the deadline and the clocks, as `eval --board` says it too."""
@@ -126,6 +156,7 @@ def evaluate_artifact(
     progress: Reporter,
     threads: int | None = None,
     *,
+    halt: str | None = None,
     endpoint: str | None = None,
     state: Path | None = None,
 ) -> Evaluation:
@@ -137,8 +168,8 @@ def evaluate_artifact(
     `state` holds, where that is a file, and it is written at the end.
 
     Raises:
-        CompileErrors: the artifact, the data, the policy, the budget, the endpoint or the state
-            are wrong, or the server has other models.
+        CompileErrors: the artifact, the data, the policy, the budget, the halt, the endpoint or the
+            state are wrong, or the server has other models.
     """
     if state is not None:
         check_file(state, may_make_folder=False)  # before anything takes time
@@ -149,10 +180,13 @@ def evaluate_artifact(
             choose_budget(session, name, budget)  # It says where the text is wrong.
             limits, _ = given_budget("--budget", budget)
             session.set_budget({limits.quantity: limits.limit})
+        if halt is not None:
+            limit, _ = given_halt("--halt", halt)
+            session.set_halt({limit.quantity: limit.limit})
         dataset = open_test_data(session, data)
         network = artifact.manifest.network
         found = Evaluation(name, network.exit_names, network.macs, session.threads, budget)
-        found.clock = session.clock_rule
+        found.clock, found.halt = session.clock_rule, session.halt
         if artifact.costs is not None:
             _with_energies(found, artifact.costs)
         total = min(dataset.count or samples or 0, samples or dataset.count or 0)
@@ -216,6 +250,7 @@ def _measure(
         found.energies_j.append(answer.energy_j)
         found.offloaded.append(answer.offloaded)
         found.audited.append(answer.audited)
+        found.halted.append(answer.halted)
     for image in images:
         full = session.full_depth(image[None])
         found.full_answers.append(int(full.logits.argmax()))

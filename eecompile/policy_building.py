@@ -36,7 +36,7 @@ class BuiltPolicy:
         settings: of the policy that keep an accuracy budget, its own first; only that where
             another quantity is limited.
         drop: accuracy the budget allows to lose, as a fraction; None where there is no such budget.
-        offload, guard: as in `PolicyEntry`.
+        offload, guard, halt: as in `PolicyEntry`.
     """
 
     policy: ExitPolicy
@@ -45,12 +45,17 @@ class BuiltPolicy:
     drop: float | None = None
     offload: Mapping[str, Any] | None = None
     guard: Mapping[str, Any] | None = None
+    halt: Mapping[str, Any] | None = None
 
     @property
     def entry(self) -> PolicyEntry:
         """As the artifact keeps it."""
         return PolicyEntry(
-            to_json(self.policy), self.report, offload=self.offload, guard=self.guard
+            to_json(self.policy),
+            self.report,
+            offload=self.offload,
+            guard=self.guard,
+            halt=self.halt,
         )
 
 

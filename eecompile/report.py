@@ -8,6 +8,7 @@ from typing import Any
 from eecompile.auto_policy import comparison_lines
 from eecompile.figures import hertz, joules, milliseconds, percent, threads_in_words
 from eecompile.forecast_report import forecast_line
+from eecompile.halt_rule import HaltRule
 from eecompile.offload_report import offload_lines
 from eecompile.outcomes import Interval, Report, exits_json
 from eecompile.policy_fitting import DEFAULT_BUDGET
@@ -98,6 +99,8 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
     forecast = report.get("forecast", {}).get("test")
     if forecast is not None:
         lines.append(f"  {forecast_line(forecast)}")
+    if "halt" in report:
+        lines.append(f"  {_halt_line(report['halt'])}")
     if "guard" in report:
         lines.append(f"  {_guard_line(report['guard'])}")
     if report["budget"]:
@@ -107,6 +110,21 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
         missed_by = report.get("guard", {}).get("budget_missed_by", missed_by)
         lines.append(f"  budget {_kept(missed_by, test['budget_quantity'])}")
     return lines
+
+
+def _halt_line(halt: Mapping[str, Any]) -> str:
+    """What a sample may spend, and how many would spend more.
+
+    >>> told = {"rule": "macs <= 50 %", "test": {"halted": 0.25, "worst": 0.48}}
+    >>> _halt_line({**told, "quantity": "macs", "provenance": "counted"})
+    'halts at macs <= 50 %: 25.0 % of the samples are stopped; none spends more than 48 %, counted'
+    """
+    test = halt["test"]
+    worst = str(HaltRule(**{halt["quantity"]: test["worst"]})).split("<= ")[1]
+    return (
+        f"halts at {halt['rule']}: {percent(test['halted'])} of the samples are stopped; "
+        f"none spends more than {worst}, {halt['provenance']}"
+    )
 
 
 def _guard_line(guard: Mapping[str, Any]) -> str:

@@ -28,9 +28,9 @@ def eval(options: argparse.Namespace) -> int:
             message = f"`--{name}` is for `--sweep`: a single setting has no curve"
             raise CompileErrors([Diagnostic("bad-argument", message, help="add `--sweep`")])
     if options.board is not None:
-        for name in ("state", "endpoint"):
+        for name in ("state", "endpoint", "halt"):
             if getattr(options, name) is not None:
-                message = f"`--{name}` is for this machine: a replay for a board learns nothing"
+                message = f"`--{name}` is for this machine: a replay for a board has none"
                 raise CompileErrors([Diagnostic("bad-argument", message, help="leave it out")])
         return eval_board(options, steps)
     for name in ("cluster", "deadline", "frequency"):
@@ -49,6 +49,7 @@ def eval(options: argparse.Namespace) -> int:
             options.threads,
             endpoint=options.endpoint,
             state=options.state,
+            halt=options.halt,
         ).to_json()
     if options.json:
         print_json(options, found)
@@ -93,11 +94,32 @@ def _print_evaluation(found: Mapping[str, Any]) -> None:
             f"{found['clock']}: {found['deadline_misses']} answers late, "
             f"{found['forced_answers']} forced by the deadline"
         )
+    if found.get("halt") is not None:
+        print(_halt_line(found))
     print()
     print_exits_taken(found["exits"])
     if found["offloaded_fraction"]:
         print(f"\n{percent(found['offloaded_fraction'])} of the samples were answered by a server")
     print_what_is_known(found)
+
+
+def _halt_line(found: Mapping[str, Any]) -> str:
+    """How many were stopped by a budget for each sample, and whether it held for each.
+
+    >>> _halt_line({"halt": "macs <= 50 %", "halted": 0.25, "worst_latency_s": 0.001,
+    ...     "over_budget": {"macs": {"samples": 0, "most": 0.0}}})
+    'halts at macs <= 50 %: 25.0 % of the samples were stopped; kept by all; slowest answer 1.00 ms'
+    """
+    over = []
+    for name, missed in found["over_budget"].items():
+        if missed["samples"]:
+            most = milliseconds(missed["most"]) if name == "latency_s" else percent(missed["most"])
+            over.append(f"{missed['samples']} spent more, by {most} at most")
+    return (
+        f"halts at {found['halt']}: {percent(found['halted'])} of the samples were stopped; "
+        f"{', '.join(over) or 'kept by all'}; "
+        f"slowest answer {milliseconds(found['worst_latency_s'])}"
+    )
 
 
 def _energy_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     from eecompile.compiled import sample_shape
     from eecompile.runtime.session import load
 
-    limits = _limits(options)
+    limits, halt = _limits(options), _halt(options)
     x = _read_input(options.input)
     for array in x.values() if isinstance(x, dict) else [x]:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -43,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     ) as session:
         if limits is not None:
             session.set_budget(limits)
+        if halt is not None:
+            session.set_halt(halt)
         (_, type_), *_ = session.manifest.network.inputs
         batch = isinstance(x, np.ndarray) and _is_batch(x, sample_shape(type_), options.normalize)
         samples = [row[None] for row in x] if isinstance(x, np.ndarray) and batch else [x]
@@ -82,6 +84,19 @@ def _limits(options: argparse.Namespace) -> dict[str, float] | None:
     return {budget.quantity: budget.limit}
 
 
+def _halt(options: argparse.Namespace) -> dict[str, float] | None:
+    """What `--halt` says, by quantity."""
+    if options.halt is None:
+        return None
+    from eecompile.dsl.given import given_halt
+
+    if options.full_depth:
+        message = "`--halt` stops samples early, and with `--full-depth` nothing leaves early"
+        raise CompileErrors([Diagnostic("bad-argument", message, help="give one of the two")])
+    limit, _ = given_halt("--halt", options.halt)
+    return {limit.quantity: limit.limit}
+
+
 def _print_answers(answers: Sequence[Answer]) -> None:
     clocked = any(answer.frequency_hz for answer in answers)
     columns = ["exit", "label", "confidence", "segments run", "latency"]
@@ -103,8 +118,9 @@ def _print_answers(answers: Sequence[Answer]) -> None:
 
 
 def _exit(answer: Answer) -> str:
-    """The exit's name, and what is special about the network's own answer."""
+    """The exit's name, and what is special about the answer."""
     why = "offloaded" if answer.offloaded else "audited" if answer.audited else ""
+    why = why or "halted" * answer.halted
     return f"{answer.exit} ({why})" if why else answer.exit
 
 
@@ -126,7 +142,7 @@ def _is_batch(x: np.ndarray, one: tuple[int, ...], is_raw: bool) -> bool:
 def _answer_json(answer: Answer) -> dict[str, Any]:
     names = (
         *("exit", "label", "confidence", "segments_run"),
-        *("latency_s", "frequency_hz", "energy_j", "offloaded", "audited"),
+        *("latency_s", "frequency_hz", "energy_j", "offloaded", "audited", "halted"),
     )
     return {name: getattr(answer, name) for name in names}
 

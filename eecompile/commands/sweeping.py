@@ -34,7 +34,7 @@ def eval_sweep(options: argparse.Namespace, steps: Steps) -> int:
         if getattr(options, name) is not None:
             message = f"`--{name}` chooses one thing to look at, `--sweep` shows all budgets here"
             raise CompileErrors([Diagnostic("bad-argument", message, help="give one of the two")])
-    for name in ("state", "endpoint"):
+    for name in ("state", "endpoint", "halt"):
         if getattr(options, name) is not None:
             message = f"`--{name}` is for a policy that runs, `--sweep` replays settings"
             raise CompileErrors([Diagnostic("bad-argument", message, help="leave it out")])

@@ -8,8 +8,11 @@ same pieces took in this process: the machine may be slower today than when it w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import floor, inf
 from time import perf_counter
+
+import numpy as np
 
 from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import CostRow, CostTable
@@ -134,6 +137,34 @@ class PieceCosts:
         """Of the whole network, gates included and heads not, as `HaltRule` has it."""
         return sum(self._known[name][0]) / (self._network.macs if name == "macs" else 1)
 
+    def all_heads(self, name: str) -> float:
+        """Of all exits' heads and comparators together, as `HaltRule` has it."""
+        return sum(self._known[name][1]) / (self._network.macs if name == "macs" else 1)
+
+    def provenance(self, name: str) -> str:
+        """Where what is known of a quantity comes from."""
+        table = self._table
+        if name == "macs" or table is None:
+            return "counted"
+        found = table.latency_provenance if name == "latency_s" else table.energy_provenance
+        return str(found)
+
+    def spent(self, name: str, exits: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
+        """What samples spend of a quantity at most, as `HaltRule` has it: float64 (n,).
+
+        Args:
+            name: of the quantity.
+            exits: int64 (n,), which exit answers; the final one last.
+            evaluated: bool (n, exits), whose heads ran.
+        """
+        segments, heads = self._known[name]
+        found: np.ndarray = np.cumsum(segments)[exits] + evaluated @ np.asarray(heads, np.float64)
+        return found / (self._network.macs if name == "macs" else 1)
+
+    def reserved(self, seconds: float) -> SpendingLimit:
+        """A limit of time with what is reserved for pieces now."""
+        return SpendingLimit(seconds - _ANSWER_S, self.segments.reserves, self.heads.reserves)
+
     def _notes(self, rule: HaltRule) -> tuple[str, ...]:
         notes = []
         for name in rule.given:
@@ -150,8 +181,7 @@ class PieceCosts:
             return ""
         clock = table.states[state].frequency_hz
         at = "" if clock is None else f" at {hertz(clock)}"
-        provenance = table.latency_provenance if name == "latency_s" else table.energy_provenance
-        return f" on `{table.board}`{at}, {provenance}"
+        return f" on `{table.board}`{at}, {self.provenance(name)}"
 
     def _out_of_reach(
         self, message: str, place: Span | None, notes: tuple[str, ...]
@@ -217,6 +247,14 @@ class Halting:
         """The policy with the limits that need no clock, which hold in a batch too."""
         return HaltedPolicy(policy, self.limits)
 
+    def expected(self, policy: ExitPolicy) -> HaltedPolicy:
+        """The policy with the limits as they come out where time is as the cost table says."""
+        limits = list(self.limits)
+        if self.timed:
+            fresh = self._costs.reserved(limits[-1].limit)
+            limits[-1] = replace(fresh, limit=max(fresh.limit, cheapest_answer(fresh)[1]))
+        return HaltedPolicy(policy, limits)
+
     def account(self, start: float) -> Account:
         """Of a sample whose call began at `start`, its input copied by now."""
         return Account(self, self._costs, start)
@@ -234,10 +272,7 @@ class Account:
         self._spent: list[float] = [0] * len(limits)
         self._counted = len(limits) - self._timed
         if self._timed:
-            own = SpendingLimit(
-                limits[-1].limit - _ANSWER_S, costs.segments.reserves, costs.heads.reserves
-            )
-            limits = (*limits[:-1], own)
+            limits = (*limits[:-1], costs.reserved(limits[-1].limit))
             self._last = perf_counter()
             self._spent[-1] = self._last - start
         self._limits = limits
