@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -22,8 +24,11 @@ from eecompile.runtime.library import Library
 from eecompile.runtime.runner import Runner
 from eecompile.runtime.steps import Program
 from eecompile.segments import SHIFT
+from tests.helpers import ROOT
 from tests.runtime import gated, tiny
 
+LOWERING = ROOT / "targets" / "lowering"
+STRESS = Path(__file__).with_name("steps_stress.c")
 COUNT = 37
 VALUES = ("b", "early.logits", "logits")
 
@@ -168,6 +173,31 @@ def test_a_library_from_before_gates_is_told() -> None:
     code = tiny.machine_code().replace(b"eecompile_steps", b"eecompile_stepz")
     with pytest.raises(CompileErrors, match="has no code for gates"):
         Library(code, tiny.WEIGHTS).steps()
+
+
+# -- steps.c by itself ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_random_programs_do_what_a_plain_loop_does(sanitizer: str, tmp_path: Path) -> None:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    options = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    options += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{LOWERING}"]
+    (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
+    probe = subprocess.run(
+        [compiler, *options, "-o", "empty", "empty.c"], cwd=tmp_path, capture_output=True
+    )
+    if probe.returncode or subprocess.run([tmp_path / "empty"], check=False).returncode:
+        pytest.skip("the compiler has no such sanitizer that runs here")
+    program = tmp_path / "stress"
+    sources = [str(STRESS), str(LOWERING / "team.c")]
+    subprocess.run([compiler, *options, "-o", str(program), *sources], check=True)
+    for threads in (1, 2, 3):
+        command = [str(program), str(threads), "100", str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 # -- limits --------------------------------------------------------------------------------------
