@@ -21,9 +21,11 @@ from benchmarks.suite import export
 from benchmarks.turns import ratio, take_turns
 from eecompile.build_options import BuildOptions
 from eecompile.cache import Cache
+from eecompile.compiled import CompiledStep
 from eecompile.console import Steps
 from eecompile.driver import build
-from eecompile.runtime.lane import Lane
+from eecompile.runtime.lane import Chain, Lane
+from eecompile.runtime.steps import Program
 
 __all__ = ["Overhead", "measure_overheads"]
 
@@ -55,7 +57,12 @@ class Overhead:
 
 def measure_overheads(folder: Path) -> list[Overhead]:
     """All of them; files go to `folder`."""
-    return [_kernel_call(folder), *_waiting(folder), _segment_call(folder), _decisions(folder)]
+    return [
+        _kernel_call(folder),
+        *_waiting(folder),
+        *_segment_calls(folder),
+        _decisions(folder),
+    ]
 
 
 def _subject(name: str, model: nn.Module, shape: tuple[int, ...], folder: Path) -> Subject:
@@ -116,15 +123,51 @@ def _waiting(folder: Path) -> list[Overhead]:
     ]
 
 
-def _segment_call(folder: Path) -> Overhead:
-    """One dense layer as an artifact's only segment, called as a session calls it."""
+def _segment_calls(folder: Path) -> list[Overhead]:
+    """One dense layer as an artifact's only segment, called as a session calls it.
+
+    Then the same as a step that a gate keeps or leaves out (it is a copy of 64 bytes then), once
+    and 50 to 150 times in one call.
+    """
     subject = _subject("segment", _chain(_dense, 1), (1, 16), folder)
     session = _artifact(subject, "", folder)
     network = session.manifest.network
     (segment,) = network.functions()
-    lane = Lane(session.library, network.inputs, network.functions(), 1)
-    turns = take_turns({OURS: lane.calls[segment.symbol].one}, _ROUNDS)
-    return Overhead("a segment call from Python", turns[OURS].median * 1e6, "us", 1.0)
+    step = CompiledStep(segment, keep="score", otherwise=segment.inputs[0][0])
+    lane = Lane(session.library, network.inputs, [step], 1)
+    call = lane.calls[segment.symbol]
+    sides = {"plain": call.one}
+    scores = lane.values["score"]
+    for name, score in (("kept", 1), ("left", 0)):
+        for count in (1, 50, 150):
+            sides[f"{name}{count}"] = _steps(lane, step, count, scores, score)
+    for count in (50, 150):
+        sides[f"chain{count}"] = Chain(session.library.chain(), [call] * count).one
+    turns = take_turns(sides, _ROUNDS)
+
+    def each(name: str) -> float:
+        return (turns[f"{name}150"].best - turns[f"{name}50"].best) / 100
+
+    return [
+        Overhead("a segment call from Python", turns["plain"].median * 1e6, "us", 1.0),
+        Overhead("one of a step that a gate kept", turns["kept1"].median * 1e6, "us", 1.0),
+        Overhead("a step over its function", (each("kept") - each("chain")) * 1e6, "us", 0.1),
+        Overhead("a step left out", each("left") * 1e6, "us", 0.1),
+    ]
+
+
+def _steps(
+    lane: Lane, step: CompiledStep, count: int, scores: np.ndarray, score: float
+) -> Callable[[], None]:
+    """The step so many times in one call, by a score."""
+    program = Program(lane, [step] * count, [step.function.outputs[0][0]])
+    part = program.part(0, count)
+
+    def call() -> None:
+        scores[0, 0] = score
+        part.one()
+
+    return call
 
 
 def _decisions(folder: Path) -> Overhead:
