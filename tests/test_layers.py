@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("ir", "operators", "shapes", "reference", "reference_windows", "reference_resize"),
         *("spec", "hardware", "cost", "segments", "atomic", "checked_json", "packing"),
-        *("board", "cost_table"),
+        *("board", "cost_table", "kept_macs"),
     ),
     (
         "text",
@@ -59,7 +59,7 @@ RUNTIME_SEES = frozenset(
 )
 #: Library -> modules that may import it, by how their names start.
 IMPORTERS: dict[str, tuple[str, ...]] = {
-    "torch": ("passes.fx_", "heads.training"),
+    "torch": ("passes.fx_", "heads.training", "training."),
     "onnx": ("passes.onnx_",),
     "onnx_graphsurgeon": ("passes.onnx_",),
     "onnxruntime": ("passes.onnx_",),

@@ -271,13 +271,16 @@ def _dequantize(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tenso
 
 
 def _keep(op: Op, inputs: list[te.Tensor], result: TensorType) -> te.Tensor:
-    """Channels whose group's score is above 0, else zeros; see `keeping` for `where`."""
+    """Channels whose group's score is above 0, else zeros.
+
+    `where` says that only "kept" ones or those "left out" are asked for, `unread` (see `keeping`)
+    that nobody reads the latter: anything may then be there.
+    """
     x, scores, *_ = inputs
-    match op.attributes.get("where"):
-        case "kept":
-            return compute(result.shape, lambda i: x(*i), "keep")
-        case "left out":
-            return compute(result.shape, lambda i: constant(0, "float32"), "keep")
+    where = op.attributes.get("where", "kept" if op.attributes.get("unread") else None)
+    if where is not None:
+        zero = constant(0, "float32")
+        return compute(result.shape, lambda i: x(*i) if where == "kept" else zero, "keep")
     axis = len(result.shape) - 1 if op.attributes.get("channels_last") else 1
     each = result.shape[axis] // shape_of(scores)[1]
 

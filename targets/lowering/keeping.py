@@ -251,9 +251,11 @@ class _Listing:
             return edit.append(Op(name, kind, inputs, (name,), attributes), [type_])
 
         one_row = self.graph.types[scores]
-        zero = edit.constant(f"{sums}.zero", np.float32(0).reshape(()))
+        zero = edit.constant(f"{sums}.zero", np.zeros((), np.float32))
+        one = edit.constant(f"{sums}.one", np.ones((), np.float32))
         above = made("Greater", (scores, zero), replace(one_row, dtype="bool"))
-        mask = made("Cast", (made("Not", (above,), edit.types[above]),), one_row, to="float32")
+        # NOTE: not `Not(above)`: TVM makes `<= 0` of it, false where a score is no number.
+        mask = made("Sub", (one, made("Cast", (above,), one_row, to="float32")), one_row)
         columns = edit.types[sums].shape[1]
         row = made("MatMul", (mask, sums), TensorType("float32", (1, columns)))
         shape = (*(1,) * (rank - 1), columns)

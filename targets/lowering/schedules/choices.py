@@ -111,8 +111,8 @@ def choices(spec: KernelSpec, machine: Machine) -> list[Choice]:
 
 def _convolutions(spec: KernelSpec, machine: Machine) -> list[Choice]:
     """Direct tiles, and Winograd's where they apply; what the estimates name comes first."""
+    problem, best = problem_of(spec, machine), chosen(spec, machine)
     machine = suited(spec, machine)
-    problem = problem_of(spec, machine)
     found: list[list[Choice]] = []
     if problem is not None:
         for m in winograd_tiles(spec, machine):
@@ -120,7 +120,6 @@ def _convolutions(spec: KernelSpec, machine: Machine) -> list[Choice]:
             found.append([_plan_choice(plan) for plan in _different(ranked)])
     direct = [Choice.of("conv", tile) for tile in conv_tiles(spec, machine)]
     found.append(direct[: _DIRECT if found else _MOST])
-    best = chosen(spec, machine)
     found.sort(key=lambda some: ("tile", best) not in some[0].numbers)
     if best is None:
         found.reverse()
@@ -163,10 +162,9 @@ def scheduled(spec: KernelSpec, machine: Machine, choice: Choice) -> Scheduled:
 
 
 def _winograd(spec: KernelSpec, machine: Machine, numbers: dict[str, int]) -> Scheduled:
-    machine = suited(spec, machine)
     problem, tile = problem_of(spec, machine), numbers.pop("tile")
     assert problem is not None, "a convolution for Winograd's algorithm"
     fused = bool(numbers.pop("fused"))
-    plan = best_plan(problem, machine, tile)
+    plan = best_plan(problem, suited(spec, machine), tile)
     kept: dict[str, Any] = {**numbers, "fused": fused}
     return winograd(spec, machine, tile, replace(plan, **kept))

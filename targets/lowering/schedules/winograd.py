@@ -85,10 +85,11 @@ def problem_of(spec: KernelSpec, machine: Machine) -> Problem | None:
     batch, height, width, inputs = x.shape
     outputs = anchor.type.shape
     result = (batch, outputs[1], outputs[2], outputs[3])
-    kept, seen = (
-        gate.each if gate else 0 for gate in (output_gate(spec, machine), input_gate(spec))
-    )
-    return Problem((batch, height, width, inputs), result, *window.begins, kept, seen)
+    kept, seen = output_gate(spec, machine), input_gate(spec)
+    top, left = window.begins
+    each, summed = kept.each if kept else 0, seen.each if seen else 0
+    shape = (batch, height, width, inputs)
+    return Problem(shape, result, top, left, each, summed, machine.lanes)
 
 
 def candidates(spec: KernelSpec, machine: Machine) -> tuple[int, ...]:
@@ -101,11 +102,10 @@ def candidates(spec: KernelSpec, machine: Machine) -> tuple[int, ...]:
 
 def chosen(spec: KernelSpec, machine: Machine) -> int | None:
     """The tile that is estimated to be fastest; None for the direct kernel."""
-    machine = suited(spec, machine)
-    problem = problem_of(spec, machine)
+    problem, tiles = problem_of(spec, machine), candidates(spec, machine)
     if problem is None:
         return None
-    tiles = candidates(spec, machine)
+    machine = suited(spec, machine)
     costs = {m: plan_cost(best_plan(problem, machine, m), machine) for m in tiles}
     best = min(costs, key=lambda m: costs[m], default=None)
     if best is None or costs[best] * _GAIN > direct_cost(problem, machine):
@@ -123,8 +123,8 @@ def winograd(spec: KernelSpec, machine: Machine, tile: int, plan: Plan | None = 
         plan: default: the one of least estimated cost.
     """
     gate = output_gate(spec, machine)
-    machine = suited(spec, machine)
     problem = problem_of(spec, machine)
+    machine = suited(spec, machine)
     assert problem is not None, "no convolution for Winograd's algorithm"
     plan = plan or best_plan(problem, machine, tile)
     whole, spec = spec, as_kept(spec, gate)

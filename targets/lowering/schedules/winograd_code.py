@@ -72,7 +72,7 @@ def _each(plan: Plan) -> int:
 
 
 def _apart(plan: Plan, memory: Memory) -> list[Stmt]:
-    channels, width = plan.problem.shape[3], plan.lanes
+    channels, width = plan.problem.shape[3], plan.input_lanes
     full, rest = channels // width, tails(channels, width)
     _, down, across = plan.strips
 
@@ -100,7 +100,7 @@ def _apart(plan: Plan, memory: Memory) -> list[Stmt]:
         return sequence([*bound, products, back(plan, memory, place, group)])
 
     first_phase = parallel([*plan.strips, full + len(rest)], transformed)
-    if (seen := memory.seen) is not None:
+    if (seen := memory.seen) is not None and not plan.is_transformed_whole:
 
         def transformed_kept(index: list[Expr]) -> Stmt:
             slot, *strip = index
@@ -214,7 +214,27 @@ def _tile(
         return begin, end
 
     begins, ends = zip(*(each(v) for v in range(width * blocks)), strict=True)
-    return sequence([sums.made, *begins, *for_inputs(plan, memory, vector), *ends])
+    return sequence([sums.made, *begins, *_summed(plan, memory, step, vector), *ends])
+
+
+def _summed(
+    plan: Plan,
+    memory: Memory,
+    step: Callable[[Expr, Expr, int, Expr], Stmt],
+    vector: Callable[[Expr, Expr, int], Stmt],
+) -> list[Stmt]:
+    """The products of all channels that are summed over."""
+    if memory.seen is None or not plan.is_transformed_whole:
+        return for_inputs(plan, memory, vector)
+    each, wide = plan.problem.seen, plan.input_lanes
+
+    def group(_: Expr, index: Expr) -> Stmt:
+        first, begun = named(tirx.floordiv(index, wide // each) * wide)
+        place, bound = named(index * each - first)
+        steps = (step(first, first, wide, place + i) for i in range(each))
+        return sequence([begun, bound, *steps])
+
+    return [memory.seen.groups(group)]
 
 
 def _asked(plan: Plan, memory: Memory, weights: Expr, c: Expr, index: Expr) -> Iterator[Stmt]:

@@ -33,6 +33,9 @@ _L2_FACTOR, _L3_FACTOR = 1.4, 2.5
 #: Share of the peak that direct kernels reach, measured there on 3x3 convolutions.
 _DIRECT_SHARE = 0.92
 
+#: Lanes below which transforms lose more than by transforming channels that are not read.
+_SHORTEST = 8
+
 #: Strips of more tiles gain nothing: their weights are in registers for long enough.
 _MOST_TILES = 64
 
@@ -46,6 +49,7 @@ class Problem:
         top, left: padding before the input.
         each: output channels of a gate's group, 0 where no gate follows.
         seen: input channels of a gate's group, 0 where all are summed over.
+        lanes: of the vectors that the input is transformed in, 0 for those of the sums.
     """
 
     shape: tuple[int, int, int, int]
@@ -54,6 +58,7 @@ class Problem:
     left: int
     each: int = 0
     seen: int = 0
+    lanes: int = 0
 
     def vectors(self, lanes: int) -> int:
         """Vectors of output channels."""
@@ -107,6 +112,21 @@ class Plan:
         return self.problem.vectors(self.lanes) // self.blocks
 
     @property
+    def is_transformed_whole(self) -> bool:
+        """Whether groups of input channels are too short for vectors of their own.
+
+        All channels are then transformed, those of kept groups summed over.
+        """
+        each, channels = self.problem.seen, self.problem.shape[3]
+        wide = self.input_lanes
+        return 0 < each < min(wide, _SHORTEST) and wide % each == 0 and channels % wide == 0
+
+    @property
+    def input_lanes(self) -> int:
+        """Elements of a vector of transformed input."""
+        return self.problem.lanes or self.lanes
+
+    @property
     def passes(self) -> tuple[int, int]:
         """Register tiles along a strip: full ones, and tiles that are left for a last one."""
         return divmod(self.tiles, self.width)
@@ -133,7 +153,7 @@ class Plan:
     @property
     def column_elements(self) -> int:
         """Elements of a row of tiles after the first half of the transform, for one vector."""
-        return self.transform.size * self.sliding * self.lanes
+        return self.transform.size * self.sliding * self.input_lanes
 
     @property
     def sum_elements(self) -> int:
@@ -202,7 +222,7 @@ def plan_cost(plan: Plan, machine: Machine) -> float:
 def _transform_cost(plan: Plan, machine: Machine) -> float:
     """Of a tile's transforms: additions, or loads and stores if they take longer."""
     t, m, n = plan.transform, plan.transform.tile, plan.transform.size
-    inputs, outputs = -(-plan.problem.shape[3] // plan.lanes), plan.groups * plan.blocks
+    inputs, outputs = -(-plan.problem.shape[3] // plan.input_lanes), plan.groups * plan.blocks
     rows = plan.sliding / plan.columns + n
     additions, back_additions = t.additions
     # A store takes the time of two loads.

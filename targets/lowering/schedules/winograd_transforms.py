@@ -88,9 +88,9 @@ def for_vectors(channels: int, width: int, body: Callable[[Expr, int], Stmt]) ->
 
 
 def for_inputs(plan: Plan, memory: Memory, body: Callable[[Expr, Expr, int], Stmt]) -> list[Stmt]:
-    """`body(first channel, its place in source, width)` for all channels that are summed over."""
-    channels, width, seen = plan.problem.shape[3], plan.lanes, memory.seen
-    if seen is None:
+    """`body(first channel, its place in source, width)` for all channels that are transformed."""
+    channels, width, seen = plan.problem.shape[3], plan.input_lanes, memory.seen
+    if seen is None or plan.is_transformed_whole:
         return for_vectors(channels, width, lambda first, narrow: body(first, first, narrow))
 
     def group(place: Expr, index: Expr) -> Stmt:
@@ -230,7 +230,7 @@ def _down(
 
 
 def _column(plan: Plan, i: int, s: Expr) -> Expr:
-    return (i * plan.sliding + s) * plan.lanes
+    return (i * plan.sliding + s) * plan.input_lanes
 
 
 def _across(plan: Plan, memory: Memory, at: Expr, column: Expr, width: int) -> Stmt:
