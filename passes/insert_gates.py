@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from eecompile.gates.graphs import gate_graph
+from eecompile.gates.graphs import gate_graph, parameter_shapes
 from eecompile.gates.plan import Gate, GatePlan
 from eecompile.ir import Graph, Op, TensorType
 from eecompile.passes.base import Pass, PassResult, Program, Skip
@@ -16,7 +16,10 @@ from eecompile.passes.host import HostGraph
 from eecompile.segments import SHIFT
 from eecompile.verify import Stage
 
-__all__ = ["InsertGates", "insert_gates"]
+if TYPE_CHECKING:
+    from eecompile.passes.fx_host import FxHost
+
+__all__ = ["InsertGates", "gate_parameters", "insert_gates", "tuned_weights"]
 
 Array = np.ndarray[Any, Any]
 
@@ -93,10 +96,22 @@ def insert_gates(
         values = dict(zip(graph.outputs, found, strict=True))
         host.rewire(
             {value: values[kept] for value, kept in merged.kept.items()},
-            {output: values[mask] for output, mask in merged.masks.items()},
+            {name: values[merged.masks[name]] for gate in new for name in gate.outputs},
         )
     old = (gate.name for gate in plan.gates if gate not in new)
     return tuple(Skip("inserted already", name) for name in old)
+
+
+def gate_parameters(host: FxHost, plan: GatePlan) -> dict[str, Array]:
+    """The gates' parameters as they are in a network that they were inserted into, by name."""
+    weights = host.weights()
+    return {name: weights[name] for name in parameter_shapes(plan)}
+
+
+def tuned_weights(host: FxHost, source: FxHost) -> dict[str, Array]:
+    """What has changed of the network's own weights since its `source` was copied, by name."""
+    now, before = host.weights(), source.weights()
+    return {n: a for n, a in now.items() if n in before and not np.array_equal(a, before[n])}
 
 
 @dataclass
