@@ -28,22 +28,28 @@ from eecompile.compiling import Compiled, TunedKernels, compile_graphs, tune_gra
 from eecompile.console import Reporter, Steps
 from eecompile.cost_table import CostTable
 from eecompile.costing import cost_table
-from eecompile.equivalence import Equivalence, compare_with_source, example_inputs
+from eecompile.equivalence import (
+    Equivalence,
+    compare_gated,
+    compare_with_source,
+    example_inputs,
+)
 from eecompile.exit_candidates import Placing
 from eecompile.exit_placing import place_exits, with_exits
 from eecompile.exit_table import exit_rows
 from eecompile.freshness import Freshness
+from eecompile.gated_costs import gated_costs, table_costs
+from eecompile.halt_building import build_halts
 from eecompile.hardware import Machine, cpu_name, machine, usable_cores
 from eecompile.head_fitting import ExitPlan, fit_plans, graphs_of, with_heads, with_outputs
 from eecompile.ir import Graph
 from eecompile.latency import measure
 from eecompile.manifest import MOST_THREADS, Normalization, TargetInfo
-from eecompile.gated_costs import gated_costs, table_costs
-from eecompile.halt_building import build_halts
 from eecompile.memory import Peak
 from eecompile.offload_building import build_offloads
 from eecompile.outcomes import ExitCosts
 from eecompile.passes.host import HostGraph
+from eecompile.passes.insert_gates import insert_gates
 from eecompile.passes.instruments import Timing
 from eecompile.passes.pipelines import backbone_pipeline, segments_pipeline
 from eecompile.planning import annotate, cut, plan_heads, prepare
@@ -53,7 +59,7 @@ from eecompile.recording import Recorder, Recording
 from eecompile.runtime.runner import Runner
 from eecompile.runtime.sysfs import LocalFiles
 from eecompile.runtime.vectors import make_vectors, shown_values
-from eecompile.segments import SegmentGraph
+from eecompile.segments import SegmentGraph, score_names
 from eecompile.server_folder import server_folder
 from eecompile.text import print_segments
 from eecompile.tuning_file import TunedMachine, tuned_words, write_tuning
@@ -117,7 +123,7 @@ class _Build:
         self.cores = min(self.machine.cores, usable_cores())
         self.threads = options.threads or os.cpu_count() or 1
         self.output = options.output_for(path)
-        self.tuning = prepared.tuning
+        self.tuning, self.gating = prepared.tuning, prepared.gating
         steps.total += prepared.placing is not None  # a step more: to choose the exits
         self.timing = Timing()
 
@@ -145,7 +151,6 @@ class _Build:
         with self.steps.step("insert the exits and cut again"):
             extended = host.copy()
             segments = self._cut(extended, "exits", heads, comparators)
-            self._emit(extended)
         if self.options.tune is not None:
             with self.steps.step("measure the kernels") as progress:
                 self._tune(segments, self.options.tune, progress)
@@ -160,12 +165,20 @@ class _Build:
             runner = Runner.of(native.load(), own)
             values = runner.run_all(inputs, shown_values(network), 1)
             equivalence = compare_with_source(extended, segments, inputs, values, self.spec)
+            masked, gated, decided = extended, None, None
+            if network.gated:
+                wanted = (*shown_values(network), *score_names(segments))
+                gated = runner.run_gated(inputs, wanted, 1).values
+                masked = extended.copy()
+                insert_gates(masked, self.gating.plan, self.gating.parameters)
+                decided = compare_gated(masked, segments, inputs, gated, self.spec)
         with self.steps.step("measure, fit the policies to their budgets"):
+            self._emit(masked)
             costs = self._costs(runner, network, inputs)
             dump = self.options.dump_ir and self.options.dump_ir / "costs"
             annotate(extended, self.spec.model, segments, network, costs, [self.timing], dump)
-            written = self.spec.policies if self.spec.model.exits else ()
-            exit_costs = {"macs": ExitCosts.macs(segments), **budget_costs(costs)}
+            written = self.spec.policies if self.spec.model.exits or network.gated else ()
+            exit_costs = self._exit_costs(network, costs, records)
             policies = build_policies(written, network, exit_costs, records, seed=self.options.seed)
             offloads = build_offloads(
                 written,
@@ -189,7 +202,9 @@ class _Build:
                 network=network,
                 library=compiled.library,
                 weights=compiled.weights,
-                vectors=make_vectors(network, inputs, values, equivalence.source, clocks.policies),
+                vectors=make_vectors(
+                    network, inputs, values, equivalence.source, clocks.policies, gated
+                ),
                 segments_text=print_segments(segments, "full"),
                 source_text=self.path.read_text(encoding="utf-8"),
                 policies=clocks.entries,
@@ -224,9 +239,10 @@ class _Build:
         comparators: Mapping[str, Graph] | None = None,
     ) -> SegmentGraph:
         """The network cut at its exits, with no heads or with these."""
-        pipeline = backbone_pipeline()
+        gates = self.gating.placed
+        pipeline = backbone_pipeline(gates)
         if heads is not None and comparators is not None:
-            pipeline = segments_pipeline(heads, comparators)
+            pipeline = segments_pipeline(heads, comparators, gates)
         dump = self.options.dump_ir and self.options.dump_ir / stage
         return cut(host, self.spec.model, pipeline, [self.timing], dump)
 
@@ -291,6 +307,18 @@ class _Build:
         clocks.append(clock_now(files))
         known = [clock for clock in clocks if clock is not None]
         return cost_table(board, states, network, self.cores, times_s, known)
+
+    def _exit_costs(
+        self, network: CompiledGraph, table: CostTable, records: Mapping[str, Record]
+    ) -> dict[str, ExitCosts]:
+        """Quantity -> what policies are fitted with, as the samples of each record pay it."""
+        found = {"macs": ExitCosts.macs(network), **budget_costs(table)}
+        shares = {split: made.shares for split, made in records.items() if made.shares}
+        return {
+            quantity: gated_costs(costs, network, steps, shares)
+            for quantity, costs in found.items()
+            if (steps := table_costs(network, table, quantity)) is not None
+        }
 
     # -- the data ------------------------------------------------------------------------------
 

@@ -19,10 +19,17 @@ from eecompile.passes.base import Program
 from eecompile.passes.host import HostGraph
 from eecompile.reference import run_graph
 from eecompile.roundings import Follower, Roundings, deviation, quantised, scale
-from eecompile.segments import SegmentGraph
+from eecompile.segments import SegmentGraph, score_names
 from eecompile.spec import Spec
 
-__all__ = ["TOLERANCE", "Equivalence", "compare_with_source", "example_inputs"]
+__all__ = [
+    "TOLERANCE",
+    "Equivalence",
+    "GatedEquivalence",
+    "compare_gated",
+    "compare_with_source",
+    "example_inputs",
+]
 
 #: Largest deviation of an output, in units of its largest magnitude (or 1 where that is less):
 #: float32 sums of a few thousand terms in another order differ by some 1e-6.
@@ -110,6 +117,87 @@ def compare_with_source(
     limits = {n: max(TOLERANCE * scale(defined[n]), spread[n]) for n in found}
     _refuse({name: error for name, error in errors.items() if not error <= limits[name]}, spec)
     return Equivalence(*_largest(errors, own), {}, _largest(from_source, own)[0], roundings)
+
+
+@dataclass(frozen=True)
+class GatedEquivalence:
+    """How far the compiled network is from the source's with its masks, gates deciding.
+
+    Attributes:
+        max_abs_error: of all outputs, of the samples whose decisions are all the same.
+        samples: how many there are.
+        apart: of those, samples with a score so near 0 that it fell to the other side.
+    """
+
+    max_abs_error: float
+    samples: int
+    apart: int
+
+
+def compare_gated(
+    host: HostGraph,
+    segments: SegmentGraph,
+    inputs: Mapping[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
+    spec: Spec,
+) -> GatedEquivalence:
+    """Compare what the compiled network gave, gates deciding, with the source's masked network.
+
+    Args:
+        host: the source network with its exits and masks.
+        segments: what was compiled.
+        inputs: (n, ...) by name.
+        values: every output and exit output of the compiled network, and its gates' scores.
+        spec: for names and places.
+
+    Raises:
+        CompileErrors: outputs differ by more than `TOLERANCE` where the decisions are the same, or
+            decisions do by more than rounding.
+    """
+    program = Program(host, spec.model)
+    shown = {value: name for name, value in program.network_outputs().items()}
+    names = {name: shown.get(value, name) for name, value in host.outputs().items()}
+    samples = _samples(program, segments, inputs)
+    source = _named([host.run(sample) for sample in samples], names)
+    scores, same = score_names(segments), np.ones(len(samples), bool)
+    for name, within in scores.items():
+        given = values[name].reshape(len(samples), -1)
+        other = (given > 0) != (source[name] > 0)
+        # What follows a decision that fell otherwise is another sample's way; what is left out
+        # with a block is not computed here.
+        other[~same if not within else ~(same & (values[within][:, 0] > 0))] = False
+        _refuse_decisions(name, np.abs(given[other]), given, spec)
+        same &= ~other.any(axis=1)
+    found = {
+        name: values[name].reshape(len(samples), -1)[same] for name in source if name not in scores
+    }
+    errors = {name: deviation(array, source[name][same]) for name, array in found.items()}
+    limits = {name: TOLERANCE * scale(source[name]) for name in errors}
+    if same.any():
+        _refuse({name: e for name, e in errors.items() if not e <= limits[name]}, spec)
+    return GatedEquivalence(
+        max(errors.values(), default=0.0) if same.any() else 0.0,
+        len(samples),
+        int((~same).sum()),
+    )
+
+
+def _refuse_decisions(name: str, wrong: np.ndarray, scores: np.ndarray, spec: Spec) -> None:
+    """Refuses decisions that rounding does not explain."""
+    if not (wrong > TOLERANCE * scale(scores)).any():
+        return
+    raise CompileErrors(
+        [
+            Diagnostic(
+                "not-equivalent",
+                f"Gate `{name}` of the compiled network decides otherwise than the source's,"
+                f" at a score of {wrong.max():.3g}",
+                spec.model.at("path"),
+                notes=("nothing was written",),
+                help="please report this with the network: it is a bug in eecompile",
+            )
+        ]
+    )
 
 
 def _samples(

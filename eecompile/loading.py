@@ -138,12 +138,14 @@ def with_classes(spec: Spec, host: HostGraph) -> Spec:
         CompileErrors: there are exits, and the network's answer is no vector of scores.
     """
     model = spec.model
-    if not model.exits:
+    if not model.exits and not model.skips:
         return spec
     name, value = next(iter(Program(host, model).network_outputs().items()))
     type_ = host.graph().types[value]
     output = model.output or Output(name)
     if type_.dtype != "float32" or len(type_.shape) != 2 or type_.shape[0] != 1:
+        if not model.exits:
+            return spec
         message = f"Expected float32[1, classes] as the output that exits answer for, found {type_}"
         place = output.at("name") or model.exits[0].span
         raise CompileErrors([Diagnostic("wrong-classes", message, place, f"`{name}` is meant")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from eecompile.dsl.check_gates import require_gates
 from eecompile.exit_candidates import Placing, with_candidates
 from eecompile.exit_placing import Aim
 from eecompile.exit_table import exit_rows
+from eecompile.gating import Gating, open_gates
 from eecompile.hardware import Machine, usable_cores
 from eecompile.head_fitting import ExitPlan, plan_exits
 from eecompile.loading import check_file as check_source
@@ -54,6 +55,7 @@ class Prepared:
         tuning: schedules of kernels that were measured.
         placing: which of the spec's exits are candidates that the compiler chooses from; None where
             all of them are written.
+        gating: the network's gates; the host has the weights that were trained with them.
     """
 
     spec: Spec
@@ -64,6 +66,7 @@ class Prepared:
     tuning: Tuning
     warnings: tuple[Diagnostic, ...] = ()
     placing: Placing | None = None
+    gating: Gating = field(default_factory=Gating)
 
     @property
     def machine(self) -> Machine:
@@ -83,6 +86,7 @@ def prepare(path: Path, options: BuildOptions) -> Prepared:
         check_file(options.emit)
     spec, host, warnings, placing = _checked_network(path, options.overrides)
     require_gates(spec)
+    gating = open_gates(spec, host)
     if any(policy.offload for policy in spec.policies):
         check_server_folder(server_folder(options.output_for(path)))
     board, states = choose_board(spec, options.target)
@@ -92,7 +96,7 @@ def prepare(path: Path, options: BuildOptions) -> Prepared:
         _check_measurable(board.machine, path)
     tuning = read_tuning(tuning_path(path))
     splits = open_splits(spec, host.graph())
-    return Prepared(spec, host, board, states, splits, tuning, warnings, placing)
+    return Prepared(spec, host, board, states, splits, tuning, warnings, placing, gating)
 
 
 def _check_measurable(machine: Machine, path: Path) -> None:

@@ -39,13 +39,14 @@ _BATCH = 64
 
 
 def open_splits(spec: Spec, graph: Graph) -> dict[str, Dataset]:
-    """The data by split, their labels checked; none for a network without exits or data.
+    """The data by split, their labels checked; none for a network without exits, gates or data.
 
     Raises:
         CompileErrors: everything that is wrong with them, or the network has several inputs.
     """
     data, output = spec.data_for(spec.model), spec.model.output
-    if data is None or not spec.model.exits or output is None or not output.classes:
+    decided = spec.model.exits or spec.model.skips
+    if data is None or not decided or output is None or not output.classes:
         return {}
     if len(graph.inputs) != 1:
         message = "Heads can be fitted for networks with one input only"

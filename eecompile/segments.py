@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from eecompile.cost import graph_macs
 from eecompile.ir import Graph, TensorType
 
-__all__ = ["SHIFT", "Exit", "Segment", "SegmentGraph", "Step"]
+__all__ = ["SHIFT", "Exit", "Segment", "SegmentGraph", "Step", "score_names"]
 
 #: A value float32 (1, 1) that all gates read and subtract from their scores; 0 as fitted. More
 #: leaves more out. It is set when a policy is, and is no input of the network.
@@ -166,3 +166,11 @@ class SegmentGraph:
             for exit_ in self.exits[index : index + 1]:
                 found.extend(exit_.graphs)
         return tuple(found)
+
+
+def score_names(graph: SegmentGraph) -> dict[str, str]:
+    """The scores that something is decided by -> that which a gate only gives where it is kept."""
+    steps = [step for segment in graph.segments for step in segment.steps]
+    asked = dict.fromkeys(name for step in steps for name in (step.keep, step.channels) if name)
+    given = {name: step.keep for step in steps if step.gate for name in step.graph.outputs}
+    return {name: given[name] for name in asked}

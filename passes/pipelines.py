@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from eecompile.ir import Graph
 from eecompile.passes.base import Pass
@@ -10,13 +10,18 @@ from eecompile.passes.cut_segments import CutSegments
 from eecompile.passes.insert_comparators import InsertComparators
 from eecompile.passes.insert_exits import InsertExits
 from eecompile.passes.resolve_points import ResolvePoints
+from eecompile.passes.split_at_gates import PlacedGate, SplitAtGates
 
 __all__ = ["backbone_pipeline", "exits_pipeline", "segments_pipeline"]
 
 
-def backbone_pipeline() -> tuple[Pass, ...]:
-    """Finds the exits and cuts there, with nothing inserted: the backbone in segments."""
-    return (ResolvePoints(), CutSegments())
+def backbone_pipeline(gates: Sequence[PlacedGate] = ()) -> tuple[Pass, ...]:
+    """Finds the exits and cuts there, with no heads inserted: the backbone in segments.
+
+    Args:
+        gates: where segments are cut into steps.
+    """
+    return (ResolvePoints(), CutSegments(), *_at_gates(gates))
 
 
 def exits_pipeline(
@@ -34,9 +39,15 @@ def exits_pipeline(
 
 
 def segments_pipeline(
-    heads: Mapping[str, Graph], comparators: Mapping[str, Graph] | None = None
+    heads: Mapping[str, Graph],
+    comparators: Mapping[str, Graph] | None = None,
+    gates: Sequence[PlacedGate] = (),
 ) -> tuple[Pass, ...]:
-    """From the source network to segments, heads and comparators, ready to compile."""
+    """From the source network to segments, heads, comparators and gates, ready to compile."""
     # Cutting is last: it sorts operators into segments by what they lead to, so everything that
-    # belongs to an exit has to be there.
-    return (*exits_pipeline(heads, comparators), CutSegments())
+    # belongs to an exit has to be there. Gates decide inside segments.
+    return (*exits_pipeline(heads, comparators), CutSegments(), *_at_gates(gates))
+
+
+def _at_gates(gates: Sequence[PlacedGate]) -> tuple[Pass, ...]:
+    return (SplitAtGates(gates),) if gates else ()

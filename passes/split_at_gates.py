@@ -216,7 +216,7 @@ class _Cutter:
 
     def _gate(self, gate: PlacedGate, keep: str = "") -> None:
         """A gate's own step, its values named for all segments."""
-        graph = gate.graph
+        graph = gate.graph.pruned()
         names = {"x": gate.feature, SHIFT[0]: SHIFT[0]}
         before = {name: f"before.{name}" for name in ("h", "c")}
         names |= {own: self.state[name] for name, own in before.items() if own in graph.inputs}

@@ -5,6 +5,7 @@ Arrays by name, one row a sample:
     input.NAME      each network input
     value.NAME      each output of the network and of its exits' heads and comparators, as the
                     compiled network gave them when it was built
+    gated.NAME      the same with gates deciding, where there are gates
     source.NAME     each output of the source network, from its own engine
     exits.POLICY    int64: index of the exit each sample takes under a policy; the samples come in
                     this order to one that learns, and no server answers
@@ -46,7 +47,8 @@ class Verification:
         ok: whether every value is within the tolerance and every exit is the expected one.
         max_abs_error: largest deviation of the network's outputs from the source network's (from
             those of the build, where the artifact has no others).
-        max_exit_error: largest deviation of heads and comparators from those of the build.
+        max_exit_error: largest deviation of heads and comparators from those of the build, and of
+            all that is answered where gates decide.
         exits_agree: whether each policy took the expected exit for every sample, and ran exactly
             the segments up to it.
         samples: number of test vectors.
@@ -78,6 +80,7 @@ def make_vectors(
     values: Mapping[str, np.ndarray],
     source: Mapping[str, np.ndarray],
     policies: Mapping[str, ExitPolicy],
+    gated: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Test vectors for an artifact.
 
@@ -88,12 +91,15 @@ def make_vectors(
             machine.
         source: the source network's outputs by name.
         policies: those of the artifact.
+        gated: `values` with gates deciding; None for a network without gates.
     """
     found = {f"input.{name}": inputs[name] for name, _ in network.inputs}
     found |= {f"value.{name}": values[name] for name in shown_values(network)}
     found |= {f"source.{name}": array for name, array in source.items()}
+    if gated is not None:
+        found |= {f"gated.{name}": gated[name] for name in shown_values(network)}
     for name, policy in policies.items():
-        found[f"exits.{name}"] = _expected_exits(network, values, policy)
+        found[f"exits.{name}"] = _expected_exits(network, gated or values, policy)
     return found
 
 
@@ -145,6 +151,10 @@ def verify_artifact(path: str | Path, threads: int | None = None) -> Verificatio
         kind = "source" if name in outputs and f"source.{name}" in vectors else "value"
         expected = _vector(artifact, vectors, f"{kind}.{name}", values[name].size)
         (final if name in outputs else exits).add(values[name], expected)
+    if network.gated:
+        run = Runner.of(session.library, network).run_gated(inputs, names, session.threads)
+        for name, found in run.values.items():
+            exits.add(found, _vector(artifact, vectors, f"gated.{name}", found.size))
     agree = all(
         _exits_agree(session, name, inputs, _vector(artifact, vectors, f"exits.{name}", count))
         for name in session.policies
@@ -196,6 +206,8 @@ def _exits_agree(
     session.set_policy(policy)
     if entry.guard is not None:  # Its audits run to the end, at random.
         session.set_policy(from_json(entry.rule))
+    if entry.halt is not None:  # Where it stops may depend on the time it takes.
+        session.set_halt(None)
     names = session.exit_names
     batch = session.run_batch(inputs)
     if not np.array_equal(batch.exits, expected):
@@ -206,8 +218,6 @@ def _exits_agree(
         session.set_policy(policy)
     for row, index in enumerate(expected.tolist()):
         one = session.run({name: array[row : row + 1] for name, array in inputs.items()})
-    if entry.halt is not None:  # Where it stops may depend on the time it takes.
-        session.set_halt(None)
         if one.exit != names[index] or one.segments_run != index + 1:
             return False
     return True
