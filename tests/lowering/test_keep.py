@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -19,11 +20,13 @@ from eecompile.cost import Work
 from eecompile.hardware import Machine, machine
 from eecompile.ir import Graph
 from eecompile.kept_macs import kept_macs
+from eecompile.reference import run_graph
 from eecompile.targets.loaded import LoadedLibrary
 from eecompile.targets.lowering import compile_functions, schedules
 from eecompile.targets.lowering.compile import _laid_out, _simpler
 from eecompile.targets.lowering.schedules.kept import efficient_group
 from eecompile.targets.lowering.spec import KernelSpec
+from tests.helpers import ROOT, python_on_arm
 from tests.lowering.calling import compile_plain, inputs_of
 from tests.lowering.gated import bottleneck, convolutions, inverted, scores_of, worst
 from tests.lowering.test_threads import check
@@ -149,6 +152,41 @@ def test_two_threads_answer_as_one() -> None:
     assert compiled.functions[0].threads > 1
     for one, two in zip(*answers, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_every_mask_on_aarch64(arm: Path, tmp_path: Path) -> None:
+    masks = _masks(3)
+    graphs = [
+        replace(graph, name=name)
+        for name, graph in (
+            ("winograd", convolutions((6, 24, 8), 3, (6, 7))),
+            ("direct", convolutions((6, 24, 8), 3, (6, 7), (1, 3), stride=2)),
+            ("depthwise", inverted(6, 24, 3, (6, 6), "a")),
+        )
+    ]
+    with _computed_by(4):
+        compiled = compile_functions(graphs, machine("arm-cpu"), plain=("x", "q", "s", "y"))
+    given: dict[str, np.ndarray] = {
+        "weights": compiled.weights,
+        "symbols": np.array([function.symbol for function in compiled.functions]),
+    }
+    expected = {}
+    for graph, function in zip(graphs, compiled.functions, strict=True):
+        samples = [inputs_of(graph) | {"s": scores_of(mask)} for mask in masks]
+        expected[function.symbol] = np.stack([run_graph(graph, x)["y"] for x in samples])
+        nbytes = function.workspace_bytes + function.private_bytes
+        given[f"{function.symbol}/workspace"] = np.array(nbytes)
+        given[f"{function.symbol}/shape"] = np.array(expected[function.symbol].shape)
+        for index, name in enumerate(graph.inputs):
+            given[f"{function.symbol}/in{index}"] = np.stack([x[name] for x in samples])
+    (tmp_path / "kernels.so").write_bytes(compiled.library)
+    np.savez(tmp_path / "given.npz", allow_pickle=False, **given)
+    paths = [tmp_path / name for name in ("kernels.so", "given.npz", "found.npz")]
+    python_on_arm(arm, ROOT / "tests" / "arm" / "call.py", *paths)
+    with np.load(tmp_path / "found.npz") as found:
+        assert str(found["machine"]) == "aarch64"
+        for symbol, answers in expected.items():
+            assert np.abs(found[symbol] - answers).max() < 1e-5 * np.abs(answers).max()
 
 
 # --- What is computed -----------------------------------------------------------------------------
