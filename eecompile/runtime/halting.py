@@ -14,15 +14,16 @@ from time import perf_counter
 
 import numpy as np
 
-from eecompile.compiled import CompiledGraph
+from eecompile.compiled import CompiledGraph, CompiledStep
 from eecompile.cost_table import CostRow, CostTable
 from eecompile.diagnostics import CompileErrors, Diagnostic, Span
 from eecompile.figures import hertz
 from eecompile.halt_rule import HaltRule
 from eecompile.policies.base import ExitPolicy
 from eecompile.policies.halted import HaltedPolicy, SpendingLimit, can_go_on, cheapest_answer
+from eecompile.runtime.steps import Program
 
-__all__ = ["Account", "Halting", "Pace", "PieceCosts"]
+__all__ = ["Account", "Halting", "Pace", "PieceCosts", "StepNeeds"]
 
 #: What is reserved for a piece that has not run yet: so much more than its time, and so much for
 #: the session's own work around it.
@@ -44,15 +45,19 @@ class Pace:
         reserves: in seconds, of each.
     """
 
-    __slots__ = ("_deviations", "_means", "reserves")
+    __slots__ = ("_deviations", "_least", "_means", "reserves")
 
-    def __init__(self, seconds: Sequence[float]) -> None:
-        """`seconds` are what a cost table says."""
+    def __init__(self, seconds: Sequence[float], varies: Sequence[bool] = ()) -> None:
+        """From what a cost table says; nothing less is reserved for what `varies` by sample."""
         self._means = [piece + _AROUND_S / 2 for piece in seconds]
         self.reserves = [piece * (1 + _MARGIN) + _AROUND_S for piece in seconds]
         self._deviations = [
             (most - mean) / _DEVIATIONS
             for most, mean in zip(self.reserves, self._means, strict=True)
+        ]
+        self._least = [
+            most if index < len(varies) and varies[index] else 0.0
+            for index, most in enumerate(self.reserves)
         ]
 
     def saw(self, index: int, seconds: float) -> None:
@@ -68,7 +73,48 @@ class Pace:
         off = seconds - self._means[index]
         self._deviations[index] += _DEVIATION_SHARE * (abs(off) - self._deviations[index])
         self._means[index] += _MEAN_SHARE * off
-        self.reserves[index] = self._means[index] + _DEVIATIONS * self._deviations[index]
+        reserve = self._means[index] + _DEVIATIONS * self._deviations[index]
+        self.reserves[index] = max(reserve, self._least[index])
+
+
+class StepNeeds:
+    """What must be left of a budget before each step of a network with gates runs.
+
+    That is what the step takes at most, and what must follow in its segment at least; what an
+    answer takes after the segment is left to `limit`.
+
+    Attributes:
+        costs: of each step at most.
+        needs: see above, (steps,).
+        parts: where each segment's steps begin and end.
+    """
+
+    def __init__(self, network: CompiledGraph, costs: Sequence[float]) -> None:
+        """`costs` are of all steps of segments, in execution order."""
+        self.costs = np.array(costs, np.float64)
+        self.needs = np.empty(len(costs))
+        self.parts: list[tuple[int, int]] = []
+        for segment in network.segments:
+            first = self.parts[-1][1] if self.parts else 0
+            end = first + len(segment.steps)
+            self.parts.append((first, end))
+            follows = 0.0
+            for place in range(end - 1, first - 1, -1):
+                self.needs[place] = self.costs[place] + follows
+                follows += _least_share(segment.steps[place - first]) * self.costs[place]
+
+    def limit(self, program: Program, index: int, after: float) -> None:
+        """Have segment `index` begin no step that leaves less than `after`."""
+        places = slice(*self.parts[index])
+        program.table["need"][places] = self.needs[places] + after
+
+
+def _least_share(step: CompiledStep) -> float:
+    """Of a step's cost, what any sample pays."""
+    if step.keep and not step.gate:
+        return 0.0
+    groups = dict(step.function.inputs)[step.channels].size if step.channels else 0
+    return 1.0 - groups * step.group_macs / max(step.function.macs, 1)
 
 
 class PieceCosts:
@@ -92,13 +138,20 @@ class PieceCosts:
         state = None if table is None else table.fastest
         if table is not None and state is not None:
             ways, heads = _column(table.segments, state), _column(table.exits, state)
+            steps = iter(_column(table.steps, state))
+            for index, segment in enumerate(network.segments):
+                if segment.gated:  # Gates included.
+                    own = [next(steps) for _ in segment.steps]
+                    ways[index] = (sum(s for s, _ in own), sum(j for _, j in own))
             for index, name in enumerate(("latency_s", "energy_j")):
                 piece = [tuple(cost[index] for cost in part) for part in (ways, heads)]
                 if all(value < inf for part in piece for value in part):
                     self._known[name] = (piece[0], piece[1])
+        self._needs: dict[bool, StepNeeds | None] = {}
         self._state, self.macs = state, self._known["macs"][0]
         seconds = self._known.get("latency_s", ((), ()))
-        self.segments, self.heads = Pace(seconds[0]), Pace(seconds[1])
+        gated = [segment.gated for segment in network.segments]
+        self.segments, self.heads = Pace(seconds[0], gated), Pace(seconds[1])
 
     def limits(self, rule: HaltRule, place: Span | None = None) -> tuple[SpendingLimit, ...]:
         """A rule's limits with what pieces cost at most; that of time, if any, is the last.
@@ -164,6 +217,29 @@ class PieceCosts:
     def reserved(self, seconds: float) -> SpendingLimit:
         """A limit of time with what is reserved for pieces now."""
         return SpendingLimit(seconds - _ANSWER_S, self.segments.reserves, self.heads.reserves)
+
+    def step_needs(self, *, timed: bool) -> StepNeeds | None:
+        """Of the network's steps, in multiply-accumulates or seconds; None where not known."""
+        if timed not in self._needs:
+            steps = [step for part in self._network.segments for step in part.steps]
+            costs: list[float] | None = [step.function.macs for step in steps]
+            if timed:
+                costs = self._step_seconds()
+            self._needs[timed] = None if costs is None else StepNeeds(self._network, costs)
+        return self._needs[timed]
+
+    def _step_seconds(self) -> list[float] | None:
+        """With what is reserved for each."""
+        table, state = self._table, self._state
+        if table is None or state is None:
+            return None
+        steps, found = iter(_column(table.steps, state)), []
+        for index, segment in enumerate(self._network.segments):
+            if segment.gated:
+                found += [next(steps)[0] for _ in segment.steps]
+            else:
+                found.append(self._known["latency_s"][0][index])
+        return [seconds * (1 + _MARGIN) for seconds in found]
 
     def _notes(self, rule: HaltRule) -> tuple[str, ...]:
         notes = []
@@ -296,6 +372,35 @@ class Account:
         now = perf_counter()
         pace.saw(index, now - self._last)
         self._spent[-1], self._last = now - self._start, now
+
+    def tries(self, index: int, program: Program | None) -> bool:
+        """Whether gates may leave out enough for an answer from beyond exit `index` to fit.
+
+        If so, the next segment begins no step after which that would not fit any more. Of several
+        limits, and of energies, none is tried like that.
+        """
+        limits = self._limits
+        if program is None or len(limits) > 1 or not (self._timed or self._counts_macs):
+            return False
+        needs = self._pace.step_needs(timed=self._timed)
+        if needs is None:
+            return False
+        one, heads = limits[0], limits[0].heads
+        last = len(heads)
+        ways = [0.0 if index + 1 == last else heads[index + 1]]
+        for due in range(index + 2, last + 1):
+            ahead = sum(one.segments[index + 2 : due + 1])
+            ways.append(ahead + (heads[due] if due < last else 0.0))
+        needs.limit(program, index + 1, min(ways))
+        if self._timed:
+            program.limit(one.limit, round(self._start * 1e9))
+        else:
+            program.limit(one.limit - (self._spent[0] - program.macs))
+        return True
+
+    @property
+    def _counts_macs(self) -> bool:
+        return self._limits[0].segments is self._pace.macs
 
     def affords(self, index: int) -> bool:
         """Whether head and comparator of exit `index` fit into what is left."""

@@ -21,7 +21,7 @@ from eecompile.runtime.halting import Halting
 from eecompile.runtime.inputs import Inputs, as_batch, as_mapping, raw_inputs
 from eecompile.runtime.lane import Call, Chain, Lane
 from eecompile.runtime.library import Library, Team
-from eecompile.runtime.steps import Part
+from eecompile.runtime.steps import Part, Program
 
 __all__ = ["Singles", "Stop"]
 
@@ -78,6 +78,8 @@ class Singles:
             ]
             self._all = Chain(library.chain(), calls, team)
         else:  # It counts what they take.
+            self.program.table["cost"] = [step.function.macs for step in self.program.steps]
+            self.program.table["group_cost"] = [step.group_macs for step in self.program.steps]
             self._segments = [(part, 0) for part in segment_parts(network, self.program)]
             self._all = self.program.part(0, len(self.program.steps))
         self.stops = [Stop(exit_, self.lane) for exit_ in network.exits]
@@ -94,7 +96,7 @@ class Singles:
         start = perf_counter()
         self._take(x, normalize)
         if self.program is not None:
-            self.program.begin(gates=True, shift=how.shift)
+            self._begin(self.program, how.shift)
         guard = how.guard
         if how.halt is not None:
             return self._halted(how.policy, how.halt, start, stop)
@@ -112,6 +114,22 @@ class Singles:
             guard.answered(index, answer.logits.reshape(1, -1))
         return answer
 
+    def _begin(self, program: Program, shift: float) -> None:
+        """Gates decide from now on, and nothing stops them."""
+        program.begin(gates=True, shift=shift)
+        program.limit(None)
+        program.stop_by(None)
+
+    def _stop_by(self, stop: c_int32) -> None:
+        """From now on the way may end between the steps of a segment: there is an answer."""
+        if self.program is not None:
+            self.program.stop_by(np.frombuffer(memoryview(stop), np.int32))
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether the latest segment was not finished."""
+        return self.program is not None and self.program.stopped is not None
+
     def whole(
         self, clock: Clock | None, x: Inputs, normalize: bool, stop: c_int32 | None = None
     ) -> Answer:
@@ -123,6 +141,8 @@ class Singles:
         self._take(x, normalize)
         if self.program is not None:
             self.program.begin(gates=False)
+            self.program.limit(None)
+            self.program.stop_by(None)
         if clock is not None:
             clock.full_speed()
         if stop is None or not self.stops:
@@ -161,11 +181,19 @@ class Singles:
         for index, (call, cost) in enumerate(self._segments):
             call.one()
             macs += cost
+            if logits is not None and self._stopped:
+                cancelled = stop.value != 0
+                return self._made(
+                    *(held, logits, index, heads_run, macs, start),
+                    halted=not cancelled,
+                    cancelled=cancelled,
+                )
             if index == last:
                 break
             if self.program is not None:
                 gated, before = self.program.macs, gated
                 cost = gated - before
+                self.program.limit(None)
             account.segment(index, cost)
             head, wanted, cancelled = self.stops[index], last, stop.value != 0
             asks = index == due and not cancelled and account.affords(index)
@@ -178,15 +206,17 @@ class Singles:
                 if asks:
                     wanted = policy.decide(index, outputs, state).item()
                 held, logits = index, policy.answer(index, outputs)[0].copy()
+                self._stop_by(stop)
                 cancelled = stop.value != 0
                 ends = ends or wanted == EXIT or cancelled or not account.goes_on(index)
             if ends and logits is not None:
                 forced = wanted != EXIT
-                return self._made(
-                    *(held, logits, index + 1, heads_run, macs, start),
-                    halted=forced and not cancelled,
-                    cancelled=forced and cancelled,
-                )
+                if not forced or cancelled or not account.tries(index, self.program):
+                    return self._made(
+                        *(held, logits, index + 1, heads_run, macs, start),
+                        halted=forced and not cancelled,
+                        cancelled=forced and cancelled,
+                    )
             if asks and not index < wanted <= last and wanted != OFFLOAD:
                 raise InternalError(f"policy {policy.kind} asked for exit {wanted} after {index}")
             if index >= due:
@@ -211,15 +241,16 @@ class Singles:
             call.one()
             segments_run += 1
             macs += cost
-            cancelled = stop.value != 0 and index < last
+            cancelled = stop.value != 0 and (index < last or self._stopped)
             if not cancelled and (index != due or index == last):
                 continue
-            head = self.stops[index]
             if not cancelled or logits is None:
+                head = self.stops[index]
                 outputs = head.run()
                 heads_run += len(head.calls)
                 macs += head.macs
                 held, logits = index, policy.answer(index, outputs)[0].copy()
+                self._stop_by(stop)
             if cancelled and logits is not None:
                 answer = self._made(
                     *(held, logits, segments_run, heads_run, macs, start),

@@ -89,7 +89,11 @@ def test_eval_and_run_take_a_halt(
     ("limit", "id_", "words"),
     [
         ("macs <= 1 %", "infeasible-budget", ["the cheapest is exit `early` with 9.7"]),
-        ("latency <= 0.00001 ms", "infeasible-budget", ["the cheapest is exit `early`", "measured"]),
+        (
+            "latency <= 0.00001 ms",
+            "infeasible-budget",
+            ["the cheapest is exit `early`", "measured"],
+        ),
         ("energy <= 1 mJ", "unknown-costs", ["What energy"]),
     ],
 )
