@@ -13,8 +13,10 @@ import pytest
 
 from eecompile.diagnostics import Diagnostics
 from eecompile.gates import Gate, GatePlan, gate_graph, initial_parameters, parameter_shapes
+from eecompile.gating import Gating
 from eecompile.ir import Graph, TensorType
 from eecompile.passes.base import Program
+from eecompile.passes.cut_segments import cut
 from eecompile.passes.host import HostError, HostGraph
 from eecompile.passes.insert_gates import (
     InsertGates,
@@ -23,6 +25,7 @@ from eecompile.passes.insert_gates import (
     tuned_weights,
 )
 from eecompile.passes.plan_gates import plan_gates
+from eecompile.passes.split_at_gates import split_at_gates
 from eecompile.reference import evaluate, run_graph
 from eecompile.segments import SHIFT
 from eecompile.spec import HeadSpec, Model, Skip
@@ -209,6 +212,27 @@ def test_both_hosts_and_the_source_with_its_blocks_left_out_give_the_same(networ
         np.testing.assert_array_equal(ours[name], theirs[name])
         decided |= set(ours[name].reshape(-1))
     assert decided == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("kind", ["fx", "onnx"])
+def test_steps_that_are_left_out_give_what_masks_give(network: Network, kind: str) -> None:
+    plan, graph = network.plans[kind], network.hosts[kind].graph()
+    parameters = random_parameters(plan)
+    masked = network.run(network.gated(kind, parameters))
+    whole = cut(
+        graph, (), name="net", inputs={graph.inputs[0]: "image"}, outputs={"out": graph.outputs[0]}
+    )
+    (segment,) = split_at_gates(whole, graph, Gating(plan, parameters).placed).segments
+    for index, row in enumerate(network.inputs):
+        values: dict[str, Any] = {"image": row[None], SHIFT[0]: np.zeros((1, 1), np.float32)}
+        for step in segment.steps:
+            if not step.keep or values[step.keep] > 0:
+                values |= run_graph(step.graph, {name: values[name] for name in step.graph.inputs})
+            elif not step.gate:
+                for name in step.graph.outputs:
+                    zeros = np.zeros(step.graph.types[name].shape, np.float32)
+                    values[name] = values[step.otherwise] if step.otherwise else zeros
+        np.testing.assert_allclose(values["out"][0], masked["logits"][index], rtol=1e-3, atol=1e-4)
 
 
 def test_a_batch_is_decided_about_sample_by_sample(network: Network) -> None:
