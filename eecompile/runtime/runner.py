@@ -119,6 +119,7 @@ class Runner:
             library.function(function)
         self._segments: dict[str, int] = {}
         self._lane: tuple[object, Lane, Program | None] | None = None
+        self._most: tuple[object, int] | None = None
 
     @classmethod
     def of(cls, library: Library, network: CompiledGraph) -> Runner:
@@ -251,8 +252,11 @@ class Runner:
         threads: int,
     ) -> Iterator[tuple[slice, Lane, Program | None]]:
         """Some samples after the other, in a lane for these steps."""
-        chunk = min(chunk_size(self.inputs, steps, threads, outputs), max(count, 1))
-        lane, program = self._lane_for(steps, outputs, chunk, threads)
+        key = (tuple(outputs), tuple(step.function.symbol for step in steps), threads)
+        if self._most is None or self._most[0] != key:
+            self._most = key, chunk_size(self.inputs, steps, threads, outputs)
+        chunk = min(self._most[1], max(count, 1))
+        lane, program = self._lane_for(key, steps, outputs, chunk, threads)
         for start in range(0, count, chunk):
             rows = slice(start, min(start + chunk, count))
             for name, array in arrays.items():
@@ -260,10 +264,14 @@ class Runner:
             yield rows, lane, program
 
     def _lane_for(
-        self, steps: Sequence[CompiledStep], outputs: Sequence[str], size: int, threads: int
+        self,
+        key: object,
+        steps: Sequence[CompiledStep],
+        outputs: Sequence[str],
+        size: int,
+        threads: int,
     ) -> tuple[Lane, Program | None]:
         """A lane for what is asked for, kept for the next call that wants the same."""
-        key = (tuple(outputs), tuple(step.function.symbol for step in steps), threads)
         if self._lane is None or self._lane[0] != key or self._lane[1].capacity < size:
             self._lane = None  # Not both at once.
             team = self.library.team(threads) if threads > 1 else None

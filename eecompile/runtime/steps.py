@@ -119,7 +119,7 @@ class Program:
         self._header = _Program(
             ctypes.addressof(self._table), len(steps), ctypes.addressof(self._tallies)
         )
-        self._shift = 0.0
+        self._shift, self._decided = 0.0, False
         self._word: np.ndarray | None = None
 
     def _bound(self, step: CompiledStep, counted: bool) -> _Step:
@@ -170,9 +170,9 @@ class Program:
             shift: what gates subtract from their scores.
         """
         header = self._header
-        if not gates and header.gates:
+        if not gates and self._decided:
             self.lane.keep_everything()
-        header.gates = gates
+        header.gates = self._decided = gates
         if gates and shift != self._shift:
             self.lane.set_shift(shift)
             self._shift = shift
@@ -187,6 +187,7 @@ class Program:
             scores: by name, (n, 1) or (n, groups); nothing is left out by those not named.
         """
         self.lane.keep_everything()
+        self._decided = True
         for name, given in scores.items():
             self.lane.values[name][: len(given)] = given
 

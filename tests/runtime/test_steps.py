@@ -404,6 +404,8 @@ def test_decisions_can_be_given_in_the_place_of_the_gates() -> None:
         np.testing.assert_array_equal(found.values["logits"], expected["logits"])
         np.testing.assert_array_equal(found.macs, expected["macs"])
         np.testing.assert_array_equal(found.blocks_run, expected["blocks_run"])
+    whole = runner.run_all(x, ["logits"])["logits"]
+    np.testing.assert_array_equal(whole, gated.reference(x, None)["logits"])
 
 
 def test_what_is_asked_wrongly_is_our_bug() -> None:
