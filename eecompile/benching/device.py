@@ -97,7 +97,8 @@ class LocalDevice:
         self._inputs, self._count = batch_inputs(inputs, network.inputs)
         team = session.library.team(session.threads) if session.threads > 1 else None
         functions = network.functions()
-        self._lane = Lane(session.library, network.inputs, functions, 1, team)
+        self._lane = Lane(session.library, network.inputs, network.steps(), 1, team)
+        self._lane.set_shift(-np.inf)  # Gates are timed; what they decide about is all kept.
         self._calls = [self._lane.calls[function.symbol] for function in functions]
         self._rounds = 0
         self._placement = Placement()

@@ -29,7 +29,7 @@ _CHUNK = 64
 _LANE_BYTES = 64 << 20
 #: Fewer where gates decide: all samples take a step before one takes the next, so that their values
 #: should stay in caches.
-_GATED_CHUNK = 8
+_GATED_CHUNK = 16
 
 
 def chunk_size(

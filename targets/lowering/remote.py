@@ -32,6 +32,7 @@ from eecompile.hardware import Machine, parse_cpu_features
 from eecompile.manifest import TargetInfo
 from eecompile.memory import plan_network
 from eecompile.packing import aligned
+from eecompile.segments import SHIFT
 from eecompile.targets.lowering.link import link_source
 from eecompile.targets.lowering.remote_connection import Address, Connection, read_address
 from eecompile.targets.lowering.remote_files import RemoteFiles, board_model
@@ -237,7 +238,7 @@ class RemoteDevice:
     def _open_network(self) -> None:
         """Code, weights and samples in the board's memory, and every function bound to it."""
         network, weights = self._artifact.manifest.network, self._artifact.weights
-        plan = plan_network(network.inputs, self._functions, 1, self.threads)
+        plan = plan_network(network.inputs, network.steps(), 1, self.threads)
         values = aligned(weights.nbytes)
         self._inputs = self._samples()
         self._count = len(next(iter(self._inputs.values())))
@@ -259,6 +260,8 @@ class RemoteDevice:
         self._put(0, np.asarray(weights).tobytes())
         for name, array in self._inputs.items():
             self._put(self._sources[name], array.tobytes())
+        if SHIFT[0] in self._places:  # Gates are run; what they decide about is all kept.
+            self._put(self._places[SHIFT[0]], np.float32(-np.inf).tobytes())
         for function in self._functions:
             self._add(function, values + plan.workspaces[function.symbol])
 

@@ -22,13 +22,14 @@ import numpy as np
 import pytest
 
 from eecompile.artifact import Artifact, read_artifact, write_artifact
-from eecompile.benching.device import Device, Placing, Repeating
+from eecompile.benching.device import Device, LocalDevice, Placing, Repeating
 from eecompile.diagnostics import CompileErrors, ToolError
 from eecompile.manifest import TargetInfo
+from eecompile.runtime.session import Session
 from eecompile.runtime.sysfs import SysFiles
 from tests.helpers import ROOT
 from tests.remote.serving import free_port, serving
-from tests.runtime import tiny
+from tests.runtime import gated, tiny
 
 pytest.importorskip(
     "cloudpickle", reason="TVM's RPC server needs it: pip install 'apache-tvm[rpc]'"
@@ -98,6 +99,17 @@ def test_every_function_is_run_and_timed(port: int, tmp_path: Path, threads: int
         device.place(sorted(os.sched_getaffinity(0))[:1])
         with pytest.raises(OSError, match="Invalid argument"):
             device.place([1 << 20])
+
+
+def test_gates_are_run_and_everything_is_kept(port: int, tmp_path: Path) -> None:
+    write_artifact(tmp_path / "gated", gated.contents())
+    given = read_artifact(tmp_path / "gated", must_run=False)
+    with open_device(port, given, threads=1) as device:
+        assert device.max_abs_error == 0.0
+        assert len(device.round()) == len(gated.NAMES)
+    here = LocalDevice(Session(given, threads=1), {"x": gated.inputs(2)})
+    assert len(here.round()) == len(gated.NAMES)
+    assert (here._lane.values["groups"] == np.inf).all()
 
 
 def test_a_board_is_a_device_like_this_machine(port: int, tmp_path: Path) -> None:
