@@ -15,6 +15,7 @@ from benchmarks.peak import Limits
 
 MODULES = [
     "depth",
+    "halting",
     "kernels",
     "layers",
     "models",

@@ -25,56 +25,52 @@ from eecompile.runtime.steps import Program
 
 __all__ = ["Account", "Halting", "Pace", "PieceCosts", "StepNeeds"]
 
-#: What is reserved for a piece that has not run yet: so much more than its time, and so much for
-#: the session's own work around it.
-_MARGIN, _AROUND_S = 0.1, 10e-6
-#: A piece's mean time and mean deviation follow what it takes by these shares, and so many
-#: deviations above the mean are reserved: as RFC 6298 waits for answers.
-_MEAN_SHARE, _DEVIATION_SHARE, _DEVIATIONS = 1 / 8, 1 / 4, 4.0
-#: One time of more than so often what is reserved counts as that: whoever took the core then will
-#: most likely not do it again.
-_MOST = 1.5
-#: For making the answer.
-_ANSWER_S = 5e-6
+#: The session's own work around a piece, and for making the answer.
+_AROUND_S, _ANSWER_S = 10e-6, 5e-6
+#: Of the times of a segment, this share is to be within what was reserved for it. What is reserved
+#: follows in steps of so much of what the cost table says, from so much more than that on: within a
+#: dozen samples where the machine has become twice as slow, while one whose core was taken away
+#: hardly counts.
+_WITHIN, _STEP, _FIRST = 0.98, 0.02, 1.1
+_LEAST, _MOST = 0.5, 100.0
 
 
 class Pace:
-    """How long some pieces take here, each with a reserve for those times it takes longer.
+    """How fast this process is now, against what a cost table says: what to reserve for pieces.
+
+    It is one factor for all pieces: those that are seldom reached are as slow as the others, or
+    what was reserved for them once would keep samples from ever reaching them again.
 
     Attributes:
-        reserves: in seconds, of each.
+        segments, heads: seconds as the table says, with the session's work around them.
+        factor: what is reserved of that.
     """
 
-    __slots__ = ("_deviations", "_least", "_means", "reserves")
+    __slots__ = ("_least", "factor", "heads", "segments")
 
-    def __init__(self, seconds: Sequence[float], varies: Sequence[bool] = ()) -> None:
-        """From what a cost table says; nothing less is reserved for what `varies` by sample."""
-        self._means = [piece + _AROUND_S / 2 for piece in seconds]
-        self.reserves = [piece * (1 + _MARGIN) + _AROUND_S for piece in seconds]
-        self._deviations = [
-            (most - mean) / _DEVIATIONS
-            for most, mean in zip(self.reserves, self._means, strict=True)
-        ]
-        self._least = [
-            most if index < len(varies) and varies[index] else 0.0
-            for index, most in enumerate(self.reserves)
-        ]
+    def __init__(
+        self, segments: Sequence[float], heads: Sequence[float], *, varies: bool = False
+    ) -> None:
+        """From a table's seconds.
+
+        Where samples take less than those because of gates (`varies`), that makes nothing faster.
+        """
+        self.segments = [seconds + _AROUND_S for seconds in segments]
+        self.heads = [seconds + _AROUND_S for seconds in heads]
+        self.factor, self._least = _FIRST, _FIRST if varies else _LEAST
 
     def saw(self, index: int, seconds: float) -> None:
-        """A piece took that long.
+        """Segment `index` took that long.
 
-        >>> pace = Pace([1.0])
-        >>> for _ in range(50):
+        >>> pace = Pace([1.0], [])
+        >>> for _ in range(100):
         ...     pace.saw(0, 2.0)
-        >>> 1.99 < pace.reserves[0] < 2.5
+        >>> 1.99 < pace.factor < 2.03
         True
         """
-        seconds = min(seconds, _MOST * self.reserves[index])
-        off = seconds - self._means[index]
-        self._deviations[index] += _DEVIATION_SHARE * (abs(off) - self._deviations[index])
-        self._means[index] += _MEAN_SHARE * off
-        reserve = self._means[index] + _DEVIATIONS * self._deviations[index]
-        self.reserves[index] = max(reserve, self._least[index])
+        over = seconds > self.factor * self.segments[index]
+        factor = self.factor + _STEP * (_WITHIN if over else _WITHIN - 1)
+        self.factor = min(max(factor, self._least), _MOST)
 
 
 class StepNeeds:
@@ -103,10 +99,10 @@ class StepNeeds:
                 self.needs[place] = self.costs[place] + follows
                 follows += _least_share(segment.steps[place - first]) * self.costs[place]
 
-    def limit(self, program: Program, index: int, after: float) -> None:
-        """Have segment `index` begin no step that leaves less than `after`."""
+    def limit(self, program: Program, index: int, after: float, factor: float) -> None:
+        """Have segment `index` begin no step that leaves less than `after`; all times `factor`."""
         places = slice(*self.parts[index])
-        program.table["need"][places] = self.needs[places] + after
+        program.table["need"][places] = (self.needs[places] + after) * factor
 
 
 def _least_share(step: CompiledStep) -> float:
@@ -122,7 +118,7 @@ class PieceCosts:
 
     Attributes:
         macs: of each segment at most, gates included.
-        segments, heads: paces, for one thread.
+        pace: of this process, for one thread.
     """
 
     def __init__(self, network: CompiledGraph, table: CostTable | None) -> None:
@@ -150,8 +146,7 @@ class PieceCosts:
         self._needs: dict[bool, StepNeeds | None] = {}
         self._state, self.macs = state, self._known["macs"][0]
         seconds = self._known.get("latency_s", ((), ()))
-        gated = [segment.gated for segment in network.segments]
-        self.segments, self.heads = Pace(seconds[0], gated), Pace(seconds[1])
+        self.pace = Pace(*seconds, varies=network.gated)
 
     def limits(self, rule: HaltRule, place: Span | None = None) -> tuple[SpendingLimit, ...]:
         """A rule's limits with what pieces cost at most; that of time, if any, is the last.
@@ -215,8 +210,8 @@ class PieceCosts:
         return found / (self._network.macs if name == "macs" else 1)
 
     def reserved(self, seconds: float) -> SpendingLimit:
-        """A limit of time with what is reserved for pieces now."""
-        return SpendingLimit(seconds - _ANSWER_S, self.segments.reserves, self.heads.reserves)
+        """A limit of time, all of it and all pieces in seconds of the cost table."""
+        return SpendingLimit(seconds - _ANSWER_S, self.pace.segments, self.pace.heads)
 
     def step_needs(self, *, timed: bool) -> StepNeeds | None:
         """Of the network's steps, in multiply-accumulates or seconds; None where not known."""
@@ -229,7 +224,7 @@ class PieceCosts:
         return self._needs[timed]
 
     def _step_seconds(self) -> list[float] | None:
-        """With what is reserved for each."""
+        """As the table says."""
         table, state = self._table, self._state
         if table is None or state is None:
             return None
@@ -239,7 +234,7 @@ class PieceCosts:
                 found += [next(steps)[0] for _ in segment.steps]
             else:
                 found.append(self._known["latency_s"][0][index])
-        return [seconds * (1 + _MARGIN) for seconds in found]
+        return found
 
     def _notes(self, rule: HaltRule) -> tuple[str, ...]:
         notes = []
@@ -328,7 +323,8 @@ class Halting:
         limits = list(self.limits)
         if self.timed:
             fresh = self._costs.reserved(limits[-1].limit)
-            limits[-1] = replace(fresh, limit=max(fresh.limit, cheapest_answer(fresh)[1]))
+            in_table = max(fresh.limit / _FIRST, cheapest_answer(fresh)[1])
+            limits[-1] = replace(fresh, limit=in_table)
         return HaltedPolicy(policy, limits)
 
     def account(self, start: float) -> Account:
@@ -337,41 +333,49 @@ class Halting:
 
 
 class Account:
-    """What one sample has spent, and what it can still afford."""
+    """What one sample has spent, and what it can still afford.
 
-    __slots__ = ("_counted", "_last", "_limits", "_pace", "_spent", "_start", "_timed")
+    Time that is left is counted in seconds of the cost table, of which there are fewer where the
+    machine is slower now.
+    """
+
+    __slots__ = ("_counted", "_last", "_limits", "_pace", "_pieces", "_spent", "_start", "_timed")
 
     def __init__(self, halting: Halting, costs: PieceCosts, start: float) -> None:
         """Nothing spent but the time since `start`."""
         limits = halting.limits
-        self._start, self._timed, self._pace = start, halting.timed, costs
+        self._start, self._timed = start, halting.timed
+        self._pieces, self._pace = costs, costs.pace
         self._spent: list[float] = [0] * len(limits)
         self._counted = len(limits) - self._timed
         if self._timed:
             limits = (*limits[:-1], costs.reserved(limits[-1].limit))
-            self._last = perf_counter()
-            self._spent[-1] = self._last - start
         self._limits = limits
+        if self._timed:
+            self._tick()
 
     def segment(self, index: int, macs: int) -> None:
         """Segment `index` has run, with so many multiply-accumulates."""
         for k in range(self._counted):
             costs = self._limits[k].segments
-            self._spent[k] += macs if costs is self._pace.macs else costs[index]
+            self._spent[k] += macs if costs is self._pieces.macs else costs[index]
         if self._timed:
-            self._tick(self._pace.segments, index)
+            before = self._last
+            self._tick()
+            self._pace.saw(index, self._last - before)
 
     def head(self, index: int) -> None:
         """Head and comparator of exit `index` have run."""
         for k in range(self._counted):
             self._spent[k] += self._limits[k].heads[index]
         if self._timed:
-            self._tick(self._pace.heads, index)
+            self._tick()
 
-    def _tick(self, pace: Pace, index: int) -> None:
-        now = perf_counter()
-        pace.saw(index, now - self._last)
-        self._spent[-1], self._last = now - self._start, now
+    def _tick(self) -> None:
+        """Look at the clock."""
+        self._last = perf_counter()
+        limit = self._limits[-1].limit
+        self._spent[-1] = limit - (limit - self._last + self._start) / self._pace.factor
 
     def tries(self, index: int, program: Program | None) -> bool:
         """Whether gates may leave out enough for an answer from beyond exit `index` to fit.
@@ -382,7 +386,7 @@ class Account:
         limits = self._limits
         if program is None or len(limits) > 1 or not (self._timed or self._counts_macs):
             return False
-        needs = self._pace.step_needs(timed=self._timed)
+        needs = self._pieces.step_needs(timed=self._timed)
         if needs is None:
             return False
         one, heads = limits[0], limits[0].heads
@@ -391,7 +395,7 @@ class Account:
         for due in range(index + 2, last + 1):
             ahead = sum(one.segments[index + 2 : due + 1])
             ways.append(ahead + (heads[due] if due < last else 0.0))
-        needs.limit(program, index + 1, min(ways))
+        needs.limit(program, index + 1, min(ways), self._pace.factor if self._timed else 1.0)
         if self._timed:
             program.limit(one.limit, round(self._start * 1e9))
         else:
@@ -400,7 +404,7 @@ class Account:
 
     @property
     def _counts_macs(self) -> bool:
-        return self._limits[0].segments is self._pace.macs
+        return self._limits[0].segments is self._pieces.macs
 
     def affords(self, index: int) -> bool:
         """Whether head and comparator of exit `index` fit into what is left."""
