@@ -67,8 +67,8 @@ class TextHost(HostGraph):
         weights: Mapping[str, str] | None = None,
     ) -> tuple[str, ...]:
         host, read = self._graph, read_by(graph, feature)
-        for name, value in read.items():
-            if host.types.get(value) != graph.types[name]:
+        for entry, value in read.items():
+            if host.types.get(value) != graph.types[entry]:
                 raise HostError(Problem("bad-feature", f"`{value}` is no value of the head's type"))
         names = {**read, **(weights or {})}
 

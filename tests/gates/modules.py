@@ -86,7 +86,8 @@ class ConvNextBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         y = self.scale * self.down(nn.functional.gelu(self.up(y)))
-        return x + y.permute(0, 3, 1, 2)
+        sum_: Tensor = x + y.permute(0, 3, 1, 2)
+        return sum_
 
 
 class Preactivated(nn.Module):

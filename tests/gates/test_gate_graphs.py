@@ -100,7 +100,7 @@ def test_the_shared_cell_is_an_lstm() -> None:
         cell.weight_hh.copy_(shared["gates.shared.state_weight"].T)
         cell.bias_ih.copy_(shared["gates.shared.cell_bias"])
         cell.bias_hh.zero_()
-        state, found = None, {}
+        state, found = None, dict[str, Array]()
         for gate in made.gates:
             x = np.random.default_rng(2).standard_normal(gate.type.shape).astype(np.float32)
             given = {"x": x, SHIFT[0]: np.full((1, 1), 0.25, np.float32)}
