@@ -4,10 +4,11 @@ The only package that imports TVM. What it makes needs neither TVM nor Python.
 
 Steps, in the order in which `compile` takes them; each is a module, and its docstring shows
 before -> after: `fuse_gelu`, `simplify`, `fuse_norms` (fewer operators) -> `layout` (channels last)
--> `placing` (values that are views of others) -> `group`, `expansions`, `prologues` (operators of
-one kernel) -> `spec` (what a kernel computes, without names: equal ones are emitted once) ->
-`schedules` (its loops) -> `strides` (operands inside larger buffers) -> `plan` (the workspace) and
-`weights` -> `aot` (a function for each graph) -> `build` (objects) -> `link`, with team.c and steps.c.
+-> `keeping` (channels that gates leave out) -> `placing` (values that are views of others) ->
+`group`, `expansions`, `prologues` (operators of one kernel) -> `spec` (what a kernel computes,
+without names: equal ones are emitted once) -> `schedules` (its loops) -> `strides` (operands inside
+larger buffers) -> `plan` (the workspace) and `weights` -> `aot` (a function for each graph) ->
+`build` (objects) -> `link`, with team.c and steps.c.
 
 Functions: ``int32_t symbol(const int64_t *frame, int32_t thread, int32_t threads, void *team)``.
 The frame holds n, then the addresses of weights, workspace, inputs and outputs; n samples follow

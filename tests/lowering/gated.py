@@ -12,7 +12,7 @@ from eecompile.reference import run_graph
 from eecompile.text import parse_graph
 from tests.lowering.calling import Loaded, compile_plain, inputs_of
 
-__all__ = ["bottleneck", "convolutions", "inverted", "scores_of", "worst"]
+__all__ = ["bottleneck", "convolutions", "inverted", "line", "scores_of", "summed", "worst"]
 
 
 def _conv(kernel: int, stride: int = 1, group: int = 1) -> str:
@@ -106,6 +106,37 @@ def bottleneck(inputs: int, growth: int, groups: int, size: tuple[int, int], las
             c: {u} = Conv({"r" if last else "k"}, v; {_conv(3)})
             {f"l: {u} = Keep(c, s)" if last else ""}
             y: {y} = Concat(x, {"l" if last else "c"}; axis=1)
+        }}"""
+    )
+
+
+def line(channels: tuple[int, int], groups: int, length: int, group: int = 1) -> Graph:
+    """A gated convolution over one dimension, and one that reads it."""
+    inputs, inner = channels
+    t, shape = f"float32[1, {inner}, {length}]", "strides=(1,), pads=(1, 1), dilations=(1,)"
+    return parse_graph(
+        f"""graph block(x: float32[1, {inputs}, {length}], s: float32[1, {groups}]) -> (y: {t}) {{
+            const w: float32[{inner}, {inputs // group}, 3] = random(0)
+            const v: float32[{inner}, {inner}, 3] = random(1)
+            a: {t} = Conv(x, w; {shape}, group={group})
+            k: {t} = Keep(a, s)
+            y: {t} = Conv(k, v; {shape}, group=1)
+        }}"""
+    )
+
+
+def summed(inputs: int, channels: int, groups: int, size: int, group: int) -> Graph:
+    """A grouped convolution with a sum before its gate and another one behind."""
+    t = _image(channels, (size, size))
+    return parse_graph(
+        f"""graph block(x: {_image(inputs, (size, size))}, q: {t}, s: float32[1, {groups}]) ->
+            (y: {t}) {{
+            const w: float32[{channels}, {inputs // group}, 3, 3] = random(0)
+            a: {t} = Conv(x, w; {_conv(3, 1, group)})
+            b: {t} = Add(a, q)
+            k: {t} = Keep(b, s)
+            z: {t} = Add(k, q)
+            y: {t} = Relu(z)
         }}"""
     )
 

@@ -28,7 +28,7 @@ from eecompile.targets.lowering.schedules.kept import efficient_group
 from eecompile.targets.lowering.spec import KernelSpec
 from tests.helpers import ROOT, python_on_arm
 from tests.lowering.calling import compile_plain, inputs_of
-from tests.lowering.gated import bottleneck, convolutions, inverted, scores_of, worst
+from tests.lowering.gated import bottleneck, convolutions, inverted, line, scores_of, summed, worst
 from tests.lowering.test_threads import check
 
 # The package exports the function of the same name.
@@ -77,6 +77,28 @@ def test_every_mask_of_a_few_groups(tile: int | None, lanes: int) -> None:
 def test_other_windows(kernels: tuple[int, int], stride: int) -> None:
     graph = convolutions((6, 32, 10), 2, (9, 7), kernels, stride=stride)
     assert worst(graph, None, _masks(2)) < 1e-5
+
+
+@pytest.mark.parametrize("tile", [None, 4])
+def test_weights_and_strips_larger_than_the_caches(tile: int | None) -> None:
+    small = replace(HOST, l1_bytes=2048, l2_bytes=8192)
+    with _computed_by(tile):
+        for graph in (
+            convolutions((16, 64, 16), 4, (9, 7), outputs=("y", "k")),
+            convolutions((16, 64, 16), 2, (3, 3)),
+        ):
+            assert worst(graph, small, _masks(graph.types["s"].shape[1])) < 1e-5
+
+
+def test_one_dimension_and_groups_of_inputs() -> None:
+    for graph in (
+        line((5, 32), 2, 13),
+        line((8, 48), 3, 9, group=2),
+        summed(8, 32, 2, 6, group=2),
+        summed(32, 32, 2, 5, group=32),
+        summed(12, 24, 3, 6, group=12),
+    ):
+        assert worst(graph, None, _masks(graph.types["s"].shape[1])) < 1e-5
 
 
 @pytest.mark.parametrize("gates", ["a", "b", "ab"])
