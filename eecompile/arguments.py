@@ -44,6 +44,7 @@ def command_line() -> argparse.ArgumentParser:
         _init,
         _check,
         _format,
+        _train,
         _build,
         _eval,
         _bench,
@@ -79,6 +80,28 @@ def _seconds(text: str) -> float:
     if not 0 < value <= 86_400:
         allowed = "expected seconds above 0 and at most 86400, a day"
         raise argparse.ArgumentTypeError(f"{allowed}, found {text}")
+    return value
+
+
+def _positive(text: str) -> float:
+    """An argument's type: a finite number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return value
+
+
+def _share(text: str) -> float:
+    """An argument's type: from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
     return value
 
 
@@ -182,6 +205,84 @@ def _format(verbs: Any) -> None:
     )
 
 
+def _train(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "train",
+        "train the gates of a .ee file's torch network, and on request its weights",
+        "eecompile train resnet56.ee -o resnet56.gates.npz --macs 75%\n"
+        "  eecompile train resnet56.ee --macs 85%,75%,65% --tune-backbone --steps 2000\n\n"
+        "Samples are those of the file's data: `fit` is trained on, `calibrate` decides where\n"
+        "scores are cut, `test` is reported on. A run that was stopped, even killed, goes on from\n"
+        "its checkpoint where it is started again. The .ee file then names what was written:\n"
+        '`gates "resnet56.gates.npz"`.',
+        quiet=True,
+    )
+    _file(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="NAME.gates.npz",
+        help="the file of gates (default: beside the .ee file); of several targets each has its "
+        "own: NAME-85.gates.npz ...",
+    )
+    targets = parser.add_argument_group(
+        "targets", "mean costs to train for, shares of what the network costs without gates"
+    )
+    for quantity in ("macs", "latency", "energy"):
+        default = " (default: 75%%)" if quantity == "macs" else ""
+        targets.add_argument(
+            f"--{quantity}", metavar="SHARES", help=f"e.g. 75%%, or 85%%,75%%,65%% in turn{default}"
+        )
+    targets.add_argument(
+        "--costs", type=Path, metavar="ARTIFACT", help="where latencies and energies are from"
+    )
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument(
+        "--tune-backbone", action="store_true", help="train the network's weights together with it"
+    )
+    recipe.add_argument(
+        "--steps", type=_at_least(1), default=1000, metavar="N", help="for each target (1000)"
+    )
+    recipe.add_argument(
+        "--batch", type=_at_least(2), default=128, metavar="N", help="samples in a step (128)"
+    )
+    recipe.add_argument("--rate", type=_positive, default=3e-3, help="of the gates (0.003)")
+    recipe.add_argument("--backbone-rate", type=_positive, help="of the weights (0.0003)")
+    recipe.add_argument(
+        "--distill",
+        type=_share,
+        default=0.9,
+        metavar="SHARE",
+        help="of the loss that compares with the ungated network, not with the labels (0.9)",
+    )
+    recipe.add_argument(
+        "--exit-weight",
+        type=_share,
+        metavar="SHARE",
+        help="of the exits' loss beside the final answer's, with --tune-backbone (0.3)",
+    )
+    recipe.add_argument(
+        "--augment", metavar="KINDS", help="flips,crops or none (default: what fits the images)"
+    )
+    recipe.add_argument("--start", type=Path, metavar="FILE", help="gates to begin with")
+    recipe.add_argument("--seed", type=_at_least(0), default=0, metavar="N", help="(0)")
+    parser.add_argument(
+        "--every",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="between two checkpoints (60)",
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="begin anew where there is a checkpoint"
+    )
+    parser.add_argument(
+        "--threads", type=_at_least(1), metavar="N", help="of torch (default: its own choice)"
+    )
+
+
 def _build(verbs: Any) -> None:
     parser = _verb(
         verbs,
@@ -230,6 +331,9 @@ def _eval(verbs: Any) -> None:
     parser.add_argument("--policy", help="a policy of the artifact (default: its first)")
     parser.add_argument(
         "--budget", help='e.g. "mean macs <= 70 %%", from the fitted operating points'
+    )
+    parser.add_argument(
+        "--halt", metavar="LIMIT", help='e.g. "latency <= 1 ms": what each sample may spend'
     )
     parser.add_argument("--samples", type=_at_least(1), help="only the first N samples")
     _threads(parser)
@@ -312,6 +416,9 @@ def _run_(verbs: Any) -> None:
     parser.add_argument(
         "--budget", help='e.g. "mean macs <= 70 %%", from the fitted operating points'
     )
+    parser.add_argument(
+        "--halt", metavar="LIMIT", help='e.g. "latency <= 1 ms": what each sample may spend'
+    )
     parser.add_argument("--full-depth", action="store_true", help="decisions off")
     _threads(parser)
     _learning(parser)
@@ -332,9 +439,6 @@ def _inspect(verbs: Any) -> None:
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the graph with its exits")
     parser.add_argument("--ir", action="store_true", help="print the segment graph as IR text")
 
-    parser.add_argument(
-        "--halt", metavar="LIMIT", help='e.g. "latency <= 1 ms": what each sample may spend'
-    )
 
 def _targets(verbs: Any) -> None:
     parser = _verb(
@@ -373,6 +477,3 @@ def _demo(verbs: Any) -> None:
         quiet=True,
     )
     parser.add_argument("-o", "--output", type=Path, help="keep the artifact and its files here")
-    parser.add_argument(
-        "--halt", metavar="LIMIT", help='e.g. "latency <= 1 ms": what each sample may spend'
-    )

@@ -366,6 +366,21 @@ _BUILD = {
         "Its answers would look right, and be those of another network.",
         "a server that still has the models of last week's build",
     ),
+    "untrainable": DiagnosticInfo(
+        "There is nothing in the file that `eecompile train` could train, or its network cannot be.",
+        "Gradients need a network of torch that takes batches, and gates that have parameters.",
+        "eecompile train resnet56.ee, whose source is an ONNX file",
+    ),
+    "training-diverged": DiagnosticInfo(
+        "Training was stopped: a loss is not finite, or accuracy has collapsed and stays so.",
+        "Further steps would not bring it back; the last good state is kept in a file.",
+        "eecompile train net.ee --rate 10",
+    ),
+    "bad-checkpoint": DiagnosticInfo(
+        "The state of an earlier training run is damaged, or that run was another one.",
+        "Going on from it would give gates that no run with these options gives.",
+        "eecompile train net.ee --steps 2000 after a run of 1000 steps was stopped",
+    ),
     "bad-state": DiagnosticInfo(
         "A file of what a session has learned is another policy's or artifact's, or damaged.",
         "Going on from it would mean decisions by what was learned of something else.",

@@ -7,8 +7,9 @@ from eecompile.commands.evaluating import demo, eval
 from eecompile.commands.files import check, format, init
 from eecompile.commands.looking import doctor, inspect
 from eecompile.commands.running import run, verify
+from eecompile.commands.training import train
 
 __all__ = [
     "bench", "build", "check", "demo", "doctor", "eval", "format", "init", "inspect", "run",
-    "targets", "verify",
+    "targets", "train", "verify",
 ]  # fmt: skip

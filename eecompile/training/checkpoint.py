@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,16 +65,14 @@ def read_checkpoint(path: Path, key: dict[str, str]) -> State | None:
         return None
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(found, dict) or found.get("format") != _FORMAT:
-            raise ValueError("it is no checkpoint of this version")
-        there = found["key"]
-        state = State(**{name: found[name] for name in vars(State())})
-    except (
-        *(OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError),
-        *(pickle.UnpicklingError, zipfile.BadZipFile),
-    ) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _refused(path, "Cannot read the checkpoint", what) from error
+    except Exception as error:  # a damaged file makes the reader fail in any way
+        raise _unreadable(path, error) from error
+    try:
+        if found["format"] != _FORMAT:
+            raise ValueError(f"it is no {_FORMAT}")
+        there, state = found["key"], State(**{name: found[name] for name in vars(State())})
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, error) from error
     differing = [name for name, value in key.items() if there.get(name) != value]
     if differing:
         raise _refused(
@@ -85,6 +81,11 @@ def read_checkpoint(path: Path, key: dict[str, str]) -> State | None:
             f"it differs in {', '.join(differing)}",
         )
     return state
+
+
+def _unreadable(path: Path, error: Exception) -> CompileErrors:
+    what = [*str(error).splitlines(), type(error).__name__][0]
+    return _refused(path, "Cannot read the checkpoint", what)
 
 
 def _refused(path: Path, message: str, note: str) -> CompileErrors:

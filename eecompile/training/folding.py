@@ -112,4 +112,4 @@ def _is_private(module: fx.GraphModule, node: fx.Node) -> bool:
     if node.op != "get_attr" or len(node.users) != 1:
         return False
     readers = module.graph.find_nodes(op="get_attr")
-    return sum(other.target == node.target for other in readers) == 1
+    return [other.target for other in readers].count(node.target) == 1

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 __all__ = ["Controller", "Moment", "Schedule"]
 
-#: Of the controller, per unit of cost too much: what a step adds for good, and what acts at once.
-_INTEGRAL, _PROPORTIONAL = 0.5, 5.0
+#: Of the controller, per unit of cost too much: what a step adds to the weight for good, what acts
+#: at once, and by how much scores are lowered.
+_INTEGRAL, _PROPORTIONAL, _SHIFT = 0.5, 5.0, 3.0
 #: Between which the lasting part stays, so that it does not run away while gates cannot follow.
 _LEAST, _MOST = -1.0, 20.0
 
@@ -57,7 +58,7 @@ class Schedule:
         >>> [round(schedule.at(step).wanted, 3) for step in (0, 25, 50, 99, 100, 125, 199)]
         [1.0, 0.9, 0.8, 0.8, 0.8, 0.7, 0.6]
         >>> [round(schedule.at(step).rate, 2) for step in (0, 30, 65, 100)]
-        [1.0, 1.0, 0.53, 1.0]
+        [1.0, 1.0, 0.52, 1.0]
         """
         stage, within = divmod(step, self.steps)
         share = within / self.steps
@@ -71,23 +72,26 @@ class Schedule:
 
 @dataclass
 class Controller:
-    """How much a unit of cost weighs in the loss: what brings the mean cost to a target.
+    """What brings the mean cost to a target: how much costs weigh in the loss, and a common shift.
 
-    DDI adds costs with a fixed weight whose sign says whether too much is computed; that swings
-    around the target by the size of its steps. Here the weight follows the distance and its sum
-    over time, as in a proportional-integral controller; it is negative where too little is
-    computed. Source: arXiv 1907.04523, section on the controllable target; gains measured.
+    DDI adds costs to the loss with a fixed weight whose sign says whether too much is computed;
+    that swings around the target by the size of its steps. Here the weight follows the distance
+    and its sum over time, as in a proportional-integral controller; it is negative where too little
+    is computed. Beside it, all scores are lowered by a part of the distance: the weight tells gates
+    what to leave out, the shift makes the network meet what it will meet at its target early.
+
+    Source: arXiv 1907.04523, section on the controllable target; gains measured.
     """
 
     lasting: float = 0.0
 
-    def weight(self, cost: float, wanted: float) -> float:
-        """The weight after a batch of mean cost `cost`.
+    def step(self, cost: float, wanted: float) -> tuple[float, float]:
+        """After a batch of mean cost `cost`: the weight, and how much lower all scores get.
 
         >>> controller = Controller()
-        >>> controller.weight(0.9, 0.8), controller.weight(0.7, 0.8)
-        (0.55, -0.5)
+        >>> controller.step(0.9, 0.8), controller.step(0.7, 0.8)
+        ((0.55, 0.3), (-0.5, -0.3))
         """
         distance = round(cost - wanted, 9)
         self.lasting = min(max(self.lasting + _INTEGRAL * distance, _LEAST), _MOST)
-        return self.lasting + _PROPORTIONAL * distance
+        return self.lasting + _PROPORTIONAL * distance, round(_SHIFT * distance, 9)

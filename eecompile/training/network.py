@@ -1,0 +1,180 @@
+"""The network as training sees it: answers, masks and exits of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from eecompile.training.costs import Term, gate_names
+from eecompile.training.folding import fold_batch_norms, unfolded
+from eecompile.training.losses import sample_costs
+from eecompile.training.samples import Samples
+
+__all__ = ["GATES", "Measured", "Network", "Seen", "laid_out", "measure", "teacher_of"]
+
+#: How names of the gates' parameters start.
+GATES = "gates."
+_LAST_BIASES = ("keep_bias", "channels_bias")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a batch of n samples gave.
+
+    Attributes:
+        logits: of the network's own answer, float32 (n, classes).
+        masks: gate's output -> 0/1, (n, groups); gradients pass straight through.
+        exits: logits of auxiliary heads at the exits, in order.
+    """
+
+    logits: Tensor
+    masks: dict[str, Tensor]
+    exits: tuple[Tensor, ...]
+
+
+class _Exit(nn.Module):
+    """A head that lends an exit's features a loss; it is left behind when training ends."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Logits (n, classes), of the means of the feature's channels."""
+        return self.linear(_pooled(feature).float())  # type: ignore[no-any-return]
+
+
+def _pooled(feature: Tensor) -> Tensor:
+    """(n, C): images are (n, C, H, W), texts (n, tokens, C)."""
+    if feature.ndim == 3:
+        return feature.mean(1)
+    return feature.flatten(2).mean(2) if feature.ndim > 3 else feature
+
+
+class Network(nn.Module):
+    """A gated graph module with its trainable parameters, and heads at its exits."""
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        answer: str,
+        terms: Sequence[Term],
+        exits: Mapping[str, int] | None = None,
+        classes: int = 0,
+        *,
+        tune: bool = False,
+    ) -> None:
+        """Takes a gated module over.
+
+        Args:
+            module: gives a dictionary of tensors; edited.
+            answer: its output with the scores.
+            terms: what it costs; they name the outputs with masks.
+            exits: outputs with the features of exits -> their channels.
+            classes: number of classes.
+            tune: whether the backbone is trained, not the gates alone.
+        """
+        super().__init__()
+        self.folds = fold_batch_norms(module)
+        self.module, self.answer, self.gates = laid_out(module), answer, gate_names(terms)
+        self.exits = tuple(exits or ())
+        self.heads = nn.ModuleList(_Exit(count, classes) for count in (exits or {}).values())
+        for name, parameter in self.module.named_parameters():
+            floats = parameter.dtype.is_floating_point
+            parameter.requires_grad_(floats and (tune or name.startswith(GATES)))
+
+    def forward(self, inputs: Tensor) -> Seen:
+        """Answers of a batch."""
+        found = self.module(inputs)
+        return Seen(
+            found[self.answer].float(),
+            {name: found[name] for name in self.gates},
+            tuple(head(found[name]) for name, head in zip(self.exits, self.heads, strict=True)),
+        )
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Everything an optimiser moves, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def lower_scores(self, shift: float) -> None:
+        """Lowers the scores of all gates by `shift`."""
+        with torch.no_grad():
+            for bias in self.score_biases():
+                bias.sub_(shift)
+
+    def score_biases(self) -> list[nn.Parameter]:
+        """What is added last to each of the gates' scores."""
+        return [p for name, p in self.trained().items() if name.endswith(_LAST_BIASES)]
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of everything an optimiser moves."""
+        return {name: p.detach().cpu().clone() for name, p in self.trained().items()}
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """The inverse of `values`."""
+        with torch.no_grad():
+            for name, parameter in self.trained().items():
+                parameter.copy_(values[name])
+
+    def source_state(self, *, tuned: bool) -> dict[str, Tensor]:
+        """The gates' parameters, and where `tuned` the backbone's, by names of the source."""
+        state = unfolded(dict(self.module.named_parameters()), self.folds)
+        return {
+            name: value.detach().cpu().contiguous()
+            for name, value in state.items()
+            if value.dtype.is_floating_point and (tuned or name.startswith(GATES))
+        }
+
+
+def laid_out(module: fx.GraphModule) -> fx.GraphModule:
+    """The module with its images' channels last, in eval mode: statistics and dropout are off."""
+    module.eval()
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def teacher_of(module: fx.GraphModule) -> fx.GraphModule:
+    """A frozen, folded network; the module given is edited."""
+    fold_batch_norms(module)
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return laid_out(module)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of a network on a split.
+
+    Attributes:
+        accuracy: share of right answers.
+        cost: mean cost, a fraction of the ungated network's.
+        kept: gate's output -> share that it keeps on average.
+        count: samples.
+    """
+
+    accuracy: float
+    cost: float
+    kept: dict[str, float]
+    count: int
+
+    def to_json(self) -> dict[str, float]:
+        """Keys scripts rely on."""
+        return {"accuracy": self.accuracy, "mean_cost_fraction": self.cost, "n": self.count}
+
+
+def measure(network: Network, samples: Samples, terms: Sequence[Term]) -> Measured:
+    """The network on all samples, in float32, with hard decisions."""
+    right, cost, kept = 0, 0.0, dict.fromkeys(network.gates, 0.0)
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        for inputs, labels in samples.blocks():
+            seen = network(inputs.to(device))
+            right += int((seen.logits.argmax(1).cpu() == labels).sum())
+            cost += float(sample_costs(terms, seen.masks, len(labels)).double().sum())
+            for name, mask in seen.masks.items():
+                kept[name] += float(mask.double().mean(1).sum())
+    count = len(samples)
+    shares = {name: total / count for name, total in kept.items()}
+    return Measured(right / count, cost / count, shares, count)

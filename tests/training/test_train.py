@@ -1,0 +1,277 @@
+"""`eecompile train`, on a small network and real digits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.cli.calls import ROOT, Call, in_process
+from tests.training.conftest import BOTH, LAYERS, RECURRENT, Written
+
+torch = pytest.importorskip("torch")
+
+from eecompile.gates import GateFile, read_gates  # noqa: E402
+from eecompile.gating import open_gates  # noqa: E402
+from eecompile.loading import check_file  # noqa: E402
+from eecompile.training import trainer  # noqa: E402
+
+SHORT = ("--steps", 30, "--batch", 32, "--augment", "none", "--json")
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Call:
+    return in_process(capfd)
+
+
+def gates_of(file: Path) -> GateFile:
+    """The file of gates beside a `.ee` file, read as a build reads it."""
+    spec, host, _ = check_file(file)
+    assert host is not None
+    return read_gates(file.with_suffix(".gates.npz"), open_gates(spec, host).plan)
+
+
+def bits(path: Path) -> dict[str, bytes]:
+    with np.load(path) as found:
+        return {name: found[name].tobytes() for name in found if name != "meta"}
+
+
+@pytest.mark.parametrize("skips", [LAYERS, RECURRENT, BOTH], ids=["layers", "recurrent", "both"])
+def test_the_target_is_reached_and_reported_on_calibrate_and_test(
+    written: Written, call: Call, skips: str
+) -> None:
+    file = written(skips)
+    done = call("train", file, "--macs", "75%", *SHORT, "--steps", 120)
+    assert done.status == 0, done.err
+    found = done.json
+    (target,) = found["targets"]
+    assert target["target"] == 0.75 and target["file"].endswith("tiny.gates.npz")
+    assert 0.5 < target["calibrate"]["mean_cost_fraction"] <= 0.752
+    assert abs(target["test"]["mean_cost_fraction"] - 0.75) < 0.25
+    assert target["calibrate"]["n"] == target["test"]["n"] == 500
+    assert found["full_depth"]["test"] > 0.75
+    assert target["test"]["accuracy"] > 0.4
+    assert 0 < found["gates_cost_fraction"] < 0.05
+    assert not file.with_suffix(".gates.checkpoint").exists()
+    file_ = gates_of(file)
+    assert dict(file_.weights) == {}
+    assert file_.trained["calibrate"] == target["calibrate"]
+
+
+def test_reported_figures_are_those_of_the_network_with_the_gates_written(
+    written: Written, call: Call
+) -> None:
+    from eecompile.passes.fx_host import FxHost
+    from eecompile.passes.insert_gates import insert_gates
+
+    file = written(BOTH)
+    (target,) = call("train", file, *SHORT, "--tune-backbone").json["targets"]
+    spec, host, _ = check_file(file, [f'model.gates="{file.with_suffix(".gates.npz").name}"'])
+    assert isinstance(host, FxHost)
+    gating = open_gates(spec, host)
+    assert gating.tuned
+    insert_gates(host, gating.plan, gating.parameters)
+    with np.load(file.parent / "digits.npz") as stored:
+        images, labels = stored["images"][3500:], stored["labels"][3500:]
+    outputs = host.run({"x": images.reshape(-1, 1, 28, 28).astype(np.float32) / 255})
+    accuracy = float((outputs["output"].argmax(1) == labels).mean())
+    assert accuracy == pytest.approx(target["test"]["accuracy"], abs=0.005)
+    kept = {name: float(outputs[name].mean()) for name in gating.plan.outputs}
+    assert kept == pytest.approx(target["kept"], abs=0.1)  # those are of `calibrate`
+
+
+def test_gates_alone_leave_the_network_as_it_was_and_tuning_does_not(
+    written: Written, call: Call
+) -> None:
+    file = written()
+    weights = file.parent / "net.pth"
+    before = weights.read_bytes()
+    assert call("train", file, *SHORT).json["tuned"] is False
+    assert not any(name.startswith("weights.") for name in bits(file.with_suffix(".gates.npz")))
+    assert call("train", file, *SHORT, "--tune-backbone").json["tuned"] is True
+    found = gates_of(file).weights
+    source = torch.load(weights, weights_only=True)
+    assert found.keys() == {n for n, p in source.items() if p.ndim and "running" not in n}
+    assert all(found[name].shape == tuple(source[name].shape) for name in found)
+    assert any(not np.array_equal(found[name], source[name].numpy()) for name in found)
+    assert np.allclose(found["blocks.0.conv1.weight"], source["blocks.0.conv1.weight"], atol=0.1)
+    assert weights.read_bytes() == before
+
+
+def test_the_same_seed_gives_the_same_file_and_another_does_not(
+    written: Written, call: Call
+) -> None:
+    file = written()
+    found = []
+    for seed in (1, 1, 2):
+        assert call("train", file, *SHORT, "--seed", seed).status == 0
+        found.append(file.with_suffix(".gates.npz").read_bytes())
+    assert found[0] == found[1] != found[2]
+
+
+def test_several_targets_are_trained_one_after_the_other(written: Written, call: Call) -> None:
+    file = written()
+    found = call("train", file, "--macs", "70%,85%", *SHORT).json["targets"]
+    names = [Path(target["file"]).name for target in found]
+    assert names == ["tiny-85.gates.npz", "tiny-70.gates.npz"]
+    assert all((file.parent / name).exists() for name in names)
+    assert found[1]["calibrate"]["mean_cost_fraction"] <= 0.702
+
+
+def test_training_can_begin_with_the_gates_of_a_file(written: Written, call: Call) -> None:
+    file = written()
+    first = call("train", file, "--macs", "80%", *SHORT)
+    assert first.status == 0
+    start = file.with_name("first.gates.npz")
+    file.with_suffix(".gates.npz").rename(start)
+    assert call("train", file, "--macs", "70%", *SHORT, "--start", start).status == 0
+    again = bits(file.with_suffix(".gates.npz"))
+    assert call("train", file, "--macs", "70%", *SHORT).status == 0
+    assert bits(file.with_suffix(".gates.npz")) != again
+
+
+def test_a_killed_run_goes_on_and_comes_to_the_same_file(written: Written, call: Call) -> None:
+    file = written(BOTH)
+    targets = ("--macs", "85%,75%", "--tune-backbone", "--exit-weight", 0.5)
+    options = (*SHORT, "--steps", 60, "--augment", "crops", *targets)
+    output = file.parent / "killed.gates.npz"
+    line = ["train", file, *options, "-o", output, "--every", 0.01]
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "eecompile.cli", *map(str, line)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    checkpoint = file.parent / "killed.gates.checkpoint"
+    while not checkpoint.exists() and killed.poll() is None:
+        time.sleep(0.001)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert killed.returncode == -signal.SIGKILL
+    assert checkpoint.exists(), "killed before its end"
+    again = call("train", file, *options, "-o", output)
+    assert again.status == 0, again.err
+    whole = call("train", file, *options, "-o", file.parent / "whole.gates.npz")
+    assert whole.status == 0, whole.err
+    for target in (85, 75):
+        first, second = (bits(file.parent / f"{n}-{target}.gates.npz") for n in ("whole", "killed"))
+        assert first == second
+    assert not checkpoint.exists()
+
+
+def test_a_run_of_other_options_does_not_take_a_checkpoint(written: Written, call: Call) -> None:
+    file = written()
+    checkpoint = file.with_suffix(".gates.checkpoint")
+
+    def stop(self: Any, stage: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_check", stop)
+        assert call("train", file, *SHORT, "--every", 0.0001).status == 130
+    assert checkpoint.exists()
+    done = call("train", file, *SHORT, "--steps", 40)
+    assert (done.status, done.ids) == (1, ["bad-checkpoint"])
+    assert checkpoint.exists()
+    assert call("train", file, *SHORT, "--steps", 40, "--restart").status == 0
+
+
+def test_a_damaged_checkpoint_is_told(written: Written, call: Call) -> None:
+    file = written()
+    file.with_suffix(".gates.checkpoint").write_bytes(b"PK nothing")
+    done = call("train", file, *SHORT)
+    assert (done.status, done.ids) == (1, ["bad-checkpoint"])
+
+
+def test_a_run_that_diverges_is_stopped_and_its_last_good_state_kept(
+    written: Written, call: Call
+) -> None:
+    file = written()
+    done = call("train", file, *SHORT, "--tune-backbone", "--backbone-rate", 30, "--steps", 80)
+    assert (done.status, done.ids) == (1, ["training-diverged"])
+    (told,) = done.json["diagnostics"]
+    assert "--restart" in told["help"] and "--backbone-rate" in told["help"]
+    good = call("train", file, *SHORT, "--restart").json
+    assert len(good["targets"]) == 1
+
+
+def test_exits_are_trained_together_with_the_network(written: Written, call: Call) -> None:
+    file = written()
+    found = []
+    for weight in (0, 0.5):
+        options = ("--tune-backbone", "--exit-weight", weight)
+        assert call("train", file, *SHORT, *options).status == 0
+        found.append(bits(file.with_suffix(".gates.npz")))
+    assert found[0].keys() == found[1].keys()
+    assert found[0]["weights.stem.weight"] != found[1]["weights.stem.weight"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "id"),
+    [
+        (("--macs", "120%"), "bad-argument"),
+        (("--macs", "1%"), "infeasible-budget"),
+        (("--macs", "75%", "--energy", "75%"), "bad-argument"),
+        (("--latency", "75%"), "bad-argument"),
+        (("--latency", "75%", "--costs", "nowhere"), "bad-artifact"),
+        (("--costs", "nowhere"), "bad-argument"),
+        (("--backbone-rate", "0.1"), "bad-argument"),
+        (("--augment", "turns"), "bad-argument"),
+        (("--start", "nowhere.npz"), "bad-gates"),
+        (("--rate", "-1"), "bad-argument"),
+        (("--distill", "2"), "bad-argument"),
+        (("-o", "nowhere/tiny.gates.npz"), "cannot-write"),
+    ],
+)
+def test_wrong_arguments_are_told(
+    written: Written, call: Call, arguments: tuple[str, ...], id: str
+) -> None:
+    done = call("train", written(), *arguments, "--json")
+    assert (done.status, done.ids) == (1, [id])
+
+
+@pytest.mark.parametrize(
+    ("skips", "change", "ids"),
+    [
+        ("", ("", ""), ["untrainable"]),
+        ('    skip layers "blocks.*" gate fitted', ("", ""), ["untrainable"]),
+        (LAYERS, ('    calibrate "digits.npz"[3000..3500]\n', ""), ["missing-data"]),
+        (LAYERS, ('"net.pth"', '"none.pth"'), ["missing-file"]),
+        (LAYERS, ("[..3000]", "[..20]"), ["too-few-samples"]),
+        ('    skip layers "stem" gate recurrent', ("", ""), ["not-skippable"]),
+    ],
+)
+def test_files_that_cannot_be_trained_are_told(
+    written: Written, call: Call, skips: str, change: tuple[str, str], ids: list[str]
+) -> None:
+    done = call("train", written(skips, change), "--json")
+    assert (done.status, done.ids) == (1, ids)
+
+
+def test_networks_of_onnx_are_not_trained(written: Written, call: Call) -> None:
+    source = 'source torch "net.py:network" weights "net.pth"'
+    file = written(LAYERS, (source, 'source onnx "net.onnx"'))
+    names: dict[str, Any] = {}
+    exec((file.parent / "net.py").read_text(), names)
+    x = torch.zeros(1, 1, 28, 28)
+    torch.onnx.export(
+        names["network"]().eval(), (x,), str(file.parent / "net.onnx"), input_names=["x"]
+    )
+    done = call("train", file, "--json")
+    assert done.status == 1
+    assert "untrainable" in done.ids
+
+
+def test_a_person_reads_accuracy_and_cost(written: Written, call: Call) -> None:
+    done = call("train", written(), *SHORT[:-1])
+    assert done.status == 0
+    assert "gates alone trained in 30 steps" in done.out
+    assert "no gates" in done.out and "75 %" in done.out and "tiny.gates.npz" in done.out
+    assert "[4/4] train" in done.err
