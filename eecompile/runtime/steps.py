@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -110,7 +111,13 @@ class Program:
         self.tallies = np.asarray(self._tallies)
         self.kept: np.ndarray | None = None
         # Scores that are not made say that nothing was kept.
-        self._wanted, seen = frozenset(wanted).union(lasting_values(steps)), set[str]()
+        outside = {*wanted, *lasting_values(steps)}
+        #: By value, the scores of those who read it, "" for those who always do.
+        self._readers = defaultdict[str, set[str]](set, {name: {""} for name in outside})
+        for step in self.steps:
+            for name in step.reads:
+                self._readers[name].add(step.keep)
+        seen: set[str] = set()
         for index, step in enumerate(self.steps):
             counted = bool(step.keep) and not step.gate and step.keep not in seen
             seen.update((step.keep,) * counted)
@@ -148,10 +155,7 @@ class Program:
         """
         if not step.keep:
             return "", 0
-        others = [other for other in self.steps if other.keep != step.keep]
-        read = self._wanted.union(*(other.reads for other in others))
-        within = {name for other in self.steps for name in other.reads} - read
-        found = [value for value in step.function.outputs if value[0] not in within]
+        found = [value for value in step.function.outputs if self._readers[value[0]] != {step.keep}]
         if len(found) > 1:
             names = ", ".join(name for name, _ in found)
             raise InternalError(f"{step.function.symbol} may be left out, but gives {names}")
