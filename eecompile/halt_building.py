@@ -12,8 +12,9 @@ from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import CostTable
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
 from eecompile.halt_rule import HaltRule
+from eecompile.halted_gates import GatedSteps, replay_halted
 from eecompile.outcomes import ExitCosts, reported
-from eecompile.policies import replay
+from eecompile.policies import ExitPolicy, Replay, replay
 from eecompile.policy_building import BuiltPolicy
 from eecompile.record import Record, TestRecord
 from eecompile.report import policy_report
@@ -77,7 +78,7 @@ def build_halts(
             continue
         problems.add(*_needless(policy, halting, pieces))
         found[policy.name] = _with_halt(
-            policy, policies[policy.name], halting, pieces, costs, records.get("test")
+            policy, policies[policy.name], halting, network, pieces, costs, records.get("test")
         )
     problems.raise_errors()
     return BuiltHalts(found, problems.in_order())
@@ -106,6 +107,7 @@ def _with_halt(
     written: Policy,
     built: BuiltPolicy,
     halting: Halting,
+    network: CompiledGraph,
     pieces: PieceCosts,
     costs: Mapping[str, ExitCosts],
     test: Record | None,
@@ -124,16 +126,41 @@ def _with_halt(
     }
     report = dict(built.report)
     if isinstance(test, TestRecord):
-        replayed = replay(halting.expected(built.policy), test.outputs(), test.final)
+        replayed, spent = _replayed(built.policy, halting, name, network, pieces, test)
+        paid = {quantity: cost.of(replayed, "test") for quantity, cost in costs.items()}
+        if network.gated:  # With steps of segments that were begun in vain.
+            paid |= {quantity: spent for quantity, its in _NAMES.items() if its == name}
         held_out = reported(
             test,
             replayed.exit,
             replayed.correct(test.labels),
-            {quantity: cost.of(replayed) for quantity, cost in costs.items()},
+            paid,
             {quantity: cost.provenance for quantity, cost in costs.items()},
         )
         fitted = {"point": None, "points": report["points"]}
         report["test"] = policy_report(written, fitted, held_out)["test"]
-        spent = pieces.spent(name, replayed.exit, replayed.evaluated)
         told["test"] = {"halted": float(replayed.halted.mean()), "worst": float(np.max(spent))}
     return replace(built, report={**report, "halt": told}, halt=halting.rule.to_json())
+
+
+def _replayed(
+    policy: ExitPolicy,
+    halting: Halting,
+    name: str,
+    network: CompiledGraph,
+    pieces: PieceCosts,
+    test: TestRecord,
+) -> tuple[Replay, np.ndarray]:
+    """What becomes of samples, and what each spends of a quantity, as `HaltRule` has it.
+
+    Energy is counted with nothing left out, as a session does.
+    """
+    limited = halting.expected(policy)
+    needs = pieces.step_needs(timed=halting.timed)
+    if not network.gated or not test.shares or needs is None or name == "energy_j":
+        replayed = replay(limited, test.outputs(), test.final)
+        return replayed, pieces.spent(name, replayed.exit, replayed.evaluated)
+    steps = GatedSteps.of(network, needs.costs.tolist(), test.shares, len(test))
+    (limit,) = limited.limits
+    replayed, spent = replay_halted(policy, limit, steps, test.outputs(), test.final)
+    return replayed, spent / (network.macs if name == "macs" else 1)

@@ -107,7 +107,7 @@ class StepNeeds:
 
 def _least_share(step: CompiledStep) -> float:
     """Of a step's cost, what any sample pays."""
-    if step.keep and not step.gate:
+    if step.keep:
         return 0.0
     groups = dict(step.function.inputs)[step.channels].size if step.channels else 0
     return 1.0 - groups * step.group_macs / max(step.function.macs, 1)

@@ -11,7 +11,10 @@ import pytest
 
 import eecompile as ee
 from eecompile.artifact import read_artifact, write_artifact
-from eecompile.policies import NeverPolicy
+from eecompile.halt_rule import HaltRule
+from eecompile.halted_gates import GatedSteps, replay_halted
+from eecompile.policies import ExitOutputs, NeverPolicy
+from eecompile.runtime.halting import PieceCosts
 from eecompile.runtime.session import Session
 from tests.runtime import gated
 
@@ -33,6 +36,26 @@ def expected(limit: int) -> tuple[list[str], list[int], list[bool]]:
     """Where each sample leaves within a limit, what it has spent then, whether it was halted."""
     rows = [way(limit, row) for row in range(len(X))]
     return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+
+
+def replayed(limit: int) -> tuple[list[str], list[int], list[bool]]:
+    """The same from a record."""
+    network = gated.network()
+    pieces = PieceCosts(network, None)
+    needs = pieces.step_needs(timed=False)
+    assert needs is not None
+    shares = {name: KNOWN[name] > 0 for name in ("keep_0", "keep_1")}
+    shares["groups"] = (KNOWN["groups"] > 0).mean(axis=1, keepdims=True)
+    steps = GatedSteps.of(network, needs.costs.tolist(), shares, len(X))
+    (one,) = pieces.limits(HaltRule(macs=limit / FULL))
+    outputs = [ExitOutputs(KNOWN["early.logits"])]
+    found, spent = replay_halted(NEVER, one, steps, outputs, KNOWN["logits"])
+    for exit_, answer, early, final in zip(
+        found.exit, found.logits, KNOWN["early.logits"], KNOWN["logits"], strict=True
+    ):
+        np.testing.assert_array_equal(answer, final if exit_ else early)
+    names = [("early", "final")[exit_] for exit_ in found.exit]
+    return names, np.rint(spent).astype(int).tolist(), found.halted.tolist()
 
 
 def way(limit: int, row: int) -> tuple[str, int, bool]:
@@ -76,6 +99,7 @@ def test_what_gates_leave_out_lets_samples_go_deeper_and_none_spends_more(
     for row, answer in enumerate(answers):
         name = "early.logits" if answer.exit == "early" else "logits"
         np.testing.assert_array_equal(answer.logits, KNOWN[name][row])
+    assert replayed(limit) == (exits, spent, halted)
     batch = net.run_batch(X)
     assert batch.macs.tolist() == spent
     assert [net.exit_names[index] for index in batch.exits] == exits
