@@ -1,4 +1,4 @@
-"""Step 3: channels that a gate leaves out are not computed.
+"""Behind step 2: channels that a gate leaves out are not computed.
 
 `Keep(x, scores)` behind a convolution says which groups of its channels are zeros. Here::
 

@@ -17,14 +17,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 from eecompile.cost import Work
-from eecompile.hardware import Machine, machine
+from eecompile.hardware import Machine, efficient_group, machine
 from eecompile.ir import Graph
 from eecompile.kept_macs import kept_macs
 from eecompile.reference import run_graph
 from eecompile.targets.loaded import LoadedLibrary
 from eecompile.targets.lowering import compile_functions, schedules
 from eecompile.targets.lowering.compile import _laid_out, _simpler
-from eecompile.targets.lowering.schedules.kept import efficient_group
 from eecompile.targets.lowering.spec import KernelSpec
 from tests.helpers import ROOT, python_on_arm
 from tests.lowering.calling import compile_plain, inputs_of

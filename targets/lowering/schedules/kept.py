@@ -32,7 +32,6 @@ __all__ = [
     "Kept",
     "as_kept",
     "bias_operands",
-    "efficient_group",
     "gate_lists",
     "input_gate",
     "kept_list",
@@ -44,11 +43,6 @@ __all__ = [
 
 Expr = Any
 Stmt = Any
-
-#: Lanes of vectors instead of which a core multiplies two of half as many. Measured on an AMD EPYC
-#: (family 25 model 17, benchmarks/channel_gates.py), all groups kept: ResNet-56's blocks of 16, 32
-#: and 64 channels take 1.12, 1.05 and 1.00 of their time without a gate with groups of 8, 8 and 16.
-_HALF_OF = 16
 
 #: Units that threads share what is written without products in.
 _UNITS = 8
@@ -69,35 +63,9 @@ class Gate:
     each: int
 
 
-def efficient_group(machine: Machine, channels: int) -> int:
-    """The smallest run of channels that leaves whole vectors to what computes them.
-
-    Gates over shorter runs are right, but the convolution before them computes every channel; those
-    that read the result skip runs of any length. With AVX-512 runs of 8 channels are efficient, up
-    to an eighth slower where all are kept; runs of 16 cost nothing.
-
-    Args:
-        machine: the one that runs the kernels.
-        channels: of the convolution's result; runs divide them.
-
-    >>> avx512 = Machine("m", "x86_64-linux-gnu", lanes=16, registers=32)
-    >>> neon = Machine("m", "aarch64-linux-gnu", lanes=4, registers=32)
-    >>> efficient_group(avx512, 64), efficient_group(avx512, 24), efficient_group(neon, 24)
-    (8, 8, 4)
-    >>> efficient_group(avx512, 10)
-    10
-    """
-    shortest = _shortest(machine)
-    return next((n for n in range(shortest, channels, shortest) if channels % n == 0), channels)
-
-
-def _shortest(machine: Machine) -> int:
-    return machine.lanes // 2 if machine.lanes >= _HALF_OF else machine.lanes
-
-
 def _lanes(each: int, machine: Machine) -> int:
     """Lanes of the vectors that a group is whole of; 0 where there are none."""
-    return next((v for v in (machine.lanes, _shortest(machine)) if each % v == 0), 0)
+    return next((v for v in (machine.lanes, machine.short_lanes) if each % v == 0), 0)
 
 
 # --- What of a kernel is gated --------------------------------------------------------------------
