@@ -138,8 +138,8 @@ def reference(
 _SCORES = {"keep_0": 1, "keep_1": 1, "groups": 2}
 
 
-def contents(**changes: Any) -> Contents:
-    """What an artifact of the network is written from."""
+def contents(policy: PolicyEntry | None = None) -> Contents:
+    """What an artifact of the network is written from, with one policy."""
     x = inputs(4)
     whole = reference(x, None)
     vectors = {
@@ -149,6 +149,7 @@ def contents(**changes: Any) -> Contents:
         "source.logits": whole["logits"],
         "exits.fast": np.zeros(4, np.int64),
     }
-    policies = {"fast": PolicyEntry(to_json(ThresholdPolicy("max_softmax", [0.6])))}
+    fast = PolicyEntry(to_json(ThresholdPolicy("max_softmax", [0.6])))
+    policies = {"fast": policy or fast}
     same: dict[str, Any] = {"network": network(), "library": machine_code(), "vectors": vectors}
-    return tiny.contents(**same, policies=policies, costs=None, fitted={}, **changes)
+    return tiny.contents(**same, policies=policies, costs=None, fitted={})

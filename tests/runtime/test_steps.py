@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import eecompile as ee
-from eecompile.artifact import write_artifact
+from eecompile.artifact import PolicyEntry, write_artifact
 from eecompile.compiled import CompiledStep
 from eecompile.diagnostics import CompileErrors, InternalError
+from eecompile.guard_rule import GuardRule, GuardSetting
 from eecompile.memory import Peak
-from eecompile.policies import NeverPolicy, ThresholdPolicy
+from eecompile.policies import NeverPolicy, ThresholdPolicy, to_json
 from eecompile.policies.scores import max_softmax
 from eecompile.runtime.lane import Lane
 from eecompile.runtime.library import Library
@@ -471,6 +472,20 @@ def test_full_depth_is_the_source_network(net: ee.Session) -> None:
 def _off(net: ee.Session) -> ee.Session:
     net.set_policy(None)
     return net
+
+
+def test_audits_see_the_network_as_gates_leave_it(tmp_path: Path) -> None:
+    rule = to_json(ThresholdPolicy("max_softmax", [0.0]))
+    guard = GuardRule(0.98, 1.0, (GuardSetting(rule, 0.0, (1.0, 0.0)),))
+    write_artifact(tmp_path / "out", gated.contents(PolicyEntry(rule, guard=guard.to_json())))
+    net, x = ee.load(tmp_path / "out", threads=1), gated.inputs(COUNT)
+    expected = gated.reference(x)
+    for row in range(COUNT):
+        answer = net.run(x[row])
+        assert answer.audited and answer.macs == expected["macs"][row, 1] + 1000
+        np.testing.assert_array_equal(answer.logits, expected["logits"][row])
+    early, final = (expected[name].argmax(axis=1) for name in ("early.logits", "logits"))
+    assert net.guard is not None and net.guard.differing == (early != final).sum() > 0
 
 
 def test_networks_without_gates_have_no_blocks(tmp_path: Path) -> None:
