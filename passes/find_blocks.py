@@ -67,8 +67,9 @@ class _Refused(Exception):
 
 class _Search:
     def __init__(self, graph: Graph, points: Mapping[str, Point]) -> None:
-        self.graph = graph
+        self.graph = graph = graph.pruned()  # what leads nowhere reads nothing
         self.users = graph.users()
+        self.scopes = {op.scope for op in graph.ops}
         self.producer = graph.producer()
         self.static = static_values(graph)
         self.shown = frozenset(graph.outputs)
@@ -282,18 +283,32 @@ class _Search:
     def channels(self) -> Found[ChannelPlace]:
         found: list[ChannelPlace] = []
         refused: dict[str, str] = {}
-        often = Counter(op.scope for op in self.graph.ops if op.kind == "Conv")
-        for op in self.graph.ops:
-            if op.kind not in ("Conv", "ConvTranspose") or op.outputs[0] in self.static:
+        kinds = ("Conv", "ConvTranspose")
+        convolutions = [op for op in self.graph.ops if op.kind in kinds]
+        paths = {op.name: self._module_paths(op) for op in convolutions}
+        often = Counter(path for each in paths.values() for path in each)
+        for op in convolutions:
+            if op.outputs[0] in self.static:
                 continue
             nodes = [p.name for p in self._points(op.outputs[0]) if not p.module]
-            names = [op.scope] if op.scope and often[op.scope] == 1 else []
+            names = [path for path in paths[op.name] if often[path] == 1]
             names = list(dict.fromkeys([*names, *nodes, op.outputs[0]]))
             try:
                 found.append(self._channel_place(op, names))
             except _Refused as why:
                 refused[names[0]] = str(why)
         return Found(tuple(found), refused)
+
+    def _module_paths(self, op: Op) -> list[str]:
+        """What the host says the convolution's module is, the likeliest first.
+
+        Exporters that fold a normalisation into a convolution call the two as the normalisation;
+        the weight is called as the convolution still.
+        """
+        owner = op.inputs[1].removesuffix(".weight")
+        own = owner != op.inputs[1] and len(self.users[op.inputs[1]]) == 1
+        found = [owner, op.scope] if own and owner not in self.scopes else [op.scope]
+        return [path for path in dict.fromkeys(found) if path]
 
     def _channel_place(self, op: Op, names: list[str]) -> ChannelPlace:
         if op.kind == "ConvTranspose":

@@ -230,6 +230,13 @@ def test_what_is_part_of_one_operator_of_the_host_is_refused() -> None:
     assert found.refused["a.2"] == "`f5` is part of one operator of the network"
 
 
+def test_readers_that_lead_to_no_output_are_none() -> None:
+    source = host(RESIDUAL.replace("d: float32", "lost: float32[1, 4, 8, 8] = Neg(r1)\nd: float32"))
+    assert "lost" in source.graph().types
+    found = layer_blocks(source.graph(), source.points())
+    assert [block.name for block in found.places] == ["a.0", "a.2"]
+
+
 def test_channels_are_masked_behind_normalisation_and_activation() -> None:
     places = {place.name: place for place in places_of(host()).places}
     assert (places["a.0.conv1"].entry, places["a.0.conv1"].value) == ("x0", "r1")
