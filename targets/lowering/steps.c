@@ -1,5 +1,5 @@
-/* The steps of a network, one after the other, some of them left out: natively, call by call none
- * of it is seen by whoever asked for it.
+/* The steps of a network, one after the other, some of them left out: asked for once, whatever is
+ * decided on the way.
  *
  * Compiled into every library beside its kernels and team.c. The structures hold 8-byte fields
  * alone, so that they are the same on every machine; addresses are int64_t, 0 for none. Those of
