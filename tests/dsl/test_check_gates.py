@@ -39,8 +39,8 @@ def test_blocks_and_convolutions_may_both_have_gates(folder: Path) -> None:
     statements = (
         'skip layers "layer1.[0-3]" gate recurrent(hidden: 10)',
         'skip layers "layer2.*" gate fitted',  # layer2.0 is passed over
-        'skip channels "layer1.*.bn1" gate squeeze(groups: 4)',
-        'skip channels "layer2.[1-2].bn1" gate recurrent(groups: auto)',
+        'skip channels "layer1.*.conv1" gate squeeze(groups: 4)',
+        'skip channels "layer2.[1-2].conv1" gate recurrent(groups: auto)',
     )
     assert found(folder, *statements) == []
 
@@ -65,7 +65,7 @@ def test_what_is_skipped_and_what_never_is_can_be_read(folder: Path) -> None:
     found(
         folder,
         'skip layers "layer2.*" gate fitted',
-        'skip channels "layer1.0.bn1" gate squeeze(groups: 4)',
+        'skip channels "layer1.0.conv1" gate squeeze(groups: 4)',
     )
     spec, host, _ = check_file(folder / "net.ee")
     assert host is not None
@@ -75,7 +75,7 @@ def test_what_is_skipped_and_what_never_is_can_be_read(folder: Path) -> None:
     assert passed.startswith("no gate for `layer2.0`: shortcut is downsampled")
     told = gates_json(plan)
     assert json.loads(json.dumps(told)) == told
-    assert [gate["name"] for gate in told["gates"]] == ["layer1.0.bn1", "layer2.1", "layer2.2"]
+    assert [gate["name"] for gate in told["gates"]] == ["layer1.0.conv1", "layer2.1", "layer2.2"]
     channels, block, _ = told["gates"]
     assert (channels["groups"], channels["block"], channels["block_macs"]) == (4, None, 0)
     assert channels["group_macs"] == 2 * 589824 / 4  # its own MACs, and those that read it
@@ -104,7 +104,7 @@ def test_every_independent_error_is_told_at_once(folder: Path) -> None:
         'skip layers "layer1.*" gate recurent',  # cannot be planned, and hides nothing else
         'skip layers "layer2.1" gate fitted',
         'skip layers "layer2.[1-2]" gate feedforward(hidden: 0)',
-        'skip channels "layer1.0.bn1" gate squeeze(groups: 5)',
+        'skip channels "layer1.0.conv1" gate squeeze(groups: 5)',
         'skip layers "layer2.1" gate recurrent',
     )
     assert [problem.id for problem in problems] == [
