@@ -61,6 +61,7 @@ from eecompile.runtime.sysfs import LocalFiles
 from eecompile.runtime.vectors import make_vectors, shown_values
 from eecompile.segments import SegmentGraph, score_names
 from eecompile.server_folder import server_folder
+from eecompile.shift_fitting import Shifts
 from eecompile.text import print_segments
 from eecompile.tuning_file import TunedMachine, tuned_words, write_tuning
 
@@ -68,6 +69,8 @@ __all__ = ["BuildOptions", "BuildReport", "build"]
 
 #: Samples bundled as test vectors, and samples compared with the source network.
 _VECTORS = 16
+#: Calibration samples whose gates' scores tell which shifts are worth trying.
+_SCORED = 512
 
 
 @dataclass(frozen=True)
@@ -172,14 +175,21 @@ class _Build:
                 masked = extended.copy()
                 insert_gates(masked, self.gating.plan, self.gating.parameters)
                 decided = compare_gated(masked, segments, inputs, gated, self.spec)
-        with self.steps.step("measure, fit the policies to their budgets"):
+        with self.steps.step("measure, fit the policies to their budgets") as progress:
             self._emit(masked)
             costs = self._costs(runner, network, inputs)
             dump = self.options.dump_ir and self.options.dump_ir / "costs"
             annotate(extended, self.spec.model, segments, network, costs, [self.timing], dump)
             written = self.spec.policies if self.spec.model.exits or network.gated else ()
             exit_costs = self._exit_costs(network, costs, records)
-            policies = build_policies(written, network, exit_costs, records, seed=self.options.seed)
+            policies = build_policies(
+                written,
+                network,
+                exit_costs,
+                records,
+                seed=self.options.seed,
+                shifts=self._shifts(recorder, recordings, records, network, costs, progress),
+            )
             offloads = build_offloads(
                 written,
                 policies,
@@ -355,6 +365,41 @@ class _Build:
         heads, comparators = graphs_of(plans, parameters)
         kept = {n: with_outputs(r, plans, parameters) for n, r in records.items() if n != "fit"}
         return heads, comparators, kept
+
+    def _shifts(
+        self,
+        recorder: Recorder | None,
+        recordings: Mapping[str, Recording],
+        records: Mapping[str, Record],
+        network: CompiledGraph,
+        table: CostTable,
+        progress: Reporter,
+    ) -> Shifts | None:
+        """The network at any shift of its gates; None without gates or data."""
+        if recorder is None or not network.gated or "calibrate" not in records:
+            return None
+
+        def shifted(shift: float, split: str) -> Record:
+            total, what = len(records[split]), f"{split}, gates at {shift:+.2f}"
+            return recorder.shifted(
+                self.splits[split],
+                records[split],
+                shift,
+                threads=self.threads,
+                cache=self.cache,
+                key=recordings[split].key,
+                progress=lambda done: progress(done, total, what),
+            )
+
+        def run(shift: float, splits: tuple[str, ...]) -> dict[str, Record]:
+            return {s: shifted(shift, s) if shift else records[s] for s in splits}
+
+        return Shifts(
+            run,
+            lambda records: self._exit_costs(network, table, records),
+            lambda: recorder.score_sample(self.splits["calibrate"], _SCORED, self.threads),
+            len(network.exits),
+        )
 
     # -- exits that the compiler places ---------------------------------------------------------
 

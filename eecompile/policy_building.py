@@ -21,6 +21,7 @@ from eecompile.predicted_fitting import given_predicted
 from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord
 from eecompile.report import policy_report
 from eecompile.rule_family import given_policy
+from eecompile.shift_fitting import Shifts, fit_shift
 from eecompile.spec import Policy
 from eecompile.split_fitting import fit_split
 from eecompile.split_report import split_outcomes
@@ -66,6 +67,7 @@ def build_policies(
     records: Mapping[str, Record],
     *,
     seed: int,
+    shifts: Shifts | None = None,
 ) -> dict[str, BuiltPolicy]:
     """Each policy of the file, by name.
 
@@ -75,6 +77,7 @@ def build_policies(
         costs: quantity -> what pieces cost, every budget's among them.
         records: by split, with every exit's outputs; "calibrate" is fitted on, "test" reported on.
         seed: of everything random.
+        shifts: the network at other shifts of its gates, where it has gates and there are data.
 
     Raises:
         CompileErrors: budgets that cannot be kept, or thresholds that cannot be fitted; all of
@@ -87,6 +90,8 @@ def build_policies(
         try:
             if policy.split is not None:
                 found[policy.name] = _split(policy, network, costs["macs"], records)
+            elif shifts is not None and policy.rule is None and policy.halt is None:
+                found[policy.name] = _shifted(policy, shifts, records)
             elif isinstance(calibrate, CalibrateRecord):
                 fitted = _fit(policy, calibrate, costs, seed)
                 found[policy.name] = _fitted(policy, fitted, costs, records)
@@ -107,6 +112,14 @@ def _fit(
     if is_auto(written.rule):
         return fit_auto(written.budget, calibrate, costs, seed=seed)
     return fit_policy(written.rule, written.budget, calibrate, costs, seed=seed)
+
+
+def _shifted(written: Policy, shifts: Shifts, records: Mapping[str, Record]) -> BuiltPolicy:
+    """A policy that saves by gates alone."""
+    fitted = fit_shift(written.budget, shifts)
+    splits = tuple(split for split in records if split != "fit")
+    own = shifts.at(fitted.policy.gate_shift, splits)
+    return _fitted(written, fitted, own.costs, own.records)
 
 
 def _guarded(

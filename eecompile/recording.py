@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import get_args
@@ -143,6 +143,59 @@ class Recorder:
             found[split] = self._recording(data, threads, cache, tell)
             done += len(found[split].record)
         return found
+
+    def shifted(
+        self,
+        data: Dataset,
+        known: Record,
+        shift: float,
+        *,
+        threads: int,
+        cache: Cache,
+        key: str,
+        progress: Callable[[int], None] | None = None,
+    ) -> Record:
+        """The record of a split with the gates' scores shifted, from the cache where it is there.
+
+        What exits give is that without a shift: who shifts gates takes no exit.
+
+        Args:
+            data: the split.
+            known: its record without a shift.
+            shift: what is subtracted from all scores.
+            threads: that share the samples.
+            cache: of records.
+            key: of all that `known` was made from.
+            progress: told the number of samples done.
+        """
+        output, scores = self.backbone.output, self.scores
+        (name, _), *_ = self.backbone.inputs
+
+        def compute() -> dict[str, np.ndarray]:
+            parts: dict[str, list[np.ndarray]] = {value: [] for value in (output, *scores)}
+            done = 0
+            for images, _ in data.batches(_BATCH * threads):
+                run = self._runner.run_gated({name: images}, [output], threads, shift=shift)
+                parts[output].append(run.values[output].reshape(len(images), -1))
+                for score in scores:
+                    parts[score].append(run.shares[score][:, None])
+                done += len(images)
+                if progress is not None:
+                    progress(done)
+            return {value: np.concatenate(rows) for value, rows in parts.items()}
+
+        made = cache.arrays(digest("shifted", key, float(shift)), compute)
+        shares = {score: made[score] for score in scores}
+        return replace(known, final=made[output], shares=shares, recorded={})
+
+    def score_sample(self, data: Dataset, count: int, threads: int) -> np.ndarray:
+        """Scores of all gates for the first samples of a split, float32 (any,)."""
+        (name, _), *_ = self.backbone.inputs
+        images, _ = next(iter(data.batches(count)))
+        run = self._runner.run_gated({name: images[:count]}, self.scores, threads)
+        rows = [run.values[score].reshape(-1) for score in self.scores]
+        found = np.concatenate(rows)
+        return np.asarray(found[np.isfinite(found)])  # Not there where a block was left out.
 
     def _recording(
         self, data: Dataset, threads: int, cache: Cache, progress: Callable[[int], None]
