@@ -190,16 +190,48 @@ def test_a_damaged_checkpoint_is_told(written: Written, call: Call) -> None:
     assert (done.status, done.ids) == (1, ["bad-checkpoint"])
 
 
-def test_a_run_that_diverges_is_stopped_and_its_last_good_state_kept(
-    written: Written, call: Call
-) -> None:
+def test_a_run_that_diverges_is_stopped(written: Written, call: Call) -> None:
     file = written()
     done = call("train", file, *SHORT, "--tune-backbone", "--backbone-rate", 30, "--steps", 80)
     assert (done.status, done.ids) == (1, ["training-diverged"])
     (told,) = done.json["diagnostics"]
     assert "--restart" in told["help"] and "--backbone-rate" in told["help"]
-    good = call("train", file, *SHORT, "--restart").json
-    assert len(good["targets"]) == 1
+    again = call("train", file, *SHORT, "--restart").json
+    assert len(again["targets"]) == 1
+
+
+@pytest.mark.parametrize("fault", ["loss", "collapse"])
+def test_the_last_good_state_of_a_diverging_run_is_kept(
+    written: Written, call: Call, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    taken = 0
+
+    def faulty(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        return loss(*arguments) * (float("nan") if taken == 20 else 1)
+
+    def impatient(self: trainer.Trainer, moment: Any) -> None:
+        check(self, moment)
+        self.least = 2.0  # every further check finds less
+
+    loss, check = trainer.answer_loss, trainer.Trainer._check
+    if fault == "loss":
+        monkeypatch.setattr(trainer, "answer_loss", faulty)
+    else:
+        monkeypatch.setattr(trainer.Trainer, "_check", impatient)
+    file = written()
+    done = call("train", file, *SHORT[:-1], "--macs", "90%")
+    assert done.status == 1
+    seen = "the loss is nan" if fault == "loss" else "accuracy on `calibrate` has collapsed"
+    assert f"error[training-diverged]: Training was stopped: {seen}" in done.err
+    good = file.with_name("tiny-last-good.gates.npz")
+    assert "the last good state is in" in done.err
+    spec, host, _ = check_file(file)
+    assert host is not None
+    found = read_gates(good, open_gates(spec, host).plan)
+    assert found.trained["calibrate"]["accuracy"] > 0.5
+    assert not file.with_suffix(".gates.npz").exists()
 
 
 def test_exits_are_trained_together_with_the_network(written: Written, call: Call) -> None:
