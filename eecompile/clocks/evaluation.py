@@ -128,9 +128,10 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
         "start_fitted_on": fitted_on,
         "model": _model(board, table),
         "notes": [*_notes(found, scheduler, table), *_unwatched(entry)],
-        # As `eval` has them: nothing is sent, and no guard is at work.
+        # As `eval` has them: nothing is sent, no guard is at work, and nothing is halted.
         **{"offloaded_fraction": 0.0, "offload": None, "offload_failure": None},
         **{"audited_fraction": 0.0, "guard": None},
+        **{"halt": None, "halted": 0.0, "over_budget": None},
     }
 
 
@@ -277,6 +278,7 @@ def _figures(
         "full_depth_p50_latency_s": whole["p50_latency_s"],
         "full_depth_p99_latency_s": whole["p99_latency_s"],
         "differing_fraction": 1 - float(chosen.correct(tested.final.argmax(axis=1)).mean()),
+        "worst_latency_s": float(chosen.latency_s.max()),
         "exits": exits_json(taken),
         "clocks": _clocks(table, chosen, scheduler.home),
         "baselines": {name: figures(run) for name, run in runs.items()},
@@ -335,7 +337,11 @@ def _model(board: Board, table: CostTable) -> dict[str, Any]:
 
 def _unwatched(entry: PolicyEntry | None) -> list[str]:
     guarded = entry is not None and entry.guard is not None
-    return ["the policy is taken as it was built: without its guard and the audits"] * guarded
+    halts = entry is not None and entry.halt is not None
+    return [
+        *["the policy is taken as it was built: without its guard and the audits"] * guarded,
+        *["the policy is taken without its halt: samples are not stopped"] * halts,
+    ]
 
 
 def _notes(found: Diagnostics, scheduler: Scheduler, table: CostTable) -> list[str]:

@@ -115,3 +115,19 @@ def test_a_halt_that_nothing_reaches_is_a_warning(call: Call, demo: Path) -> Non
     assert done.status == 0
     assert "warning[needless-halt]" in done.err
     assert "the whole network takes 100.124 % with all heads" in done.err
+
+
+def test_replays_that_halt_nothing_say_so(call: Call, halting: Path) -> None:
+    data = halting / "test.npz"
+    done = call(
+        *("eval", halting / "out", "--data", data, "--policy", "capped", "--board", "rk3399"),
+        "--json",
+    )
+    assert done.status == 0, done.err
+    assert "the policy is taken without its halt: samples are not stopped" in done.json["notes"]
+    assert (done.json["halt"], done.json["exits"][-1]["fraction"]) == (None, 1.0)
+    for option in ("--sweep", "--board=rk3399"):
+        refused = call(
+            *("eval", halting / "out", "--data", data, "--halt", "macs <= 50 %", option, "--json")
+        )
+        assert refused.ids == ["bad-argument"]
