@@ -33,7 +33,7 @@ from tests.lowering.test_threads import check
 # The package exports the function of the same name.
 winograd = importlib.import_module("eecompile.targets.lowering.schedules.winograd")
 
-FEW = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 HOST = machine("host")
 
 
