@@ -175,6 +175,8 @@ class Session:
         self._how: Deciding | None = None
         self._budget: dict[str, float] | None = None
         self._costs: PieceCosts | None = None
+        #: Budgets of the latest call that had any, and what they came to.
+        self._latest: tuple[tuple[object, ...], Deciding] | None = None
         #: Of the call under way, not 0 once it is cancelled; a word of its own for each call, so
         #: that cancelling one that has just ended does nothing to the next.
         self._stop: c_int32 | None = None
@@ -507,7 +509,7 @@ class Session:
         """
         how = self._how
         if budget_s is not None or budget_macs is not None or budget_j is not None:
-            how = self._limited({"macs": budget_macs, "latency": budget_s, "energy": budget_j})
+            how = self._limited(budget_macs, budget_s, budget_j)
         if not self._in_use.acquire(False):
             raise _in_use()
         try:
@@ -519,8 +521,17 @@ class Session:
             self._stop = None
             self._in_use.release()
 
-    def _limited(self, budgets: Mapping[str, float | None]) -> Deciding:
+    def _limited(
+        self, macs: float | None, time_s: float | None, energy_j: float | None
+    ) -> Deciding:
         """The policy in use with budgets of one call beside its own."""
+        given = self._how, macs, time_s, energy_j
+        if self._latest is None or self._latest[0] != given:  # Most often they are the same again.
+            budgets = {"macs": macs, "latency": time_s, "energy": energy_j}
+            self._latest = given, self._with_budgets(budgets)
+        return self._latest[1]
+
+    def _with_budgets(self, budgets: Mapping[str, float | None]) -> Deciding:
         how = self._how or Deciding(NeverPolicy(len(self.exit_names) - 1))
         rule = given_halt({name: limit for name, limit in budgets.items() if limit is not None})
         if how.halt is not None:
