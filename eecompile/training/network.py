@@ -107,7 +107,12 @@ class Network(nn.Module):
 
     def score_biases(self) -> list[nn.Parameter]:
         """What is added last to each of the gates' scores."""
-        return [p for name, p in self.trained().items() if name.endswith(_LAST_BIASES)]
+        return [p for name, p in self.trained().items() if self.is_score_bias(name)]
+
+    @staticmethod
+    def is_score_bias(name: str) -> bool:
+        """Whether a parameter is added last to scores."""
+        return name.endswith(_LAST_BIASES)
 
     def values(self) -> dict[str, Tensor]:
         """Copies of everything an optimiser moves."""

@@ -25,11 +25,14 @@ from eecompile.training.preparing import Prepared, prepare
 from eecompile.training.samples import Samples
 from eecompile.training.schedule import Schedule
 from eecompile.training.trainer import Diverged, Task, Trainer, in_words
+from eecompile.training.warming import spread_scores
 
 __all__ = ["train"]
 
 #: What names of outputs begin with that show the exits' features to their helping heads.
 _FEATURE = "training.feature."
+#: Samples that tell which blocks matter.
+_WARMING = 128
 
 
 def train(path: Path, options: TrainOptions, steps: Steps) -> dict[str, Any]:
@@ -108,6 +111,9 @@ class _Run:
         state = None
         if not options.restart:
             state = read_checkpoint(options.checkpoint, self.task.key)
+        if state is None and options.start is None:
+            inputs, _ = self.task.fit.batch(0, _WARMING, recipe.seed)
+            spread_scores(self.task.network, inputs.to(device), terms)
         self.trainer = Trainer(self.task, state or State())
         self.full: dict[str, Any] = {}
 

@@ -8,7 +8,7 @@ __all__ = ["Controller", "Moment", "Schedule"]
 
 #: Of the controller, per unit of cost too much: what a step adds to the weight for good, what acts
 #: at once, and by how much scores are lowered.
-_INTEGRAL, _PROPORTIONAL, _SHIFT = 0.5, 5.0, 3.0
+_INTEGRAL, _PROPORTIONAL, _SHIFT = 0.5, 5.0, 1.5
 #: Between which the lasting part stays, so that it does not run away while gates cannot follow.
 _LEAST, _MOST = -1.0, 20.0
 
@@ -90,7 +90,7 @@ class Controller:
 
         >>> controller = Controller()
         >>> controller.step(0.9, 0.8), controller.step(0.7, 0.8)
-        ((0.55, 0.3), (-0.5, -0.3))
+        ((0.55, 0.15), (-0.5, -0.15))
         """
         distance = round(cost - wanted, 9)
         self.lasting = min(max(self.lasting + _INTEGRAL * distance, _LEAST), _MOST)

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 from eecompile.gates import GateFile, read_gates  # noqa: E402
 from eecompile.gating import open_gates  # noqa: E402
 from eecompile.loading import check_file  # noqa: E402
-from eecompile.training import trainer  # noqa: E402
+from eecompile.training import losses, trainer  # noqa: E402
 
 SHORT = ("--steps", 30, "--batch", 32, "--augment", "none", "--json")
 
@@ -215,7 +215,7 @@ def test_the_last_good_state_of_a_diverging_run_is_kept(
         check(self, moment)
         self.least = 2.0  # every further check finds less
 
-    loss, check = trainer.answer_loss, trainer.Trainer._check
+    loss, check = losses.answer_loss, trainer.Trainer._check
     if fault == "loss":
         monkeypatch.setattr(trainer, "answer_loss", faulty)
     else:
@@ -307,3 +307,22 @@ def test_a_person_reads_accuracy_and_cost(written: Written, call: Call) -> None:
     assert "gates alone trained in 30 steps" in done.out
     assert "no gates" in done.out and "75 %" in done.out and "tiny.gates.npz" in done.out
     assert "[4/4] train" in done.err
+
+
+def test_latencies_are_those_of_an_artifact_of_the_same_network(
+    written: Written, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EECOMPILE_CACHE", str(tmp_path / "cache"))
+    without_exit = ('    exit early after "blocks.1" head linear\n', "")
+    built = call("build", written("", without_exit), "-o", tmp_path / "out", "--json")
+    assert built.status == 0, built.err
+    costs = (*SHORT, "--costs", tmp_path / "out")
+    file = written(LAYERS, without_exit)
+    found = call("train", file, "--latency", "75%", *costs).json
+    assert found["quantity"] == "latency"
+    (target,) = found["targets"]
+    assert 0.4 < target["calibrate"]["mean_cost_fraction"] <= 0.752
+    # What energy an answer takes is not known here, and with an exit it is another network.
+    for changed, quantity in ((file, "--energy"), (written(LAYERS), "--latency")):
+        done = call("train", changed, quantity, "75%", *costs)
+        assert (done.status, done.ids) == (1, ["unknown-costs"])
