@@ -1,0 +1,230 @@
+"""Skip gates on ResNet-56: accuracy, multiply-accumulates and time, gates' cost counted.
+
+    python -m benchmarks.gates [layers|channels|both|fitted ...] [--folder DIR] [--samples N]
+                               [--macs 85%,75%,65%,55%,45%] [--steps 320] [--threads 2]
+
+``layers``, ``channels`` and ``both`` train gates and weights with `eecompile train` on 20,000
+training images, one target after the other, and keep the files in the folder: a second run, or one
+that was stopped, goes on from them. ``fitted`` builds the ONNX file with gates that are fitted
+without gradients. All is reported on the last 5,000 test images, none of which was trained,
+fitted or chosen on. Times are those of single images on one thread: each image is answered with its
+gates deciding and at full depth, in turns of 25, in the same process. Training needs torch and, for
+five targets on two cores, most of an hour a kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import eecompile as ee
+from benchmarks.machine import describe_machine, shared_data, working_folder
+from eecompile.build_options import BuildOptions
+from eecompile.cache import Cache
+from eecompile.console import Steps, table
+from eecompile.driver import build
+from eecompile.outcomes import wilson
+
+__all__ = ["Point", "main"]
+
+HERE = Path(__file__).parent
+WEIGHTS = "nets/resnet56_cifar10.th"
+LAYERS = 'skip layers "layer*.*" gate recurrent(hidden: 10)'
+# Groups of 16 channels where there are so many; shorter ones save less time than work.
+CHANNELS = (
+    'skip channels "layer2.*.conv1" gate {kind}(groups: 2)\n'
+    '    skip channels "layer3.*.conv1" gate {kind}(groups: 4)'
+)
+SKIPS = {
+    "layers": LAYERS,
+    "channels": CHANNELS.format(kind="squeeze"),
+    "both": f"{LAYERS}\n    {CHANNELS.format(kind='recurrent')}",
+    "fitted": 'skip layers "layer*.*" gate fitted\n    skip channels "layer*.*.conv1" gate fitted',
+}
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_FIRST = 5000  #: test image that is reported on
+_TURN = 25  #: images of one side before the other has its turn
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network with its gates on the test images.
+
+    Attributes:
+        name: of the target.
+        accuracy, low, high: with its 95 % interval, as fractions.
+        full: accuracy of the source network as it was given.
+        macs, latency: means as fractions of full depth.
+        full_s: median full-depth time of a single image, seconds.
+    """
+
+    name: str
+    accuracy: float
+    low: float
+    high: float
+    full: float
+    macs: float
+    latency: float
+    full_s: float
+
+    @property
+    def apart(self) -> float:
+        """By how much the time is above what the multiply-accumulates say.
+
+        >>> round(Point("75 %", 0.93, 0.92, 0.94, 0.94, 0.7, 0.75, 1e-3).apart, 3)
+        0.071
+        """
+        return self.latency / self.macs - 1
+
+    def row(self) -> list[str]:
+        """For people."""
+        return [
+            self.name,
+            f"{self.accuracy:.2%} [{self.low:.2%}, {self.high:.2%}]",
+            f"{self.macs:.1%}",
+            f"{self.latency:.1%}",
+            f"{self.apart:+.1%}",
+        ]
+
+
+def write_file(path: Path, kind: str, data: Path, gates: str, policies: str) -> Path:
+    """A `.ee` file of the network with some kind of gates."""
+    source = f'source torch "{HERE / "networks.py"}:resnet56" weights "{data / WEIGHTS}"'
+    if kind == "fitted":
+        source = 'source onnx "resnet56.onnx"'
+    text = (HERE / "gates.ee").read_text().replace('"cifar10_', f'"{data}/cifar10_')
+    named = f'{SKIPS[kind]}\n    gates "{gates}"' if gates else SKIPS[kind]
+    text = text.replace("SOURCE", source).replace("SKIP", named).replace("POLICIES", policies)
+    path.write_text(text)
+    return path
+
+
+def trained(folder: Path, kind: str, data: Path, options: argparse.Namespace) -> dict[str, Path]:
+    """Target -> the file of its gates, trained where it is not there."""
+    path = write_file(folder / f"{kind}.ee", kind, data, f"{kind}.gates.npz", "")
+    targets = options.macs.split(",")
+    output = folder / f"{kind}.gates.npz"
+    numbers = [target.strip().removesuffix("%") for target in targets]
+    found = {f"{number} %": folder / f"{kind}-{number}.gates.npz" for number in numbers}
+    if len(targets) == 1:
+        found = {f"{numbers[0]} %": output}
+    if not all(file.exists() for file in found.values()):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "eecompile.cli", "train", str(path), "--tune-backbone"),
+                *("--macs", options.macs, "--steps", str(options.steps), "--json"),
+                *("--backbone-rate", str(options.backbone_rate)),
+                *("--threads", str(options.threads), "-o", str(output)),
+            ],
+            stdout=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            sys.exit(f"training {kind} failed")
+        (folder / f"{kind}.json").write_text(json.dumps(json.loads(done.stdout), indent=1))
+    return found
+
+
+def measured(name: str, artifact: Path, data: Path, count: int, policy: str | None = None) -> Point:
+    """An artifact's policy (its default one) on the test images, beside its full depth."""
+    net = ee.load(artifact, policy, threads=1)
+    with np.load(data / "cifar10_test.npz") as held_out:
+        images = held_out["images"][_FIRST : _FIRST + count]
+        labels = held_out["labels"][_FIRST : _FIRST + count].astype(int)
+    inputs = (images.astype(np.float32) / 255 - _MEAN) / np.array(_STD)
+    inputs = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2), np.float32)
+    right, macs, ratios, full_s = 0, 0, [], []
+    full = int((net.full_depth_batch(inputs).labels == labels).sum())
+    for image in inputs[:_TURN]:
+        net.run(image)
+        net.full_depth(image)
+    for start in range(0, len(inputs), _TURN):
+        rows = range(start, min(start + _TURN, len(inputs)))
+        answers = [net.run(inputs[row]) for row in rows]
+        whole = [net.full_depth(inputs[row]) for row in rows]
+        right += sum(a.label == labels[row] for a, row in zip(answers, rows, strict=True))
+        macs += sum(answer.macs for answer in answers)
+        ratios.append(_ratio(answers, whole))
+        full_s += [answer.latency_s for answer in whole]
+    good = wilson(right, len(inputs))
+    return Point(
+        name,
+        good.value,
+        good.low,
+        good.high,
+        full / len(inputs),
+        macs / len(inputs) / net.manifest.network.macs,
+        float(np.median(ratios)),
+        float(np.median(full_s)),
+    )
+
+
+def _ratio(answers: list[ee.Answer], whole: list[ee.Answer]) -> float:
+    """Mean time of some images over that of the same images at full depth.
+
+    Images during which another process had the core are left out on both sides.
+    """
+    times = np.array([[a.latency_s, w.latency_s] for a, w in zip(answers, whole, strict=True)])
+    usual = (times <= 1.5 * np.median(times, axis=0)).all(axis=1)
+    gated, full = times[usual].mean(axis=0)
+    return float(gated / full)
+
+
+def points_of(folder: Path, kind: str, data: Path, options: argparse.Namespace) -> list[Point]:
+    """The curve of one kind of gates."""
+    cache, found = Cache(folder / "cache"), []
+    if kind == "fitted":
+        onnx = folder / "resnet56.onnx"
+        export = ("export", "resnet56", "--weights", str(data / WEIGHTS), "--onnx", str(onnx))
+        command = [sys.executable, "-m", "benchmarks.networks", *export]
+        subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True)
+        policies = "\n".join(
+            f"policy at{share} {{ budget mean macs <= {share} % }}" for share in (95, 90, 85, 80)
+        )
+        path = write_file(folder / "fitted.ee", kind, data, "", policies)
+        steps = Steps(0, quiet=False)
+        built = build(path, BuildOptions(output=folder / "fitted.artifact"), steps, cache)
+        print("fitted in", f"{steps.times_s.get('fit the gates', float('nan')):.0f} s")
+        for share in (95, 90, 85, 80):
+            name = f"{share} %"
+            found.append(measured(name, built.artifact, data, options.samples, f"at{share}"))
+        return found
+    for name, gates in trained(folder, kind, data, options).items():
+        policies = "policy trained {}"
+        path = write_file(folder / f"{gates.stem}.ee", kind, data, gates.name, policies)
+        output = folder / f"{gates.stem}.artifact"
+        build(path, BuildOptions(output=output), Steps(0, quiet=True), cache)
+        found.append(measured(name, output, data, options.samples))
+    return found
+
+
+def main() -> None:
+    """Print the curves."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kinds", nargs="*", choices=[*SKIPS, []], default=[])
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--macs", default="85%,75%,65%,55%,45%")
+    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--backbone-rate", type=float, default=2e-4)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    data = shared_data()
+    print(describe_machine())
+    with working_folder(options.folder) as folder:
+        for kind in options.kinds or SKIPS:
+            points = points_of(folder, kind, data, options)
+            print(f"\n{kind}: the network as given {points[0].full:.2%}, full depth on one thread "
+                  f"{1e3 * points[0].full_s:.3f} ms")  # fmt: skip
+            table(
+                ["target", "accuracy", "MACs", "time", "apart"], [p.row() for p in points], left=2
+            )
+
+
+if __name__ == "__main__":
+    main()
