@@ -18,7 +18,8 @@ from eecompile.policies import ExitPolicy, Replay, replay
 from eecompile.policy_building import BuiltPolicy
 from eecompile.record import Record, TestRecord
 from eecompile.report import policy_report
-from eecompile.runtime.halting import Halting, PieceCosts
+from eecompile.runtime.halting import Halting
+from eecompile.runtime.piece_costs import PieceCosts
 from eecompile.spec import Budget, Policy
 
 __all__ = ["BuiltHalts", "build_halts", "halt_rule"]

@@ -13,7 +13,7 @@ from eecompile.gated_costs import work_shares
 from eecompile.policies import ExitOutputs, ExitPolicy, Replay, SpendingLimit
 from eecompile.policies.base import EXIT
 from eecompile.policies.halted import can_go_on, cheapest_answer
-from eecompile.runtime.halting import StepNeeds
+from eecompile.runtime.piece_costs import StepNeeds
 
 __all__ = ["GatedSteps", "replay_halted"]
 

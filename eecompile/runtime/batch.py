@@ -100,7 +100,8 @@ class Room:
 
     def decide(self, how: Deciding | None) -> None:
         """Whether gates do, from now on."""
-        self._gates, self._shift = how is not None, 0.0 if how is None else how.shift
+        self._gates = how is not None and how.gates
+        self._shift = 0.0 if how is None else how.policy.gate_shift
 
     def run(self, index: int, results: Results, ids: np.ndarray) -> None:
         """A segment for the samples at the front, and what it took for each."""

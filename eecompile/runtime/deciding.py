@@ -49,6 +49,8 @@ class Deciding:
         guard: watches answers; None where nothing is watched.
         halt: what each sample may spend; None where that is not limited. It goes with no clock, no
             server, no guard and no policy that learns.
+        gates: whether those of the network decide, where it has any. Not where decisions are off,
+            and exits only serve to keep a budget.
         lock: held where what the policy and the guard know is read or changed; they are shared
             between clones, and each thread's samples add to it.
     """
@@ -59,12 +61,8 @@ class Deciding:
     server: Server | None = None
     guard: Guard | None = None
     halt: Halting | None = None
+    gates: bool = True
     lock: Lock = field(default_factory=Lock)
-
-    @property
-    def shift(self) -> float:
-        """What gates subtract from their scores, where the network has gates."""
-        return self.policy.gate_shift
 
     @property
     def one_by_one(self) -> bool:

@@ -71,14 +71,18 @@ class Guard:
             options: other than the defaults.
 
         Raises:
-            ValueError: the rule's settings are none of these exits.
+            ValueError: the rule's settings are none of these exits, or are of gates shifted
+                differently: an audit of one would tell nothing of the others.
         """
         self.rule, self._names = rule, tuple(exit_names)
         self._last = len(exit_names) - 1
         if len(rule.settings[0].exits) != len(exit_names):
             raise ValueError(f"its settings are not of {self._last} exits and the end")
         policies = [from_json(setting.policy) for setting in rule.settings]
-        self._policies: list[ExitPolicy] = [*policies, NeverPolicy(self._last)]
+        shifts = {policy.gate_shift for policy in policies}
+        if len(shifts) > 1:
+            raise ValueError(f"its settings shift gates by {sorted(shifts)}, not all alike")
+        self._policies: list[ExitPolicy] = [*policies, NeverPolicy(self._last, *shifts)]
         self._random = (generator or Random()).random
         self._watch = Watch(rule, options or GuardOptions())
         self.reset()

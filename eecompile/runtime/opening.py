@@ -21,8 +21,9 @@ from eecompile.runtime.clock import Clock
 from eecompile.runtime.deciding import Server
 from eecompile.runtime.governor import Governor, NoGovernor
 from eecompile.runtime.guard import Guard
-from eecompile.runtime.halting import Halting, PieceCosts
+from eecompile.runtime.halting import Halting
 from eecompile.runtime.inputs import bad_argument
+from eecompile.runtime.limiting import Limiter
 from eecompile.runtime.sysfs_governor import open_governor
 
 __all__ = [
@@ -181,7 +182,7 @@ def stored_server(
 
 
 def stored_halt(
-    artifact: Artifact, name: str, entry: PolicyEntry, costs: PieceCosts
+    artifact: Artifact, name: str, entry: PolicyEntry, limits: Limiter
 ) -> Halting | None:
     """What limits each sample by an entry's rule, None where it has none.
 
@@ -189,7 +190,7 @@ def stored_halt(
         artifact: it is in.
         name: of the policy.
         entry: see above.
-        costs: of the artifact's network.
+        limits: of the session.
 
     Raises:
         CompileErrors: the rule does not go with the rest of the policy, cannot be kept, or is
@@ -200,7 +201,7 @@ def stored_halt(
     try:
         if entry.clock is not None or entry.offload is not None or entry.guard is not None:
             raise ValueError("it halts, which goes with no clock, server or guard")
-        return Halting(HaltRule.from_json(entry.halt), costs)
+        return Halting(HaltRule.from_json(entry.halt), limits.pieces(gates=True))
     except ValueError as error:
         raise _unusable(artifact, name, error) from error
 

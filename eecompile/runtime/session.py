@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from ctypes import c_int32
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from eecompile.diagnostics import CompileErrors
 from eecompile.halt_rule import HaltRule
 from eecompile.manifest import Manifest
 from eecompile.policies.base import ExitPolicy
-from eecompile.policies.never import NeverPolicy
 from eecompile.runtime.answers import Answer, BatchAnswer
 from eecompile.runtime.batch import Batches
 from eecompile.runtime.budgets import choose_point, given_halt, given_limits
@@ -24,11 +22,12 @@ from eecompile.runtime.deciding import Deciding, Server
 from eecompile.runtime.ending import park_if_ending, session_lock
 from eecompile.runtime.governor import Governor
 from eecompile.runtime.guard_report import GuardReport
-from eecompile.runtime.halting import Halting, PieceCosts
+from eecompile.runtime.halting import Halting
 from eecompile.runtime.in_turn import run_in_turn
 from eecompile.runtime.inputs import Inputs, bad_argument
 from eecompile.runtime.learning import forget, recall, store
 from eecompile.runtime.library import Library
+from eecompile.runtime.limiting import Limiter
 from eecompile.runtime.opening import (
     policy_entry,
     stored_clock,
@@ -174,12 +173,11 @@ class Session:
         self._audit_seed = audit_seed
         self._how: Deciding | None = None
         self._budget: dict[str, float] | None = None
-        self._costs: PieceCosts | None = None
-        #: Budgets of the latest call that had any, and what they came to.
-        self._latest: tuple[tuple[object, ...], Deciding] | None = None
-        #: Of the call under way, not 0 once it is cancelled; a word of its own for each call, so
-        #: that cancelling one that has just ended does nothing to the next.
-        self._stop: c_int32 | None = None
+        self._limits = Limiter(artifact)
+        #: Of the call under way, not all 0 once it is cancelled; bytes of its own for each call, so
+        #: that cancelling one that has just ended does nothing to the next. Quicker than a number
+        #: of ctypes.
+        self._stop: bytearray | None = None
         self.set_policy(artifact.manifest.default_policy if policy is None else policy)
 
     @property
@@ -273,7 +271,8 @@ class Session:
         """Decide by another policy from now on: one of the artifact's, one of your own, or None.
 
         With None, as where an artifact has no policies, decisions are off: no exit is taken, and
-        nothing is left out.
+        nothing is left out. A budget given later, or with a call, is kept by exits all the same;
+        gates stay off.
 
         Args:
             policy: see above; a stored policy brings its own rule for clocks and deadlines.
@@ -297,7 +296,7 @@ class Session:
         policy = stored_policy(artifact, name, entry, stops)
         guard = stored_guard(artifact, name, entry, self._audit_seed)
         server = stored_server(artifact, name, entry, self._endpoint, self._server)
-        halt = None if entry.halt is None else stored_halt(artifact, name, entry, self._pieces)
+        halt = stored_halt(artifact, name, entry, self._limits)
         workers = () if self._team is None else self._team.workers
         clock, self._governor = stored_clock(artifact, name, entry, self._governor, workers)
         return Deciding(policy, name, clock, server, guard, halt)
@@ -361,34 +360,11 @@ class Session:
                 cost is not known, or the policy chooses clocks, offloads, learns or is guarded;
                 nothing has changed then.
         """
-        rule, how = None if limits is None else given_halt(limits), self._how
-        if rule is not None:
-            how = how or Deciding(NeverPolicy(len(self.exit_names) - 1))
-            self._how = replace(how, halt=self._halting(how, rule))
+        how = self._how
+        if limits is not None:
+            self._how = self._limits.halted(how, given_halt(limits))
         elif how is not None:
-            only_that = how.name is None and isinstance(how.policy, NeverPolicy)
-            self._how = None if only_that else replace(how, halt=None)
-
-    def _halting(self, how: Deciding, rule: HaltRule) -> Halting:
-        """A rule for samples that are decided on like that."""
-        with_what = {
-            "chooses clocks or has a deadline": how.clock is not None,
-            "asks a server": how.server is not None,
-            "is guarded": how.guard is not None,
-            "learns": how.policy.online,
-        }
-        for what, does in with_what.items():
-            if does:
-                message = f"No budget for each sample goes with a policy that {what}"
-                raise bad_argument(message, "set another policy, or None")
-        return Halting(rule, self._pieces)
-
-    @property
-    def _pieces(self) -> PieceCosts:
-        """What pieces cost, looked up once."""
-        if self._costs is None:
-            self._costs = PieceCosts(self.manifest.network, self.artifact.costs)
-        return self._costs
+            self._how = replace(how, halt=None) if how.gates else None
 
     def cancel(self) -> bool:
         """Have the call of `run` under way answer with what it has; from any thread.
@@ -403,7 +379,7 @@ class Session:
         stop = self._stop
         if stop is None:
             return False
-        stop.value = 1
+        stop[0] = 1
         return True
 
     def connect(self) -> bool:
@@ -474,9 +450,13 @@ class Session:
         if how is None or found._how is None:
             found.set_policy(None)
         else:
-            halt = how.halt and Halting(how.halt.rule, found._pieces)
             shared = replace(
-                found._how, policy=how.policy, guard=how.guard, halt=halt, lock=how.lock
+                found._how,
+                policy=how.policy,
+                guard=how.guard,
+                halt=how.halt and Halting(how.halt.rule, found._limits.pieces(gates=how.gates)),
+                gates=how.gates,
+                lock=how.lock,
             )
             found._how, found._budget = shared, self._budget
         return found
@@ -509,34 +489,17 @@ class Session:
         """
         how = self._how
         if budget_s is not None or budget_macs is not None or budget_j is not None:
-            how = self._limited(budget_macs, budget_s, budget_j)
+            how = self._limits.limited(how, budget_macs, budget_s, budget_j)
         if not self._in_use.acquire(False):
             raise _in_use()
         try:
-            self._stop = stop = c_int32()
+            self._stop = stop = bytearray(4)
             if how is None:
                 return self._singles.whole(None, x, normalize, stop)
             return self._singles.run(how, x, normalize, stop)
         finally:
             self._stop = None
             self._in_use.release()
-
-    def _limited(
-        self, macs: float | None, time_s: float | None, energy_j: float | None
-    ) -> Deciding:
-        """The policy in use with budgets of one call beside its own."""
-        given = self._how, macs, time_s, energy_j
-        if self._latest is None or self._latest[0] != given:  # Most often they are the same again.
-            budgets = {"macs": macs, "latency": time_s, "energy": energy_j}
-            self._latest = given, self._with_budgets(budgets)
-        return self._latest[1]
-
-    def _with_budgets(self, budgets: Mapping[str, float | None]) -> Deciding:
-        how = self._how or Deciding(NeverPolicy(len(self.exit_names) - 1))
-        rule = given_halt({name: limit for name, limit in budgets.items() if limit is not None})
-        if how.halt is not None:
-            rule = rule.and_also(how.halt.rule)
-        return replace(how, halt=self._halting(how, rule))
 
     def full_depth(self, x: Inputs, *, normalize: bool = False) -> Answer:
         """The network's own answer for one sample: decisions off, no exit head runs."""
@@ -579,7 +542,7 @@ class Session:
             if how is not None and (how.one_by_one or gated):
                 singles = self._singles
                 return run_in_turn(
-                    lambda one: singles.run(how, one, False, c_int32()),
+                    lambda one: singles.run(how, one, False, bytearray(4)),
                     *(self.manifest, x, normalize),
                 )
             if self._clock is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ctypes import c_int32
 from time import perf_counter
 
 import numpy as np
@@ -41,11 +40,12 @@ class Stop:
         logits = scores[1] if scores[0] is None else scores[0]
         if logits is None:
             raise InternalError(f"exit {exit_.name} computes nothing")
-        # Views of the lane's memory: they show what the latest call computed.
+        # Views of the lane's memory: they show what the latest call computed. What no function
+        # reads stays to the end of the way, see `plan_network`.
         self.outputs = ExitOutputs(logits, scores[1])
 
     def run(self) -> ExitOutputs:
-        """What it computes for the sample that is there; as it is until later segments run."""
+        """What it computes for the sample that is there; as it is until the next one."""
         for call in self.calls:
             call.one()
         return self.outputs
@@ -65,6 +65,7 @@ class Singles:
         """Allocates everything; answers allocate only what they hand out."""
         network = manifest.network
         self._manifest, self._exit_names = manifest, network.exit_names
+        self._labels = manifest.labels
         self.lane = Lane(library, network.inputs, network.steps(), 1, team)
         self.program = segments_program(network, self.lane)
         values = self.lane.values
@@ -91,39 +92,40 @@ class Singles:
         self._last_outputs = [(name, values[name]) for name, _ in network.segments[-1].outputs]
         self.counts = [0] * len(network.exit_names)
 
-    def run(self, how: Deciding, x: Inputs, normalize: bool, stop: c_int32) -> Answer:
-        """The answer for one sample: see `Session.run`; `stop` is not 0 once it is cancelled."""
+    def run(self, how: Deciding, x: Inputs, normalize: bool, stop: bytearray) -> Answer:
+        """The answer for one sample: see `Session.run`.
+
+        `stop` has 4 bytes, one of which is not 0 once it is cancelled.
+        """
         start = perf_counter()
         self._take(x, normalize)
+        policy, guard, audits = how.policy, how.guard, False
+        if guard is not None:
+            with how.lock:
+                policy, audits = guard.begin()
         if self.program is not None:
-            self._begin(self.program, how.shift)
-        guard = how.guard
+            self._begin(self.program, how.gates, policy.gate_shift)
         if how.halt is not None:
-            return self._halted(how.policy, how.halt, start, stop)
-        if guard is None:
-            return self._decided(how, how.policy, start, stop)
-        with how.lock:
-            policy, audits = guard.begin()
-        if audits:
+            return self._halted(policy, how.halt, start, stop)
+        if guard is not None and audits:
             return self._audited(how, guard, start, stop)
         answer = self._decided(how, policy, start, stop)
-        if answer.cancelled:  # A guard watches what the policy answers.
-            return answer
-        index = self._exit_names.index(answer.exit)
-        with how.lock:
-            guard.answered(index, answer.logits.reshape(1, -1))
+        if guard is not None and not answer.cancelled:  # It watches what the policy answers.
+            index = self._exit_names.index(answer.exit)
+            with how.lock:
+                guard.answered(index, answer.logits.reshape(1, -1))
         return answer
 
-    def _begin(self, program: Program, shift: float) -> None:
-        """Gates decide from now on, and nothing stops them."""
-        program.begin(gates=True, shift=shift)
+    def _begin(self, program: Program, gates: bool, shift: float = 0.0) -> None:
+        """Gates decide from now on, or do not; nothing stops the way."""
+        program.begin(gates=gates, shift=shift)
         program.limit(None)
         program.stop_by(None)
 
-    def _stop_by(self, stop: c_int32) -> None:
-        """From now on the way may end between the steps of a segment: there is an answer."""
-        if self.program is not None:
-            self.program.stop_by(np.frombuffer(memoryview(stop), np.int32))
+    def _held(self, policy: ExitPolicy, index: int) -> np.ndarray:
+        """The logits of exit `index`, whose head has run for this sample."""
+        logits: np.ndarray = policy.answer(index, self.stops[index].outputs)[0]
+        return logits.copy()
 
     @property
     def _stopped(self) -> bool:
@@ -131,7 +133,7 @@ class Singles:
         return self.program is not None and self.program.stopped is not None
 
     def whole(
-        self, clock: Clock | None, x: Inputs, normalize: bool, stop: c_int32 | None = None
+        self, clock: Clock | None, x: Inputs, normalize: bool, stop: bytearray | None = None
     ) -> Answer:
         """The network's own answer for one sample: no exit head runs.
 
@@ -140,23 +142,21 @@ class Singles:
         start = perf_counter()
         self._take(x, normalize)
         if self.program is not None:
-            self.program.begin(gates=False)
-            self.program.limit(None)
-            self.program.stop_by(None)
+            self._begin(self.program, False)
         if clock is not None:
             clock.full_speed()
         if stop is None or not self.stops:
             self._all.one()
             return self._final(len(self._segments), 0, self._macs, start)
-        macs = 0
-        for index, (call, cost) in enumerate(self._segments):
+        for index, (call, _) in enumerate(self._segments):
             call.one()
-            macs += cost
-            if stop.value and index < len(self.stops):
+            if stop[0] and index < len(self.stops):
                 head = self.stops[index]
-                logits, counts = head.run().logits[0].copy(), (len(head.calls), macs + head.macs)
-                return self._made(index, logits, index + 1, *counts, start, cancelled=True)
-        return self._final(len(self._segments), 0, macs, start)
+                logits = head.run().logits[0].copy()
+                macs = sum(cost for _, cost in self._segments[: index + 1]) + head.macs
+                counts = index + 1, len(head.calls), macs
+                return self._made(index, logits, *counts, start, cancelled=True)
+        return self._final(len(self._segments), 0, self._macs, start)
 
     def _take(self, x: Inputs, normalize: bool) -> None:
         """Copy one sample into the lane; this also aligns it and makes it dense."""
@@ -172,17 +172,17 @@ class Singles:
         for name, type_, memory in self._inputs:
             memory[:] = as_batch(name, type_, arrays[name], single=True)
 
-    def _halted(self, policy: ExitPolicy, halt: Halting, start: float, stop: c_int32) -> Answer:
+    def _halted(self, policy: ExitPolicy, halt: Halting, start: float, stop: bytearray) -> Answer:
         """Segment by segment as far as limits go: the rule of `eecompile.policies.halted`."""
-        last, account = len(self.stops), halt.account(start)
+        last, account, program = len(self.stops), halt.account(start), self.program
         due, state = policy.first(), policy.start(1)
         heads_run = macs = gated = 0
-        held, logits = -1, None  # The deepest exit whose head has run, and its answer.
+        held = -1  # The deepest exit whose head has run.
         for index, (call, cost) in enumerate(self._segments):
             call.one()
             macs += cost
-            if logits is not None and self._stopped:
-                cancelled = stop.value != 0
+            if held >= 0 and self._stopped:
+                cancelled, logits = stop[0] != 0, self._held(policy, held)
                 return self._made(
                     *(held, logits, index, heads_run, macs, start),
                     halted=not cancelled,
@@ -190,30 +190,31 @@ class Singles:
                 )
             if index == last:
                 break
-            if self.program is not None:
-                gated, before = self.program.macs, gated
+            if program is not None:
+                gated, before = program.macs, gated
                 cost = gated - before
-                self.program.limit(None)
+                program.limit(None)
             account.segment(index, cost)
-            head, wanted, cancelled = self.stops[index], last, stop.value != 0
+            head, wanted, cancelled = self.stops[index], last, stop[0] != 0
             asks = index == due and not cancelled and account.affords(index)
             ends = not asks and (cancelled or not account.goes_on(index))
-            if asks or (ends and (logits is None or (not cancelled and account.affords(index)))):
+            if asks or (ends and (held < 0 or (not cancelled and account.affords(index)))):
                 outputs = head.run()
                 account.head(index)
                 heads_run += len(head.calls)
                 macs += head.macs
+                held = index
                 if asks:
                     wanted = policy.decide(index, outputs, state).item()
-                held, logits = index, policy.answer(index, outputs)[0].copy()
-                self._stop_by(stop)
-                cancelled = stop.value != 0
+                if program is not None:
+                    program.stop_by(np.frombuffer(stop, np.int32))
+                cancelled = stop[0] != 0
                 ends = ends or wanted == EXIT or cancelled or not account.goes_on(index)
-            if ends and logits is not None:
+            if ends and held >= 0:
                 forced = wanted != EXIT
-                if not forced or cancelled or not account.tries(index, self.program):
+                if not forced or cancelled or not account.tries(index, program):
                     return self._made(
-                        *(held, logits, index + 1, heads_run, macs, start),
+                        *(held, self._held(policy, held), index + 1, heads_run, macs, start),
                         halted=forced and not cancelled,
                         cancelled=forced and cancelled,
                     )
@@ -224,36 +225,36 @@ class Singles:
                 due = wanted
         return self._final(last + 1, heads_run, macs, start)
 
-    def _decided(self, how: Deciding, policy: ExitPolicy, start: float, stop: c_int32) -> Answer:
+    def _decided(self, how: Deciding, policy: ExitPolicy, start: float, stop: bytearray) -> Answer:
         """Segment by segment; with a clock, each stretch at the one that is chosen for it."""
-        clock, last = how.clock, len(self.stops)
-        segments_run = heads_run = macs = 0
+        clock, last, program = how.clock, len(self.stops), self.program
+        heads_run = macs = 0
         if policy.online:
             with how.lock:  # What another thread learns in between could part the two.
                 due, state = policy.first(), policy.start(1)
         else:
             due, state = policy.first(), policy.start(1)
         answers = alone = False
-        held, logits = -1, None  # The deepest exit whose head has run, and its answer.
+        held = -1  # The deepest exit whose head has run.
         if clock is not None:
             due, _, answers = clock.begin(due)
         for index, (call, cost) in enumerate(self._segments):
             call.one()
-            segments_run += 1
             macs += cost
-            cancelled = stop.value != 0 and (index < last or self._stopped)
+            cancelled = stop[0] != 0 and (index < last or self._stopped)
             if not cancelled and (index != due or index == last):
                 continue
-            if not cancelled or logits is None:
+            if not cancelled or held < 0:
                 head = self.stops[index]
                 outputs = head.run()
                 heads_run += len(head.calls)
                 macs += head.macs
-                held, logits = index, policy.answer(index, outputs)[0].copy()
-                self._stop_by(stop)
-            if cancelled and logits is not None:
+                held = index
+                if program is not None:  # There is an answer: it may end between steps as well.
+                    program.stop_by(np.frombuffer(stop, np.int32))
+            if cancelled:
                 answer = self._made(
-                    *(held, logits, segments_run, heads_run, macs, start),
+                    *(held, self._held(policy, held), index + 1, heads_run, macs, start),
                     clock=clock,
                     cancelled=True,
                 )
@@ -263,9 +264,7 @@ class Singles:
                 found, wanted = self._offloaded(how, index), last
                 alone = found is None
                 if found is not None:
-                    answer = self._made(
-                        last, found, segments_run, heads_run, macs, start, sent=True
-                    )
+                    answer = self._made(last, found, index + 1, heads_run, macs, start, sent=True)
                     break
             if wanted != EXIT:
                 if not index < wanted <= last:
@@ -281,10 +280,11 @@ class Singles:
                     if due != EXIT:
                         continue
                 clock.forced += 1
-            answer = self._made(index, logits, segments_run, heads_run, macs, start, clock=clock)
+            logits = self._held(policy, index)
+            answer = self._made(index, logits, index + 1, heads_run, macs, start, clock=clock)
             break
         else:
-            answer = self._final(segments_run, heads_run, macs, start, clock)
+            answer = self._final(last + 1, heads_run, macs, start, clock)
         if policy.online:
             final = answer.logits.reshape(1, -1) if answer.exit == self._exit_names[last] else None
             with how.lock:
@@ -305,7 +305,7 @@ class Singles:
         """Of one sample, from the network's output."""
         return output[0] if self._classes is None else output.reshape(-1)
 
-    def _audited(self, how: Deciding, guard: Guard, start: float, stop: c_int32) -> Answer:
+    def _audited(self, how: Deciding, guard: Guard, start: float, stop: bytearray) -> Answer:
         """The network's own answer, with every exit evaluated on the way for the guard to see.
 
         Of a sample that is cancelled it sees nothing.
@@ -319,14 +319,12 @@ class Singles:
             if index == len(self.stops):
                 break
             head = self.stops[index]
-            outputs = head.run()
+            seen.append(head.run())
             heads_run += len(head.calls)
             macs += head.macs
-            means = outputs.class_means  # Later segments may write where these are.
-            seen.append(ExitOutputs(outputs.logits.copy(), None if means is None else means.copy()))
-            if stop.value:
-                counts = segments_run, heads_run, macs
-                return self._made(index, seen[-1].logits[0], *counts, start, cancelled=True)
+            if stop[0]:
+                logits, counts = head.outputs.logits[0].copy(), (segments_run, heads_run, macs)
+                return self._made(index, logits, *counts, start, cancelled=True)
         answer = self._final(segments_run, heads_run, macs, start, audited=True)
         with how.lock:
             guard.audited(seen, answer.logits.reshape(1, -1))
@@ -387,8 +385,8 @@ class Singles:
             audited,
             halted,
             cancelled,
-            outputs=outputs or {},
-            label_names=self._manifest.labels,
-            blocks_run=blocks_run,
-            blocks=blocks,
+            outputs or {},
+            self._labels,
+            blocks_run,
+            blocks,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,8 @@ def aligned(nbytes: int) -> np.ndarray:
 arrays = np.load(given)
 weights = aligned(arrays["weights"].nbytes)
 weights[:] = arrays["weights"]
-code, answers = ctypes.CDLL(library), {}
+code = ctypes.CDLL(library)
+answers: dict[str, Any] = {}
 for symbol in map(str, arrays["symbols"]):
     names = [name for name in arrays.files if name.startswith(f"{symbol}/in")]
     inputs = [arrays[f"{symbol}/in{i}"] for i in range(len(names))]

@@ -14,7 +14,7 @@ from eecompile.artifact import read_artifact, write_artifact
 from eecompile.halt_rule import HaltRule
 from eecompile.halted_gates import GatedSteps, replay_halted
 from eecompile.policies import ExitOutputs, NeverPolicy
-from eecompile.runtime.halting import PieceCosts
+from eecompile.runtime.piece_costs import PieceCosts
 from eecompile.runtime.session import Session
 from tests.runtime import gated
 
@@ -111,6 +111,34 @@ def test_limits_are_of_one_call(folder: Path) -> None:
         net.run(x, budget_macs=10_011_111 / FULL)
         assert net.run(x).macs == whole
         assert net.full_depth(x).exit == "final"
+
+
+@pytest.mark.parametrize("given", ["call", "session", "clone"])
+def test_with_decisions_off_only_exits_serve_to_keep_a_budget(folder: Path, given: str) -> None:
+    net = ee.load(folder)
+    net.set_policy(None)
+    known = gated.reference(X, None)
+    most, whole = (int(known["macs"][0, k]) for k in (0, 1))
+    for macs in (most + HEAD, whole - 1, whole, FULL):
+        limit: dict[str, Any] = {"budget_macs": macs / FULL} if given == "call" else {}
+        if given != "call":
+            net.set_halt({"macs": macs / FULL})
+        asked = net.clone() if given == "clone" else net
+        gated.calls(net.library)
+        answers = [asked.run(x, **limit) for x in X[:20]]
+        called = gated.calls(net.library)
+        assert (called["gate_0"], called["gate_1"]) == (0, 0)
+        final = macs >= whole
+        assert {answer.exit for answer in answers} == {"final" if final else "early"}
+        assert {answer.macs for answer in answers} == {whole if final else most + HEAD}
+        name = "logits" if final else "early.logits"
+        np.testing.assert_array_equal([a.logits for a in answers], known[name][:20])
+        batch = asked.run_batch(X[:20]) if given != "call" else None
+        assert batch is None or batch.macs.tolist() == [answer.macs for answer in answers]
+    net.set_halt(None)
+    assert net.halt is None
+    assert net.run(X[0]).exit == "final"
+    assert gated.calls(net.library)["gate_0"] == 0
 
 
 def test_between_steps_a_call_is_cancelled_where_there_is_an_answer(folder: Path) -> None:

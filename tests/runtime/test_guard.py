@@ -25,7 +25,7 @@ from eecompile.runtime.guard import Guard
 from eecompile.runtime.guard_watch import GuardOptions, Watch
 from eecompile.runtime.session import Session, load
 from eecompile.runtime.vectors import verify_artifact
-from tests.runtime import tiny
+from tests.runtime import gated, tiny
 
 OPTIONS = GuardOptions()
 NAMES = ("early", "final")
@@ -417,3 +417,27 @@ def test_guards_that_cannot_watch_are_refused(
 def test_another_budget_is_not_for_a_guard_s_policy(tmp_path: Path) -> None:
     with pytest.raises(CompileErrors, match="chooses among settings for the budget of its build"):
         load(guarded(tmp_path, 0.2), budget={"macs": 0.5})
+
+
+def shifted_rule(*shifts: float) -> GuardRule:
+    policies = [to_json(NeverPolicy(1, shift)) for shift in shifts]
+    found = (
+        GuardSetting(p, 0.1 / (1 + k), (0.5 - k / 9, 0.5 + k / 9)) for k, p in enumerate(policies)
+    )
+    return GuardRule(0.5, 0.3, tuple(found))
+
+
+def test_settings_of_gates_shifted_differently_are_refused() -> None:
+    with pytest.raises(ValueError, match="shift gates by"):
+        Guard(shifted_rule(0.5, 0.25), NAMES)
+
+
+def test_gates_are_shifted_as_the_guards_settings_say(tmp_path: Path) -> None:
+    # Also where the stored policy beside the guard says something else.
+    entry = PolicyEntry(to_json(NeverPolicy(1)), guard=shifted_rule(0.5, 0.5).to_json())
+    write_artifact(tmp_path / "out", gated.contents(entry))
+    net, x = load(tmp_path / "out"), gated.inputs(600)
+    answers = [net.run(sample) for sample in x]
+    expected = gated.reference(x, 0.5)["logits"]
+    np.testing.assert_array_equal([answer.logits for answer in answers], expected)
+    assert {answer.audited for answer in answers} == {False, True}
