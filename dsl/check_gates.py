@@ -70,14 +70,14 @@ def _check_shared(model: Model, found: Diagnostics) -> None:
 
 
 def _check_fit(model: Model, spec: Spec, found: Diagnostics) -> None:
-    """Gates that need no training are fitted, on the samples that heads are fitted on."""
+    """Gates that need no training are fitted, on samples the network was not trained on."""
     fitted = [skip for skip in model.skips if skip.gate.kind in UNTRAINED_GATES]
     several = len({data.name for data in spec.data}) > 1
     if not fitted or (model.data is None and several):
         return  # which data are meant has been asked for already
     data = spec.data_for(model)
-    if data is None or data.fit is None:
-        missing_data("fit", f"Gate `{fitted[0].gate.kind}`", fitted[0].gate.span, data, found)
+    if data is None or data.calibrate is None:
+        missing_data("calibrate", f"Gate `{fitted[0].gate.kind}`", fitted[0].gate.span, data, found)
 
 
 def with_known_gates(model: Model) -> Model:

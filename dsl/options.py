@@ -146,6 +146,7 @@ GATES: Mapping[str, Mapping[str, Mapping[str, Option]]] = {
         "recurrent": {"groups": _GROUPS, **_RECURRENT},
         "squeeze": {"groups": _GROUPS, "hidden": whole(1, 4096)},
         "convolution": {"groups": _GROUPS, "width": whole(1, 4096)},
+        "fitted": {"groups": _GROUPS},
     },
 }
 

@@ -38,6 +38,7 @@ from eecompile.exit_candidates import Placing
 from eecompile.exit_placing import place_exits, with_exits
 from eecompile.exit_table import exit_rows
 from eecompile.freshness import Freshness
+from eecompile.gate_fitting import fit_gates
 from eecompile.gated_costs import gated_costs, table_costs
 from eecompile.halt_building import build_halts
 from eecompile.hardware import Machine, cpu_name, machine, usable_cores
@@ -127,12 +128,16 @@ class _Build:
         self.threads = options.threads or os.cpu_count() or 1
         self.output = options.output_for(path)
         self.tuning, self.gating = prepared.tuning, prepared.gating
-        steps.total += prepared.placing is not None  # a step more: to choose the exits
+        # A step more each: to choose the exits, and to fit gates.
+        steps.total += (prepared.placing is not None) + bool(prepared.gating.unfitted)
         self.timing = Timing()
 
     def run(self) -> dict[str, Any]:
         """All steps, from the top to the bottom."""
         host, place = self.prepared.host, self.spec.model.at("path")
+        if self.gating.unfitted:
+            with self.steps.step("fit the gates") as progress:
+                self._fit_gates(host, progress)
         with self.steps.step("find the exits and cut the backbone"):
             backbone = self._cut(host, "backbone")
             plans = plan_heads(self.prepared, backbone)
@@ -337,6 +342,20 @@ class _Build:
             return {}
         return recorder.record(
             self.splits, threads=self.threads, cache=self.cache, progress=progress
+        )
+
+    def _fit_gates(self, host: HostGraph, progress: Reporter) -> None:
+        """Parameters of the gates that need no training."""
+        self.gating = fit_gates(
+            self.gating,
+            host,
+            self.spec.model,
+            self.splits["calibrate"],
+            self.here,
+            threads=self.threads,
+            seed=self.options.seed,
+            cache=self.cache,
+            progress=progress,
         )
 
     def _fit(

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from eecompile.diagnostics import CompileErrors, Diagnostic
-from eecompile.gates import Gate, GatePlan, gate_graph, parameter_shapes, read_gates
+from eecompile.gates import (
+    Gate,
+    GatePlan,
+    completion_graph,
+    gate_graph,
+    parameter_shapes,
+    read_gates,
+)
 from eecompile.loading import planned_gates, source_errors
 from eecompile.passes.host import HostError, HostGraph
 from eecompile.passes.split_at_gates import PlacedGate
@@ -58,6 +65,7 @@ class Gating:
 
 def _placed(gate: Gate, parameters: Mapping[str, Array]) -> PlacedGate:
     block, place = gate.block, gate.place
+    completion = completion_graph(gate, parameters)
     return PlacedGate(
         gate.name,
         gate.feature,
@@ -66,6 +74,8 @@ def _placed(gate: Gate, parameters: Mapping[str, Array]) -> PlacedGate:
         result=block.result if block else "",
         zeros=bool(block and not block.otherwise),
         masked=place.value if place else "",
+        completed=place.reader.value if completion and place and place.reader else "",
+        completion=completion,
     )
 
 

@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 from eecompile.cost import op_macs
-from eecompile.gates.places import ChannelPlace, Found, LayerBlock
+from eecompile.gates.places import ChannelPlace, Found, LayerBlock, Reader
 from eecompile.ir import Graph, Op, TensorType
 from eecompile.passes.host import Point
 from eecompile.passes.structure import Flow, static_values
@@ -333,7 +333,17 @@ class _Search:
             op=op.name,
             macs=op_macs(op, self.graph),
             read_macs=reading if len(summing) == len(readers) else 0,
+            reader=self._reader(value),
         )
+
+    def _reader(self, value: str) -> Reader | None:
+        """The convolution that alone reads a value and sums over its channels."""
+        users = self.users.get(value, [])
+        if len(users) != 1 or users[0].kind != "Conv" or users[0].attributes["group"] != 1:
+            return None
+        result, weight = users[0].outputs[0], users[0].inputs[1]
+        editable = result in self.names and weight in self.graph.constants
+        return Reader(result, weight, self.graph.types[result]) if editable else None
 
     def _activated(self, value: str) -> str:
         """What the value is behind batch normalisation and one activation."""

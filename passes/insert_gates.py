@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from eecompile.gates.graphs import gate_graph, parameter_shapes
+from eecompile.gates.graphs import completion_graph, gate_graph, parameter_shapes
 from eecompile.gates.plan import Gate, GatePlan
 from eecompile.ir import Graph, Op, TensorType
 from eecompile.passes.base import Pass, PassResult, Program, Skip
@@ -33,7 +33,9 @@ class InsertGates(Pass):
     2. The masks, 0 or 1, are the network's outputs ``<gate>.keep``, float32 (n, 1), and
        ``<gate>.channels``, (n, groups).
     3. State passes from each recurrent gate to the next one.
-    4. A gate that has outputs of these names already is skipped.
+    4. Where something stands in for channels that are left out, it is added to the result of the
+       convolution that reads them, before that is masked itself.
+    5. A gate that has outputs of these names already is skipped.
 
     before::
 
@@ -122,6 +124,7 @@ class _Merged:
         types: of the host's values.
         inputs: of the graph -> the host's values.
         kept: value of the host -> what is left of it.
+        masked: value of the host -> the scores that mask it, in order.
         masks: output of the network -> the mask it shows.
     """
 
@@ -130,6 +133,7 @@ class _Merged:
     shift: float
     inputs: dict[str, str] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    masked: dict[str, list[str]] = field(default_factory=dict)
     masks: dict[str, str] = field(default_factory=dict)
     _ops: list[Op] = field(default_factory=list)
     _constants: dict[str, Array] = field(default_factory=dict)
@@ -143,22 +147,44 @@ class _Merged:
             read |= {f"before.{name}": f"{gate.before}/{name}" for name in ("h", "c")}
         if self.shift:
             read[SHIFT[0]] = self._constant(SHIFT[0], np.full((1, 1), self.shift, np.float32))
-        inner = {out: f"{gate.name}/{out}" for op in graph.ops for out in op.outputs}
-        graph = graph.renamed(read | inner)
-        self._ops += [replace(op, name=f"{gate.name}/{op.name}") for op in graph.ops]
-        self._constants |= graph.constants
-        self._types |= graph.types
+        self._append(graph, gate.name, read)
         for scores, value in _decisions(gate).items():
             own, width = f"{gate.name}/{scores}", gate.outputs[f"{gate.name}.{scores}"]
             ones = self._constant(f"ones{width}", np.ones((1, width), np.float32))
             self.masks[f"{gate.name}.{scores}"] = self._keep(ones, own, f"{own}/mask")
+            self.masked.setdefault(value, []).append(own)
             self.kept[value] = self._keep(self._read(value), own, f"{own}/kept")
+        self._complete(gate)
+
+    def _complete(self, gate: Gate) -> None:
+        """Adds what stands in for channels left out; masks of the sum are made anew."""
+        graph = completion_graph(gate, self.parameters)
+        if graph is None or gate.place is None or gate.place.reader is None:
+            return
+        prefix, value = f"{gate.name}/left_out", gate.place.reader.value
+        self._append(graph, prefix, {"scores": f"{gate.name}/channels"})
+        known = self.kept.pop(value, None)
+        whole, total = self._read(value), f"{prefix}/sum"
+        self._ops.append(Op(total, "Add", (whole, f"{prefix}/more"), (total,)))
+        self._types[total] = self._types[whole]
+        self.kept[value] = total
+        for scores in self.masked.get(value, ()) if known else ():
+            self.kept[value] = self._keep(self.kept[value], scores, f"{prefix}/{scores}/kept")
+
+    def _append(self, graph: Graph, prefix: str, names: Mapping[str, str]) -> None:
+        """Takes over a graph's operators; its values but the parameters are called by `prefix`."""
+        inner = {out: f"{prefix}/{out}" for op in graph.ops for out in op.outputs}
+        own = {name: f"{prefix}/{name}" for name in graph.constants.keys() - self.parameters.keys()}
+        graph = graph.renamed({**names, **inner, **own})
+        self._ops += [replace(op, name=f"{prefix}/{op.name}") for op in graph.ops]
+        self._constants |= graph.constants
+        self._types |= graph.types
 
     def graph(self) -> Graph:
         """All of it; its outputs are what `kept` and `masks` name."""
         outputs = (*self.kept.values(), *self.masks.values())
         ops, inputs = tuple(self._ops), tuple(self.inputs)
-        return Graph("gates", inputs, outputs, ops, self._constants, self._types)
+        return Graph("gates", inputs, outputs, ops, self._constants, self._types).pruned()
 
     def _read(self, value: str) -> str:
         """What stands for a value of the host: what is left of it, where it is masked."""

@@ -30,6 +30,8 @@ class PlacedGate:
         entry, result: of the block it may leave out, empty where it leaves out channels only.
         zeros: whether a block left out gives zeros; else a copy of `entry`.
         masked: the value whose channels it may leave out; empty where it leaves out none.
+        completed: the value that `completion` is added to, empty without it.
+        completion: reads ``scores``, what decides about the channels; gives ``more``.
     """
 
     name: str
@@ -39,6 +41,8 @@ class PlacedGate:
     result: str = ""
     zeros: bool = False
     masked: str = ""
+    completed: str = ""
+    completion: Graph | None = None
 
     def local(self, name: Callable[[str], str]) -> PlacedGate:
         """The same gate with its values called otherwise."""
@@ -58,10 +62,12 @@ class SplitAtGates(Pass):
     1. A block that a layer gate may leave out is a step of its own, from its entry to its result;
        several of the same gate where one of channels looks at what is computed inside.
     2. The channels of a gated convolution pass a ``Keep``, which reads the gate's scores.
-    3. A gate is a step in front of the first that it decides about; one of channels inside a block
+    3. What stands in for channels left out is added to the result of the convolution that reads
+       them, wherever it is.
+    4. A gate is a step in front of the first that it decides about; one of channels inside a block
        runs only where the block does. The state of a recurrent one passes from gate to gate,
        across segments too.
-    4. Values between steps are called ``<segment>/<value>``.
+    5. Values between steps are called ``<segment>/<value>``.
 
     before::
 
@@ -115,7 +121,10 @@ def split_at_gates(
         named = crossing | named
         here = [g.local(named.__getitem__) for g in left if _lies_in(g, makers, made)]
         left = [g for g in left if not _lies_in(g, makers, made)]
-        steps = _Cutter(segment, state).cut(here) if here else ()
+        sums = {
+            named[gate.completed]: gate for gate in gates if makers.get(gate.completed, "") in made
+        }
+        steps = _Cutter(segment, state, sums).cut(here) if here or sums else ()
         found.append(replace(segment, steps=steps))
         crossing |= {v: name for v, name in named.items() if name in graph.outputs}
     if left:
@@ -142,12 +151,14 @@ class _Piece:
 class _Cutter:
     """Cuts one segment. `state` holds the values of the last gate's state, from segment to segment.
 
+    `sums` are the values that something is added to, with the gates that it stands in for.
     What is placed already is never placed again; operators on constants alone go along with those
     that read them.
     """
 
     segment: Segment
     state: dict[str, str]
+    sums: Mapping[str, PlacedGate] = field(default_factory=dict)
     pieces: list[_Piece] = field(default_factory=list)
     placed: set[str] = field(default_factory=set)
     channels: dict[str, str] = field(default_factory=dict)
@@ -178,7 +189,7 @@ class _Cutter:
 
     def _with_keeps(self, gates: Iterable[PlacedGate]) -> Graph:
         """The segment's graph with a ``Keep`` behind each value that is masked."""
-        graph = self.segment.graph
+        graph = self._with_sums()
         masks = {gate.masked: gate for gate in gates if gate.masked}
         types, ops = dict(graph.types), list[Op]()
         for op in graph.ops:
@@ -193,8 +204,33 @@ class _Cutter:
             keep = Op(f"{gate.name}.mask", "Keep", (f"{value}/all", scores), (value,))
             ops.append(replace(keep, scope=op.scope))
             self.channels[keep.name] = scores
-        inputs = (*graph.inputs, *self.channels.values())
+        inputs = tuple(dict.fromkeys((*graph.inputs, *self.channels.values())))
         return replace(graph, inputs=inputs, ops=tuple(ops), types=types)
+
+    def _with_sums(self) -> Graph:
+        """The segment's graph with what stands in for channels that are left out."""
+        graph = self.segment.graph
+        types, constants, inputs = dict(graph.types), dict(graph.constants), dict[str, None]()
+        ops = list[Op]()
+        for op in graph.ops:
+            value = op.outputs[0]
+            gate = self.sums.get(value)
+            if gate is None or gate.completion is None:
+                ops.append(op)
+                continue
+            scores, prefix = f"{gate.name}.channels", f"{gate.name}.left_out"
+            made = gate.completion
+            inner = {v for o in made.ops for v in o.outputs} | set(made.constants)
+            made = made.renamed({v: f"{prefix}/{v}" for v in inner} | {"scores": scores})
+            types |= {**made.types, f"{value}/part": types[value]}
+            constants |= made.constants
+            inputs[scores] = None
+            ops.append(replace(op, outputs=(f"{value}/part",)))
+            ops += [replace(o, name=f"{prefix}/{o.name}", scope=op.scope) for o in made.ops]
+            read = (f"{value}/part", f"{prefix}/more")
+            ops.append(Op(f"{prefix}/sum", "Add", read, (value,), {}, op.scope))
+        read_here = (*graph.inputs, *inputs)
+        return replace(graph, inputs=read_here, ops=tuple(ops), constants=constants, types=types)
 
     def _left(self, *values: str) -> list[Op]:
         """What has to run for some values and is not placed yet."""

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from eecompile.gates.file import GateFile, read_gates, write_gates
-from eecompile.gates.graphs import gate_graph, initial_parameters, parameter_shapes
+from eecompile.gates.graphs import (
+    completion_graph,
+    gate_graph,
+    initial_parameters,
+    parameter_shapes,
+)
 from eecompile.gates.kinds import KINDS, GateKind
-from eecompile.gates.places import ChannelPlace, Found, LayerBlock
+from eecompile.gates.places import ChannelPlace, Found, LayerBlock, Reader
 from eecompile.gates.plan import Gate, GatePlan
 
 __all__ = [
@@ -17,6 +22,8 @@ __all__ = [
     "GateKind",
     "GatePlan",
     "LayerBlock",
+    "Reader",
+    "completion_graph",
     "gate_graph",
     "initial_parameters",
     "parameter_shapes",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from eecompile.cost import graph_macs
+from eecompile.gates.kinds import LEFT_OUT
 from eecompile.gates.plan import Gate, GatePlan
 from eecompile.heads.graphs import GraphBuilder
 from eecompile.ir import Graph, TensorType
@@ -16,6 +17,7 @@ from eecompile.segments import SHIFT
 
 __all__ = [
     "SHARED",
+    "completion_graph",
     "gate_graph",
     "gate_macs",
     "initial_parameters",
@@ -90,6 +92,30 @@ def gate_graph(gate: Gate, parameters: Mapping[str, Array], *, shifted: bool = T
     if gate.hands_on:
         found |= {scores.hidden: "h", scores.cell: "c"}
     return builder.build(*found).renamed(found)
+
+
+def completion_graph(gate: Gate, parameters: Mapping[str, Array]) -> Graph | None:
+    """What is added to the result of the convolution that reads the gate's channels, if anything.
+
+    Input: ``scores``, float32 (1, groups). Output: ``more``, (1, C_out, 1...): the sum over the
+    groups that are left out of their rows of the gate's `LEFT_OUT`. The constant has the
+    parameter's name, others are called after what they are.
+    """
+    reader = gate.place.reader if gate.place else None
+    full = parameter_names(gate).get(LEFT_OUT, ("",))[0]
+    if reader is None or not full or not parameters[full].any():
+        return None
+    builder = GraphBuilder("completion", "scores", TensorType("float32", (1, gate.groups)))
+    zero = builder.constant("zero", np.zeros(1, np.float32))
+    one = builder.constant("one", np.ones(1, np.float32))
+    kept = builder.op("Cast", builder.op("Greater", "scores", zero), to="float32")
+    # NOTE: not `scores <= 0`, which is false where a score is no number; `Keep` leaves those out.
+    row = builder.op(
+        "MatMul", builder.op("Sub", one, kept), builder.constant(full, parameters[full])
+    )
+    rank = len(reader.type.shape)
+    shape = (1, reader.type.shape[1], *(1,) * (rank - 2))
+    return builder.build(builder.op("Reshape", row, shape=shape, output="more"))
 
 
 def gate_macs(gate: Gate) -> int:

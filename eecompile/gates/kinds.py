@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KEPT",
     "KINDS",
+    "LEFT_OUT",
     "ConvolutionGate",
     "FeedforwardGate",
     "FittedGate",
@@ -35,6 +36,8 @@ Shape = tuple[int, ...]
 #: A parameter of the gate -> the value that holds it in the graph being built.
 Held = Callable[[str], str]
 
+#: Parameter of a fitted gate of channels: what is added for each group that is left out.
+LEFT_OUT = "left_out"
 #: Score that every gate starts with; a keep probability of 0.88. Far enough from 0 to keep all
 #: with the first weights, near enough that the sigmoid passes a gradient on.
 KEPT = 2.0
@@ -246,18 +249,36 @@ class SqueezeGate(FeedforwardGate):
 
 @dataclass(frozen=True)
 class FittedGate(GateKind):
-    """Logistic regression on the pooled feature, fitted without gradients through the network."""
+    """A linear score of the pooled feature, fitted without gradients through the network.
+
+    Where one convolution alone reads the channels it decides about, `LEFT_OUT` is added to that
+    convolution's result for each group left out: what the group's mean would give there.
+    """
 
     kind: ClassVar[str] = "fitted"
     layers: ClassVar[bool] = True
+    channels: ClassVar[bool] = True
 
     def own(self, gate: Gate) -> dict[str, Shape]:
-        """One layer."""
-        return {"keep_weight": (gate.size, 1), "keep_bias": (1,)}
+        """One layer, and what stands in for groups that are left out: (groups, C_out)."""
+        what, size = ("channels", gate.groups) if gate.groups else ("keep", 1)
+        found: dict[str, Shape] = {f"{what}_weight": (gate.size, size), f"{what}_bias": (size,)}
+        if gate.place and gate.place.reader:
+            found[LEFT_OUT] = (gate.groups, gate.place.reader.type.shape[1])
+        return found
+
+    def initial(self, name: str, shape: Shape, generator: np.random.Generator) -> Array:
+        """As every kind's; nothing stands in for what is left out."""
+        if name == LEFT_OUT:
+            return np.zeros(shape, np.float32)
+        return super().initial(name, shape, generator)
 
     def build(self, builder: GraphBuilder, gate: Gate, held: Held) -> Scores:
         """Pooling and the layer."""
-        return Scores(keep=_last(builder, pooled(builder, "x", gate.axis), held, "keep"))
+        row = pooled(builder, "x", gate.axis)
+        if gate.groups:
+            return Scores(channels=_last(builder, row, held, "channels"))
+        return Scores(keep=_last(builder, row, held, "keep"))
 
 
 @dataclass(frozen=True)

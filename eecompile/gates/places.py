@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from eecompile.ir import TensorType
 
-__all__ = ["ChannelPlace", "Found", "LayerBlock"]
+__all__ = ["ChannelPlace", "Found", "LayerBlock", "Reader"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,21 @@ class LayerBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class Reader:
+    """The one convolution that reads a value, and sums over all of its channels.
+
+    Attributes:
+        value: its result, before anything follows.
+        weight: the constant it multiplies with, (C_out, C, k...).
+        type: of `value`.
+    """
+
+    value: str
+    weight: str
+    type: TensorType
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelPlace:
     """A convolution some of whose channels can be left out.
 
@@ -57,6 +72,7 @@ class ChannelPlace:
         macs: multiply-accumulates of the convolution.
         read_macs: of the convolutions that read `value` and sum over its channels: they fall with
             the channels kept where nothing but these reads it, else 0.
+        reader: the convolution among them, where it is the only operator that reads `value`.
     """
 
     name: str
@@ -68,6 +84,7 @@ class ChannelPlace:
     op: str
     macs: int
     read_macs: int
+    reader: Reader | None = None
 
 
 P = TypeVar("P", bound="LayerBlock | ChannelPlace")

@@ -138,7 +138,7 @@ def test_gates_have_to_be_trained_before_a_build_and_not_before(
     (tmp_path / "net.onnx").touch()
     gated = spec_of(
         'eecompile 1 model m { source onnx "net.onnx" gates "m.npz" '
-        'skip layers "b" gate recurrent skip layers "c" gate fitted } data d { fit "d.py:f" }'
+        'skip layers "b" gate recurrent skip layers "c" gate fitted } data d { calibrate "d.py:f" }'
     )
     (tmp_path / "d.py").touch()
     assert [(d.id, d.severity) for d in check(gated)] == [("untrained-gates", "warning")]

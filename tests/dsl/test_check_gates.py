@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 def found(folder: Path, *statements: str) -> list[Diagnostic]:
     """What is told of the example network with these statements."""
     body = "\n    ".join(['source onnx "digits.onnx"', 'gates "net.gates.npz"', *statements])
-    text = f'eecompile 1\nmodel net {{\n    {body}\n}}\ndata d {{ fit "fit.npz" }}\n'
+    text = f'eecompile 1\nmodel net {{\n    {body}\n}}\ndata d {{ fit "fit.npz" calibrate "fit.npz" }}\n'
     (folder / "net.ee").write_text(text, encoding="utf-8")
     return list(check_file(folder / "net.ee")[2].in_order())
 
