@@ -36,7 +36,7 @@ def train(options: argparse.Namespace) -> int:
         options.batch,
         options.seed,
         options.rate,
-        (options.backbone_rate or 3e-4) if options.tune_backbone else None,
+        (options.backbone_rate or 6e-5) if options.tune_backbone else None,
         options.distill,
         _exit_weight(options),
         read_augmentations(options.augment),

@@ -125,7 +125,9 @@ def pooled(builder: GraphBuilder, value: str, axis: int) -> str:
 class RecurrentGate(GateKind):
     """One LSTM over depth that all gates share, with a projection of each block's feature.
 
-    Layer gates share their last layer as well; each channel gate has one of its own.
+    Layer gates share the weights of their last layer as well, and each has a bias of its own, so
+    that they can begin in the order of the harm that leaving out their blocks does; each channel
+    gate has a last layer of its own.
 
     Options: `hidden` size of the LSTM, `embedding` size of what it reads.
 
@@ -149,7 +151,7 @@ class RecurrentGate(GateKind):
         if gate.before:
             found["state_weight"] = (self.hidden, parts)
         if gate.block:
-            found |= {"keep_weight": (self.hidden, 1), "keep_bias": (1,)}
+            found["keep_weight"] = (self.hidden, 1)
         return found
 
     def own(self, gate: Gate) -> dict[str, Shape]:
@@ -158,6 +160,8 @@ class RecurrentGate(GateKind):
             "embedding_weight": (gate.size, self.embedding),
             "embedding_bias": (self.embedding,),
         }
+        if gate.block:
+            found["keep_bias"] = (1,)
         if gate.groups:
             found["channels_weight"] = (self.hidden, gate.groups)
             found["channels_bias"] = (gate.groups,)

@@ -10,10 +10,12 @@ from torch.nn import functional
 
 from eecompile.training.costs import Term
 
-__all__ = ["answer_loss", "exit_losses", "mean_cost", "sample_costs"]
+__all__ = ["answer_loss", "exit_losses", "mean_cost", "sample_costs", "wanted_shift"]
 
 #: Answers are compared at this temperature. Source: Hinton et al., arXiv 1503.02531; measured.
 _TEMPERATURE = 2.0
+#: Of the interval that a shift is looked for in.
+_HALVINGS = 12
 
 
 def answer_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, distill: float) -> Tensor:
@@ -77,3 +79,25 @@ def sample_costs(terms: Sequence[Term], masks: dict[str, Tensor], count: int) ->
 def mean_cost(terms: Sequence[Term], masks: dict[str, Tensor], count: int) -> Tensor:
     """The mean of `sample_costs`: a number that gradients flow through to the gates."""
     return sample_costs(terms, masks, count).mean()
+
+
+def wanted_shift(terms: Sequence[Term], scores: dict[str, Tensor], target: float) -> float:
+    """By how much scores would have to be lowered for a batch to cost `target`, by halving.
+
+    Args:
+        terms: what the gated network consists of.
+        scores: gate's output -> what is compared with 0, (n, groups).
+        target: mean cost, a fraction.
+    """
+    count = len(next(iter(scores.values())))
+
+    def cost(shift: float) -> float:
+        masks = {name: score > shift for name, score in scores.items()}
+        return float(mean_cost(terms, masks, count))
+
+    reach = max(float(score.abs().max()) for score in scores.values()) + 1.0
+    low, high = (0.0, reach) if cost(0.0) > target else (-reach, 0.0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle) > target else (low, middle)
+    return (low + high) / 2

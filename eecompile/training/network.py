@@ -17,6 +17,8 @@ __all__ = ["GATES", "Measured", "Network", "Seen", "laid_out", "measure", "teach
 
 #: How names of the gates' parameters start.
 GATES = "gates."
+#: Outputs with scores are called as those with their masks, and this.
+_SCORE = ".score"
 _LAST_BIASES = ("keep_bias", "channels_bias")
 
 
@@ -27,11 +29,13 @@ class Seen:
     Attributes:
         logits: of the network's own answer, float32 (n, classes).
         masks: gate's output -> 0/1, (n, groups); gradients pass straight through.
+        scores: gate's output -> what was compared with 0, float32 (n, groups), without gradients.
         exits: logits of auxiliary heads at the exits, in order.
     """
 
     logits: Tensor
     masks: dict[str, Tensor]
+    scores: dict[str, Tensor]
     exits: tuple[Tensor, ...]
 
 
@@ -79,7 +83,9 @@ class Network(nn.Module):
         """
         super().__init__()
         self.folds = fold_batch_norms(module)
-        self.module, self.answer, self.gates = laid_out(module), answer, gate_names(terms)
+        self.answer, self.gates = answer, gate_names(terms)
+        _show_scores(module, self.gates)
+        self.module = laid_out(module)
         self.exits = tuple(exits or ())
         self.heads = nn.ModuleList(_Exit(count, classes) for count in (exits or {}).values())
         for name, parameter in self.module.named_parameters():
@@ -92,6 +98,7 @@ class Network(nn.Module):
         return Seen(
             found[self.answer].float(),
             {name: found[name] for name in self.gates},
+            {name: found[f"{name}{_SCORE}"].detach().float() for name in self.gates},
             tuple(head(found[name]) for name, head in zip(self.exits, self.heads, strict=True)),
         )
 
@@ -132,6 +139,31 @@ class Network(nn.Module):
             for name, value in state.items()
             if value.dtype.is_floating_point and (tuned or name.startswith(GATES))
         }
+
+
+def _show_scores(module: fx.GraphModule, gates: Sequence[str]) -> None:
+    """Adds an output with the scores for each with masks; gates compute in full precision.
+
+    Decisions hang on small differences: rounded to bfloat16 they would not be those of the network
+    that is compiled in the end.
+    """
+    end = module.graph.output_node()
+    shown: dict[str, fx.Node] = dict(end.args[0])  # type: ignore[arg-type]
+    for name in gates:
+        near = [shown[name]]
+        while near[0].target is not torch.ops.aten.gt.Scalar:
+            near += near.pop(0).all_input_nodes
+        shown[f"{name}{_SCORE}"] = near[0].all_input_nodes[0]
+    end.args = (shown,)
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.matmul.default):
+        if any(str(n.target).startswith(GATES) for n in node.all_input_nodes):
+            node.target = _precise_product
+    module.recompile()
+
+
+def _precise_product(a: Tensor, b: Tensor) -> Tensor:
+    with torch.autocast(a.device.type, enabled=False):
+        return a.float() @ b.float()
 
 
 def laid_out(module: fx.GraphModule) -> fx.GraphModule:

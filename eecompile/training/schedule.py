@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 __all__ = ["Controller", "Moment", "Schedule"]
 
-#: Of the controller, per unit of cost too much: what a step adds to the weight for good, what acts
-#: at once, and by how much scores are lowered.
-_INTEGRAL, _PROPORTIONAL, _SHIFT = 0.5, 5.0, 1.5
-#: Between which the lasting part stays, so that it does not run away while gates cannot follow.
+#: Share of the shift that is wanted which a step takes, and the most it may be.
+_FOLLOWED, _FARTHEST = 0.5, 0.5
+#: What a step adds to the weight of costs at most, and the shift at which it does.
+_INTEGRAL, _DRIFT = 0.1, 0.05
+#: Between which the weight stays, so that it does not run away while gates cannot follow.
 _LEAST, _MOST = -1.0, 20.0
 
 
@@ -72,26 +73,26 @@ class Schedule:
 
 @dataclass
 class Controller:
-    """What brings the mean cost to a target: how much costs weigh in the loss, and a common shift.
+    """What keeps the mean cost at its target: a common shift of all scores, and a weight of costs.
 
     DDI adds costs to the loss with a fixed weight whose sign says whether too much is computed;
-    that swings around the target by the size of its steps. Here the weight follows the distance
-    and its sum over time, as in a proportional-integral controller; it is negative where too little
-    is computed. Beside it, all scores are lowered by a part of the distance: the weight tells gates
-    what to leave out, the shift makes the network meet what it will meet at its target early.
+    that swings around the target: scores of many gates cross 0 together. Here all scores of a batch
+    tell by how much they would have to be lowered for the target, and are, half the way at a time.
+    Leaving out harms, so that the loss raises all scores against that; costs are weighed in the
+    loss so much that, on average, nothing is left to be lowered.
 
-    Source: arXiv 1907.04523, section on the controllable target; gains measured.
+    Source: arXiv 1907.04523 for the weight; the rest measured on ResNet-56 and CIFAR-10.
     """
 
     lasting: float = 0.0
 
-    def step(self, cost: float, wanted: float) -> tuple[float, float]:
-        """After a batch of mean cost `cost`: the weight, and how much lower all scores get.
+    def step(self, shift: float) -> tuple[float, float]:
+        """After a batch that would need `shift` for its target: the weight, and how much it is.
 
         >>> controller = Controller()
-        >>> controller.step(0.9, 0.8), controller.step(0.7, 0.8)
-        ((0.55, 0.15), (-0.5, -0.15))
+        >>> controller.step(0.2), controller.step(-2.0)
+        ((0.1, 0.1), (0.0, -0.5))
         """
-        distance = round(cost - wanted, 9)
-        self.lasting = min(max(self.lasting + _INTEGRAL * distance, _LEAST), _MOST)
-        return self.lasting + _PROPORTIONAL * distance, round(_SHIFT * distance, 9)
+        drift = min(max(shift / _DRIFT, -1.0), 1.0)
+        self.lasting = round(min(max(self.lasting + _INTEGRAL * drift, _LEAST), _MOST), 9)
+        return self.lasting, min(max(_FOLLOWED * shift, -_FARTHEST), _FARTHEST)

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from eecompile.training.checkpoint import State, write_checkpoint
 from eecompile.training.costs import Term
-from eecompile.training.losses import answer_loss, exit_losses, mean_cost
+from eecompile.training.losses import answer_loss, exit_losses, mean_cost, wanted_shift
 from eecompile.training.network import GATES, Measured, Network, Seen, measure
 from eecompile.training.options import Recipe
 from eecompile.training.samples import Samples
@@ -151,7 +151,8 @@ class Trainer:
             wanted = self._teacher(inputs)
             seen = task.network(inputs)
         cost = mean_cost(task.terms, seen.masks, len(labels))
-        weight, shift = self.controller.step(float(cost.detach()), moment.wanted)
+        needed = wanted_shift(task.terms, seen.scores, moment.wanted)
+        weight, shift = self.controller.step(needed)
         loss = self._loss(seen, labels, wanted)
         if not math.isfinite(found := float(loss.detach())):
             raise Diverged(f"the loss is {found} at step {self.state.step}", self.state.good)

@@ -25,13 +25,8 @@ def spread_scores(network: Network, inputs: Tensor, terms: Sequence[Term]) -> No
     Each block, and each group of channels, is left out alone, and the answers are compared with
     those where nothing is: scores that start alike would cross 0 together, everything left out at
     once. They are spread evenly by the divergence of the answers over the cost that is saved.
-    Layer scores of recurrent gates have one bias together, and stay as they are.
     """
-    biases = [
-        bias.data
-        for name, bias in network.trained().items()
-        if network.is_score_bias(name) and ".shared." not in name
-    ]
+    biases = [bias.data for name, bias in network.trained().items() if network.is_score_bias(name)]
     units: list[tuple[float, int, Tensor]] = []
     with torch.no_grad():
         seen = network(inputs)

@@ -110,10 +110,10 @@ def test_wrong_and_missing_parameters_are_told(tmp_path: Path) -> None:
     made, path = plan(*BOTH), tmp_path / "net.gates.npz"
     parameters = initial_parameters(made, 0)
     parameters["gates.a.0.embedding_weight"] = np.zeros((5, 10), np.float32)
-    del parameters["gates.shared.keep_bias"]
+    del parameters["gates.shared.keep_weight"]
     write_gates(path, GateFile.of(made, parameters))
     told = refusal(path, made)
-    assert "= note: `gates.shared.keep_bias` is missing in it" in told
+    assert "= note: `gates.shared.keep_weight` is missing in it" in told
     assert (
         "= note: `gates.a.0.embedding_weight` is float32[5, 10] in it, "
         "the model needs float32[4, 10]" in told
@@ -149,9 +149,9 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
 def test_numbers_that_are_none_and_other_versions_are_refused(tmp_path: Path) -> None:
     made, path = plan(*BOTH), tmp_path / "net.gates.npz"
     parameters = initial_parameters(made, 0)
-    parameters["gates.shared.keep_bias"] = np.full(1, np.nan, np.float32)
+    parameters["gates.shared.keep_weight"] = np.full(1, np.nan, np.float32)
     write_gates(path, GateFile.of(made, parameters))
-    assert "`gates.shared.keep_bias` holds what is no finite number" in refusal(path, made)
+    assert "`gates.shared.keep_weight` holds what is no finite number" in refusal(path, made)
     for wrong, told in (
         (b'{"format": "eecompile-gates", "version": 2}', "it has version 2"),
         (b'{"format": "other", "version": 1}', "it is of another format"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import exp
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ from eecompile.training.checkpoint import (  # noqa: E402
 )
 from eecompile.training.costs import Prices, Term, network_terms  # noqa: E402
 from eecompile.training.folding import fold_batch_norms, unfolded  # noqa: E402
-from eecompile.training.losses import exit_losses, mean_cost  # noqa: E402
+from eecompile.training.losses import exit_losses, mean_cost, wanted_shift  # noqa: E402
 from eecompile.training.samples import Samples  # noqa: E402
 
 NET = """
@@ -96,14 +95,28 @@ def test_augmentations_that_are_none(text: str) -> None:
     assert refused(lambda: read_augmentations(text))[0].startswith("bad-argument: Expected flips")
 
 
-def test_the_controller_holds_the_cost_at_its_target() -> None:
-    # Gates whose scores follow the weight of their costs, and that gain 0.1 a step from keeping.
-    controller, score = Controller(), 2.0
-    for _ in range(1000):
-        weight, shift = controller.step(1 / (1 + exp(-score)), 0.6)
-        score -= 0.05 * (weight - 2) + shift
-    assert abs(1 / (1 + exp(-score)) - 0.6) < 1e-3
-    assert abs(controller.lasting - 2) < 0.01
+@pytest.mark.parametrize("spread", [0.01, 1.0])
+def test_the_controller_holds_the_cost_at_its_target(spread: float) -> None:
+    # Scores that leaving out raises in each step, and the weight of costs lowers; as close together
+    # as they may be.
+    controller, target = Controller(), 0.6
+    terms = (Term(0.2), Term(0.8, ("keep",)))
+    scores = {"keep": 2.0 + spread * torch.linspace(0, 1, 1000)[:, None]}
+    for _ in range(400):
+        weight, shift = controller.step(wanted_shift(terms, scores, target))
+        scores = {"keep": scores["keep"] - 0.01 * (weight - 2) - shift}
+    masks = {"keep": (scores["keep"] > 0).float()}
+    assert float(mean_cost(terms, masks, 1000)) == pytest.approx(target, abs=0.02)
+    assert controller.lasting == pytest.approx(2, abs=0.2)
+
+
+def test_the_wanted_shift_is_where_the_cost_is_the_target() -> None:
+    terms = (Term(0.4), Term(0.4, ("a",)), Term(0.2, ("a", "b")))
+    scores = {"a": torch.tensor([[1.0], [3.0]]), "b": torch.tensor([[2.0, -1.0], [4.0, 5.0]])}
+    shift = wanted_shift(terms, scores, 0.75)
+    assert shift == pytest.approx(1.0, abs=0.01)  # Beyond it the first sample costs 0.4, not 0.9.
+    assert wanted_shift(terms, scores, 1.0) < -1.0
+    assert wanted_shift(terms, scores, 0.4) >= 3.0
 
 
 def test_targets_follow_each_other_without_a_jump() -> None:
