@@ -8,15 +8,15 @@ from contextlib import contextmanager
 import torch
 
 from eecompile.training.costs import Term
+from eecompile.training.losses import wanted_shift
 from eecompile.training.network import Measured, Network, measure
 from eecompile.training.samples import Samples
 
 __all__ = ["chosen_shift", "shifted"]
 
 #: What a cost may be above its target, and from where on it is so far below that it is not used.
-_ABOVE, _BELOW = 0.002, 0.01
-#: Halvings, of shifts within so much.
-_TRIALS, _REACH = 7, 2.0
+_ABOVE, _BELOW = 0.002, 0.005
+_TRIALS = 5
 
 
 def chosen_shift(
@@ -24,20 +24,19 @@ def chosen_shift(
 ) -> tuple[float, Measured]:
     """The shift of all scores that meets the target, and what the network then does.
 
-    None where the cost is near the target as it is. Else, of the shifts tried by halving, the most
-    accurate that costs no more than the target; where none does, the cheapest.
+    None where the cost is near the target as it is. Else by how much the scores say they have to be
+    lowered, tried and told again by the scores there are then, as what is left out changes those of
+    later gates. Of what was tried, the most accurate that costs no more than the target; where
+    nothing does, the cheapest.
     """
-    tried = {0.0: measure(network, samples, terms)}
-    if target - _BELOW <= tried[0.0].cost <= target + _ABOVE:
-        return 0.0, tried[0.0]
-    low, high = (0.0, _REACH) if tried[0.0].cost > target else (-_REACH, 0.0)
+    tried: dict[float, Measured] = {}
+    shift = 0.0
     for _ in range(_TRIALS):
-        middle = (low + high) / 2
-        with shifted(network, middle):
-            tried[middle] = found = measure(network, samples, terms)
+        with shifted(network, shift):
+            found = tried[shift] = measure(network, samples, terms)
         if target - _BELOW <= found.cost <= target + _ABOVE:
             break
-        low, high = (middle, high) if found.cost > target else (low, middle)
+        shift += wanted_shift(terms, found.scores, target)
     within = {s: found for s, found in tried.items() if found.cost <= target + _ABOVE}
     if within:
         best = max(within, key=lambda s: (within[s].accuracy, -abs(s)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
@@ -189,12 +189,14 @@ class Measured:
         cost: mean cost, a fraction of the ungated network's.
         kept: gate's output -> share that it keeps on average.
         count: samples.
+        scores: gate's output -> what was compared with 0, float32 (n, groups).
     """
 
     accuracy: float
     cost: float
     kept: dict[str, float]
     count: int
+    scores: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def to_json(self) -> dict[str, float]:
         """Keys scripts rely on."""
@@ -204,6 +206,7 @@ class Measured:
 def measure(network: Network, samples: Samples, terms: Sequence[Term]) -> Measured:
     """The network on all samples, in float32, with hard decisions."""
     right, cost, kept = 0, 0.0, dict.fromkeys(network.gates, 0.0)
+    scores: dict[str, list[Tensor]] = {name: [] for name in network.gates}
     device = next(network.parameters()).device
     with torch.inference_mode():
         for inputs, labels in samples.blocks():
@@ -212,6 +215,8 @@ def measure(network: Network, samples: Samples, terms: Sequence[Term]) -> Measur
             cost += float(sample_costs(terms, seen.masks, len(labels)).double().sum())
             for name, mask in seen.masks.items():
                 kept[name] += float(mask.double().mean(1).sum())
+                scores[name].append(seen.scores[name].cpu())
     count = len(samples)
     shares = {name: total / count for name, total in kept.items()}
-    return Measured(right / count, cost / count, shares, count)
+    found = {name: torch.cat(parts) for name, parts in scores.items()}
+    return Measured(right / count, cost / count, shares, count, found)
