@@ -38,15 +38,17 @@ __all__ = ["fit_gates"]
 Array = np.ndarray[Any, Any]
 
 #: Calibration samples looked at, at most, and bytes of them.
-_POOL, _POOL_BYTES = 1000, 256 << 20
+_POOL, _POOL_BYTES = 1500, 256 << 20
 #: Samples that means are taken of.
 _MEANS = 128
 #: Samples that harm is measured on, at most and at least, and multiply-accumulates spent on it.
-#: Answers for samples the network is sure of hardly change: of ResNet-56 on CIFAR-10 a tenth of
-#: the samples has all of the harm, so that the least sure tell as much as eight times as many.
-_MOST, _LEAST, _MACS = 128, 16, 1.2e13
-#: Shares of the work at which what is left is measured again.
-_LEVELS = (0.95, 0.9, 0.8)
+#: The answers for samples that the network is sure of hardly change, so only the least sure are
+#: run. ResNet-56 on CIFAR-10, groups of 8 channels, 0.897 of the work: 92.7 % right with the 96
+#: least sure of 1,000, 93.1 % with the 160 of 1,500 and means that count padding.
+_MOST, _LEAST, _MACS = 160, 16, 1.2e13
+#: Shares of the work at which what is left is measured again, beside what was chosen. There, once
+#: at 0.93 gained 0.04 points at 0.897: it matters where more is left out.
+_LEVELS = (0.93, 0.85)
 #: Share of answers that may change at shift 0.
 _CHANGED = 0.01
 #: What is never left out has this score.
@@ -223,10 +225,11 @@ class _Fit:
     def parameters(self) -> dict[str, Array]:
         """All parameters of the gates."""
         items = [Item(name, group) for name, n in self.counts.items() for group in range(n)]
-        wanted = int(_MACS / (max(len(items), 1) * len(_LEVELS) * max(self.started.plan.macs, 1)))
+        rounds = 1 + len(_LEVELS)
+        wanted = int(_MACS / (max(len(items), 1) * rounds * max(self.started.plan.macs, 1)))
         looked_at = len(self.bench.pool)
         self.bench.least_sure(max(_LEAST, min(_MOST, wanted)))
-        self.bench.total = len(items) * (1 + len(_LEVELS))
+        self.bench.total = len(items) * rounds
         order = rank(items, self.measure, _LEVELS)
         zero = self._zero(order, looked_at)
         scores = {name: np.full(n, _NEVER, np.float32) for name, n in self.counts.items()}

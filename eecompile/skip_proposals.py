@@ -28,15 +28,14 @@ def proposed_skips(graph: Graph, points: Mapping[str, Point], trained: bool) -> 
     Args:
         graph: a host's neutral view.
         points: the host's points.
-        trained: whether the gates can be trained; else only those are proposed that are fitted.
+        trained: whether the gates can be trained; else those are proposed that are fitted.
     """
     total = max(graph_macs(graph), 1)
     blocks = layer_blocks(graph, points).places
     rows = _rows("layers", "recurrent(hidden: 10)" if trained else "fitted", blocks, total)
-    if trained:
-        found = channel_places(graph, points).places
-        convolutions = [place for place in found if place.read_macs and place.channels > 1]
-        rows += _rows("channels", "squeeze", convolutions, total)
+    found = channel_places(graph, points).places
+    convolutions = [place for place in found if place.read_macs and place.channels > 1]
+    rows += _rows("channels", "squeeze" if trained else "fitted", convolutions, total)
     start, gate = (max((len(row[i]) for row in rows), default=0) for i in (0, 1))
     return [f"{what:<{start}}   {kind:<{gate}}  # {note}" for what, kind, note in rows]
 

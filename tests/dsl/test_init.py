@@ -70,10 +70,13 @@ def test_gates_left_out_are_right(written: str) -> None:
     spec, host, found = check_file(Path("gated.ee"))
     assert host is not None and not found
     names = [gate.name for gate in planned_gates(spec, host).gates]
-    assert names == [f"layer1.{i}" for i in range(4)] + ["layer2.1", "layer2.2"]
+    blocks = [f"layer1.{i}" for i in range(4)] + ["layer2.1", "layer2.2"]
+    assert sorted(names) == sorted([*blocks, *(f"{b}.conv1" for b in (*blocks, "layer2.0"))])
     assert [(skip.what, skip.point, str(skip.gate)) for skip in skips] == [
         ("layers", "layer1.[0-3]", "fitted"),
         ("layers", "layer2.[1-2]", "fitted"),  # layer2.0 changes the shape of what it reads
+        ("channels", "layer1.[0-3].conv1", "fitted"),
+        ("channels", "layer2.[0-2].conv1", "fitted"),
     ]
     assert "4 blocks, 38 % of the MACs" in gated and "2 blocks, 43 % of the MACs" in gated
 

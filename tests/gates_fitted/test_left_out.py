@@ -216,3 +216,21 @@ def test_a_value_that_others_read_too_has_no_reader() -> None:
         "a.1.conv1": None,
         "a.2.conv1": "f5",
     }
+
+
+def test_what_stands_in_is_added_behind_convolutions_that_skip_channels() -> None:
+    from eecompile.targets.lowering.compile import _laid_out, _simpler
+
+    (host,) = hosts("residual").values()
+    plan = planned("residual", host)
+    seen = set()
+    for segment in steps_of(host, "residual", Gating(plan, parameters_of(plan))).segments:
+        for step in segment.steps:
+            if step.gate or not step.channels or step.channels.startswith("a.1"):
+                continue  # Of the block that halves the map, a sum reads what is gated.
+            (laid,) = _laid_out([_simpler(step.graph)], (*step.graph.inputs, *step.graph.outputs))
+            (gate,) = (op for op in laid.graph.ops if op.kind == "Keep")
+            assert gate.attributes["unread"]
+            listed = {op.name for op in laid.graph.ops if op.kind == "Conv" and len(op.inputs) == 4}
+            seen |= {name for name in listed if name in ("f2", "f5")}
+    assert seen == {"f2", "f5"}
