@@ -282,7 +282,7 @@ class MobileNetV2(Classified):
     """
 
     #: expansion, channels, repeats, stride
-    BLOCKS = (
+    BLOCKS: tuple[tuple[int, int, int, int], ...] = (
         (1, 16, 1, 1),
         (6, 24, 2, 2),
         (6, 32, 3, 2),

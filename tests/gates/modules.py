@@ -5,7 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["convnext", "masked_encoder", "post_norm", "preactivated"]
+from benchmarks.networks import CifarResNet, DenseNet, MobileNetV2, VisionTransformer
+
+__all__ = [
+    "convnext",
+    "deeper_resnet",
+    "densenet",
+    "masked_encoder",
+    "mobilenet",
+    "post_norm",
+    "preactivated",
+    "resnet",
+    "transformer",
+]
 
 
 class PostNorm(nn.Module):
@@ -125,3 +137,35 @@ def convnext() -> nn.Module:
 def preactivated() -> nn.Module:
     """Two blocks."""
     return _pictures(Preactivated(8), Preactivated(8))
+
+
+# Those of benchmarks that are less deep: exporting takes as long as a network has operators.
+
+
+def resnet() -> nn.Module:
+    """Three stages of two blocks."""
+    return CifarResNet(2)
+
+
+def deeper_resnet() -> nn.Module:
+    """Three stages of three blocks."""
+    return CifarResNet(3)
+
+
+def densenet() -> nn.Module:
+    """Two dense blocks of three layers."""
+    return DenseNet(12, (3, 3), 10, nn.Conv2d(3, 24, 3, padding=1, bias=False))
+
+
+def transformer() -> nn.Module:
+    """Two layers, normalised before each half."""
+    return VisionTransformer(depth=2)
+
+
+class _MobileNet(MobileNetV2):
+    BLOCKS = MobileNetV2.BLOCKS[:3]
+
+
+def mobilenet() -> nn.Module:
+    """The first six of MobileNetV2's blocks."""
+    return _MobileNet(width=0.25, classes=10, last=256)
