@@ -1,6 +1,7 @@
 """Hard budgets on ResNet-56: every sample's latency against its budget, and what is still right.
 
     python -m benchmarks.halting [--folder DIR] [--samples 5000] [--shares 25,50,75]
+                                 [--gates layers-75.gates.npz]
 
 Eight exits with linear heads, fitted on 20,000 training images; nothing is fitted to the budgets,
 which are shares of the median time of a full-depth answer, measured in the same run. Images are the
@@ -8,7 +9,8 @@ last 5,000 test images, one after the other: each at full depth, within each bud
 segments alone, which tells how much a single one of them scatters today. Samples during which the
 system took the core away are counted apart: nobody can answer without it, and what matters then is
 that nothing is begun afterwards. The same budgets are then given in multiply-accumulates, where
-what is spent is exact. Needs torch, to export the network; Linux, which counts lost cores.
+what is spent is exact; with ``--gates`` also through the same network with its layer gates, trained
+by ``benchmarks.gates``. Needs torch, to export the network; Linux, which counts lost cores.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 import eecompile as ee
+from benchmarks.gates import LAYERS, WEIGHTS
 from benchmarks.machine import describe_machine, shared_data, working_folder
 from eecompile.benching.device import timed_round
 from eecompile.build_options import BuildOptions
@@ -113,14 +116,14 @@ class Noise:
         return float(np.quantile(times - np.median(times, axis=0), 1 - share))
 
 
-def built(folder: Path, data: Path) -> Path:
-    """The artifact, made where it is not there."""
-    output = folder / "halting.artifact"
+def built(folder: Path, data: Path, gates: Path | None = None) -> Path:
+    """The artifact, made where it is not there; with layer gates where their file is given."""
+    output = folder / ("halting.artifact" if gates is None else "halting-gated.artifact")
     if output.exists():
         return output
     onnx = folder / "resnet56.onnx"
     if not onnx.exists():
-        weights = data / "nets/resnet56_cifar10.th"
+        weights = data / WEIGHTS
         export = (sys.executable, "-m", "benchmarks.networks", "export", "resnet56")
         subprocess.run(
             [*export, "--weights", str(weights), "--onnx", str(onnx)],
@@ -133,8 +136,12 @@ def built(folder: Path, data: Path) -> Path:
         f'    exit e{number} after "layer{point}" head linear(pool: 4)\n'
         for number, point in enumerate(EXITS, 1)
     )
+    if gates is not None:
+        source = f'source torch "{HERE / "networks.py"}:resnet56" weights "{data / WEIGHTS}"'
+        head = head.replace('source onnx "resnet56.onnx"', source)
+        exits += f'    {LAYERS}\n    gates "{gates.resolve()}"\n'
     head = head.replace("output logits: classes(10)\n", f"output logits: classes(10)\n{exits}")
-    path = folder / "halting.ee"
+    path = folder / f"{output.stem}.ee"
     path.write_text(f"{head}\npolicy half {{ halt at budget macs <= 50 % }}\n")
     build(path, BuildOptions(output=output), Steps(0, quiet=True), Cache(folder / "cache"))
     return output
@@ -177,6 +184,20 @@ def measured(
     return whole, [budget for _, budget in nets], noise
 
 
+def counted(net: Session, images: np.ndarray, labels: np.ndarray, shares: Sequence[float]) -> None:
+    """Prints what budgets of multiply-accumulates give; what is spent is exact."""
+    for share in shares:
+        net.set_halt({"macs": share})
+        answers = net.run_batch(images)
+        good = wilson(int((answers.logits.argmax(axis=1) == labels).sum()), len(labels))
+        macs = answers.macs / net.manifest.network.macs
+        print(
+            f"{100 * share:.0f} % of the MACs: accuracy {100 * good.value:.2f} "
+            f"[{100 * good.low:.2f}, {100 * good.high:.2f}] %; spent {100 * macs.mean():.2f} % on "
+            f"average, {100 * macs.max():.2f} % at most"
+        )
+
+
 def main() -> None:
     """Prints it."""
     parser = argparse.ArgumentParser(
@@ -184,6 +205,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, help="keep the artifact here, and take it from here")
     parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--gates", type=Path, help="of `benchmarks.gates layers`: compared with")
     parser.add_argument("--shares", default="25,50,75", help="of full depth, in per cent")
     options = parser.parse_args()
     shares = [float(share) / 100 for share in options.shares.split(",")]
@@ -206,15 +228,12 @@ def main() -> None:
         )
         for budget in budgets:
             print(budget.line())
-        for share in shares:
-            net.set_halt({"macs": share})
-            answers = net.run_batch(images)
-            good = wilson(int((answers.logits.argmax(axis=1) == labels).sum()), len(labels))
-            most = answers.macs.max() / net.manifest.network.macs
-            print(
-                f"{100 * share:.0f} % of the MACs: accuracy {100 * good.value:.2f} "
-                f"[{100 * good.low:.2f}, {100 * good.high:.2f}] %; most spent {100 * most:.2f} %"
-            )
+        counted(net, images, labels, shares)
+        if options.gates is not None:
+            gated = ee.load(built(folder, data, options.gates), threads=1)
+            gated.set_policy(NeverPolicy(len(EXITS)))
+            print("with gates:")
+            counted(gated, images, labels, shares)
 
 
 if __name__ == "__main__":
