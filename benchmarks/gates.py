@@ -45,7 +45,7 @@ SKIPS = {
     "layers": LAYERS,
     "channels": CHANNELS.format(kind="squeeze"),
     "both": f"{LAYERS}\n    {CHANNELS.format(kind='recurrent')}",
-    "fitted": 'skip layers "layer*.*" gate fitted\n    skip channels "layer*.*.conv1" gate fitted',
+    "fitted": 'skip channels "layer*.*.conv1" gate fitted',
 }
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _FIRST = 5000  #: test image that is reported on
