@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from eecompile.cost import Work, kept_macs
+from eecompile.cost import Work
 from eecompile.ir import Graph, TensorType
+from eecompile.kept_macs import kept_macs
 from eecompile.segments import SegmentGraph, Step
 
 __all__ = [

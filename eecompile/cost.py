@@ -10,7 +10,7 @@ from typing import Any
 from eecompile.checked_json import ObjectReader
 from eecompile.ir import Graph, Op
 
-__all__ = ["WIDE_BYTES", "Work", "graph_macs", "kept_macs", "op_macs", "op_work"]
+__all__ = ["WIDE_BYTES", "Work", "graph_macs", "op_macs", "op_work"]
 
 #: Sizes that the values a kernel touches are compared with: caches are of these sizes.
 WIDE_BYTES = tuple(1 << power for power in range(16, 26))
@@ -23,12 +23,6 @@ _MOVING = frozenset(
     "Transpose".split()
 )
 _PRODUCTS = frozenset(("Conv", "ConvTranspose", "MatMul"))
-#: Operators that compute each channel from that channel alone, and those of them that give 0 for 0.
-_BY_CHANNEL = frozenset(
-    "Add BatchNormalization Clip Elu Gelu HardSigmoid HardSwish LeakyRelu Mul PRelu Relu Sigmoid "
-    "Sub Tanh".split()
-)
-_ZERO_FOR_ZERO = frozenset("Elu Gelu HardSwish LeakyRelu Relu Tanh".split())
 #: Operators that visit what they read rather than what they write.
 _READING = frozenset(
     "ArgMax ArgMin CumSum ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum".split()
@@ -177,54 +171,3 @@ def op_work(op: Op, graph: Graph) -> Work:
 def graph_macs(graph: Graph) -> int:
     """Multiply-accumulates of a whole graph, for one sample."""
     return sum(op_macs(op, graph) for op in graph.ops)
-
-
-def kept_macs(graph: Graph) -> tuple[int, int]:
-    """Multiply-accumulates of a graph that always run, and of each group that ``Keep`` leaves out.
-
-    A group of channels takes off its share of the convolution that makes it, of those that slide
-    over it alone (depthwise) and of those that sum over it. Without a ``Keep`` there are none.
-    """
-    keep = next((op for op in graph.ops if op.kind == "Keep"), None)
-    if keep is None:
-        return graph_macs(graph), 0
-    groups = graph.types[keep.inputs[1]].size
-    skipping = {op.name: op_macs(op, graph) for op in (*_above(keep, graph), *_below(keep, graph))}
-    group = sum(skipping.values()) // groups
-    return graph_macs(graph) - group * groups, group
-
-
-def _is_depthwise(op: Op, graph: Graph) -> bool:
-    return op.kind == "Conv" and op.attributes["group"] == graph.types[op.outputs[0]].shape[1] > 1
-
-
-def _above(keep: Op, graph: Graph) -> list[Op]:
-    """Convolutions whose output nothing but `keep` looks at, channel by channel."""
-    producer, users, found = graph.producer(), graph.users(), []
-    waiting = [keep.inputs[0]]
-    while waiting:
-        value = waiting.pop()
-        op = producer.get(value)
-        if op is None or len(users[value]) > 1 or value in graph.outputs:
-            continue
-        if op.kind == "Conv" and (op.attributes["group"] == 1 or _is_depthwise(op, graph)):
-            found.append(op)
-        if op.kind in _BY_CHANNEL or _is_depthwise(op, graph):
-            waiting.extend(dict.fromkeys(op.inputs[:2] if op.kind != "Conv" else op.inputs[:1]))
-    return found
-
-
-def _below(keep: Op, graph: Graph) -> list[Op]:
-    """Convolutions that sum over what `keep` gives, with only such between that keep zeros."""
-    users, found = graph.users(), []
-    waiting = [keep.outputs[0]]
-    while waiting:
-        value = waiting.pop()
-        for op in users.get(value, ()):
-            first = op.inputs[0] == value
-            silent = _is_depthwise(op, graph) and len(op.inputs) == 2
-            if first and op.kind == "Conv" and (op.attributes["group"] == 1 or silent):
-                found.append(op)
-            if first and (op.kind in _ZERO_FOR_ZERO or silent):
-                waiting.append(op.outputs[0])
-    return found

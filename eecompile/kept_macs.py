@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eecompile.cost import op_macs
+from eecompile.cost import graph_macs, op_macs
 from eecompile.ir import Graph, Op
 
 __all__ = ["kept_macs"]
@@ -31,7 +31,7 @@ def kept_macs(graph: Graph) -> tuple[int, int]:
         (always, each): with k groups kept, always + k * each run; with all of them, all.
     """
     gates = [op for op in graph.ops if op.kind == "Keep"]
-    total = sum(op_macs(op, graph) for op in graph.ops)
+    total = graph_macs(graph)
     if not gates:
         return total, 0
     found: dict[str, Op] = {}

@@ -55,6 +55,7 @@ RUNTIME_SEES = frozenset(
         *("segments", "atomic", "checked_json", "compiled", "manifest", "artifact"),
         *("artifact_files", "deviation", "memory", "packing", "figures"),
         *("board", "cost_table", "clock_rule", "guard_rule", "halt_rule", "offload_rule"),
+        "kept_macs",
     ]
 )
 #: Library -> modules that may import it, by how their names start.

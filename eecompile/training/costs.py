@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from eecompile.artifact import read_artifact
-from eecompile.cost import kept_macs
 from eecompile.cost_table import Cost, CostRow
 from eecompile.diagnostics import CompileErrors, Diagnostic
+from eecompile.kept_macs import kept_macs
 from eecompile.segments import Segment, SegmentGraph, Step
 
 __all__ = ["Prices", "Term", "gate_names", "network_terms", "read_prices"]
