@@ -91,12 +91,13 @@ def with_known_gates(model: Model) -> Model:
 
 
 def skipped_values(plan: GatePlan, graph: Graph) -> dict[str, str]:
-    """Value that is not there where its block is left out -> the block.
+    """Value that is not there, or not whole, for every sample -> the block or convolution.
 
-    The block's result is none of them: it is what it read, or zeros.
+    The block's result is none of them: it is what it read, or zeros. Nor is what a convolution
+    gives behind its normalisation and activation, where its channels are left out.
     """
     outputs = {op.name: op.outputs for op in graph.ops}
-    return {
+    found = {
         value: gate.block.name
         for gate in plan.gates
         if gate.block
@@ -104,6 +105,16 @@ def skipped_values(plan: GatePlan, graph: Graph) -> dict[str, str]:
         for value in outputs[op]
         if value != gate.block.result
     }
+    position = {op.name: index for index, op in enumerate(graph.ops)}
+    for place in (gate.place for gate in plan.gates if gate.place):
+        behind = {outputs[place.op][0]}
+        for op in graph.ops[position[place.op] :]:
+            if place.value in behind:
+                break
+            behind.update(op.outputs if not behind.isdisjoint(op.inputs) else ())
+        for value in behind - {place.value}:
+            found.setdefault(value, place.name)
+    return found
 
 
 def check_exits_beside(
@@ -113,20 +124,49 @@ def check_exits_beside(
     points: Mapping[str, PointView],
     found: Diagnostics,
 ) -> None:
-    """No exit stands within a block that may be left out: its head would have nothing to read."""
+    """No exit stands within what a gate may leave out, or is reached past an earlier gate's state.
+
+    Within it the exit's head would have nothing to read; and a recurrent gate on the way to an
+    exit reads the state of the recurrent gate before it, which may stand on another way.
+    """
     skipped = skipped_values(plan, graph)
     for exit in model.exits:
         values = {points[name].value for name in matching(exit.point, points)}
-        block = skipped.get(next(iter(values))) if len(values) == 1 else None
-        if block is None:
+        if len(values) != 1:
             continue
-        found.error(
-            "cannot-combine",
-            f"Exit `{exit.name}` stands within `{block}`, which a gate may leave out",
-            exit.at("point"),
-            "is not computed for every sample",
-            help=f"place it after `{block}`, or let no gate leave that out",
-        )
+        (value,) = values
+        block = skipped.get(value)
+        if block is not None:
+            found.error(
+                "cannot-combine",
+                f"Exit `{exit.name}` stands within `{block}`, which a gate may leave out",
+                exit.at("point"),
+                "is not computed for every sample",
+                help=f"place it after `{block}`, or let no gate leave that out",
+            )
+            continue
+        for gate, before in _passed_by(plan, graph.pruned((value,))):
+            found.error(
+                "cannot-combine",
+                f"Exit `{exit.name}` is reached past `{gate}`, but not past `{before}`",
+                exit.at("point"),
+                f"the recurrent gate of `{gate}` needs the state of `{before}`'s",
+                help=f"place it where both have run, or use another gate for `{gate}`",
+            )
+
+
+def _passed_by(plan: GatePlan, above: Graph) -> list[tuple[str, str]]:
+    """Recurrent gates that decide about values of it, with the gate before that does not."""
+    made = {out for op in above.ops for out in op.outputs}
+    ends = {
+        gate.name: gate.block.result if gate.block else gate.place.value if gate.place else ""
+        for gate in plan.gates
+    }
+    return [
+        (gate.name, gate.before)
+        for gate in plan.gates
+        if gate.before and ends[gate.name] in made and ends[gate.before] not in made
+    ]
 
 
 def trained_skips(model: Model) -> tuple[Skip, ...]:

@@ -216,9 +216,12 @@ def _drafts(
         within = outer.name if outer is not None else ""
         drafts[own] = Gate(own, kind, feature, type_, axis, None, place, groups, within=within)
 
-    def order(gate: Gate) -> tuple[int, bool, int]:
+    def order(gate: Gate) -> tuple[int, int, bool, int]:
+        """Gates in a block follow its own, before those of another block that reads the same."""
         decided = gate.block.result if gate.block else gate.place.value if gate.place else ""
-        return position[gate.feature], gate.block is None, position[decided]
+        around = drafts[gate.within].block if gate.within else gate.block
+        last = around.result if around else decided
+        return position[gate.feature], position[last], gate.block is None, position[decided]
 
     return sorted(drafts.values(), key=order)
 

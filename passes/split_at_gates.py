@@ -185,6 +185,7 @@ class _Cutter:
                 otherwise = "" if gate.zeros else gate.entry
                 self._place(self._left(gate.result), keep, otherwise, gate.result)
         self._always(self.graph.outputs)
+        self._divide()
         return tuple(self._steps())
 
     def _with_keeps(self, gates: Iterable[PlacedGate]) -> Graph:
@@ -249,6 +250,35 @@ class _Cutter:
         if ops:
             self.pieces.append(_Piece(ops, keep, otherwise, result))
             self.placed.update(op.name for op in ops)
+
+    def _divide(self) -> None:
+        """Cuts pieces such that each reads one gate's channels, and what may be left out gives one.
+
+        Convolutions side by side, and those whose gates all read what their block reads, have no
+        gate between them.
+        """
+        index = 0
+        wanted = self._wanted()
+        while index < len(self.pieces):
+            piece = self.pieces[index]
+            value = self._divided_at(piece, wanted[index])
+            above = {value, *self.flow.above(value)} if value else set[str]()
+            first = [op for op in piece.ops if not above.isdisjoint(op.outputs)]
+            if not 0 < len(first) < len(piece.ops):
+                index += 1
+                continue
+            names = {op.name for op in first}
+            rest = [op for op in piece.ops if op.name not in names]
+            part = replace(piece, ops=first, otherwise="", result="")
+            self.pieces[index : index + 1] = [part, replace(piece, ops=rest)]
+            wanted = self._wanted()
+
+    def _divided_at(self, piece: _Piece, outputs: Sequence[str]) -> str:
+        """The value that the first part of a piece ends with; empty where it stays whole."""
+        masked = [op.outputs[0] for op in piece.ops if op.name in self.channels]
+        if len(masked) > 1:
+            return masked[0]
+        return outputs[0] if piece.keep and len(outputs) > 1 else ""
 
     def _gate(self, gate: PlacedGate, keep: str = "") -> None:
         """A gate's own step, its values named for all segments."""

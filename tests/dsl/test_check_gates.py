@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 import eecompile.demo
-from eecompile.diagnostics import Diagnostic
+from eecompile.diagnostics import Diagnostic, Diagnostics
+from eecompile.dsl.check_gates import check_exits_beside
 from eecompile.dsl.options import GATES, UNTRAINED_GATES
 from eecompile.gate_report import gate_lines, gates_json
 from eecompile.gates.kinds import KINDS
 from eecompile.loading import check_file, planned_gates
+from eecompile.passes.plan_gates import plan_gates
+from eecompile.spec import Exit, HeadSpec, Model, Skip
+from tests.gates.networks import host as text_host
 
 DEMO = Path(eecompile.demo.__file__).parent
 
@@ -30,7 +34,8 @@ def folder(tmp_path: Path) -> Path:
 def found(folder: Path, *statements: str) -> list[Diagnostic]:
     """What is told of the example network with these statements."""
     body = "\n    ".join(['source onnx "digits.onnx"', 'gates "net.gates.npz"', *statements])
-    text = f'eecompile 1\nmodel net {{\n    {body}\n}}\ndata d {{ fit "fit.npz" calibrate "fit.npz" }}\n'
+    data = 'data d { fit "fit.npz" calibrate "fit.npz" }'
+    text = f"eecompile 1\nmodel net {{\n    {body}\n}}\n{data}\n"
     (folder / "net.ee").write_text(text, encoding="utf-8")
     return list(check_file(folder / "net.ee")[2].in_order())
 
@@ -126,3 +131,33 @@ def test_the_tables_name_the_gates_there_are() -> None:
             sizes = inspect.signature(KINDS[name]).parameters.keys()
             assert options.keys() == sizes | ({"groups"} if what == "channels" else set())
     assert UNTRAINED_GATES == {"fitted"} <= KINDS.keys()
+
+
+def test_no_exit_stands_between_a_gated_convolution_and_its_activation(folder: Path) -> None:
+    shutil.copy(DEMO / "calibrate.npz", folder)
+    statements = (
+        'skip channels "layer1.1.conv1" gate fitted',
+        'exit inside after "layer1.1.bn1" head linear',
+        'exit behind after "layer1.1" head linear',
+        'exit free after "layer2.1.bn1" head linear',
+    )
+    (problem,) = found(folder, *statements)
+    assert problem.id == "cannot-combine"
+    assert problem.message.startswith("Exit `inside` stands within `layer1.1.conv1`")
+
+
+def test_no_exit_is_reached_past_a_recurrent_gate_but_not_past_the_one_before() -> None:
+    host = text_host("""graph net(x: float32[1, 4, 8, 8]) -> (y: float32[1, 8, 8, 8]) {
+        const w: float32[4, 4, 3, 3] = random(1)
+        a: float32[1, 4, 8, 8] = Conv(x, w; CONV) @ one
+        b: float32[1, 4, 8, 8] = Conv(x, w; CONV) @ two
+        y: float32[1, 8, 8, 8] = Concat(a, b; axis=1)
+    }""")
+    gate = HeadSpec("recurrent", {"groups": 2})
+    exits = tuple(Exit(name, name, HeadSpec("linear")) for name in ("one", "two"))
+    model = Model("net", "onnx", "", exits=exits, skips=(Skip("channels", "*", gate),))
+    wrong = Diagnostics()
+    plan = plan_gates(model, host, wrong)
+    check_exits_beside(model, plan, host.graph(), host.points(), wrong)
+    (problem,) = wrong.in_order()
+    assert problem.message == "Exit `two` is reached past `two`, but not past `one`"

@@ -128,3 +128,26 @@ def test_two_gates_at_one_place_are_refused() -> None:
         ("a.0", "recurrent"),
         ("a.2", "fitted"),
     ]
+
+
+def test_gates_in_a_block_follow_its_own_where_two_blocks_read_the_same() -> None:
+    network = """graph net(x: float32[1, 4, 8, 8]) -> (y: float32[1, 8, 8, 8]) {
+        const w: float32[4, 4, 3, 3] = random(1)
+        e: float32[1, 4, 8, 8] = Conv(x, w; CONV) @ stem
+        f: float32[1, 4, 8, 8] = Conv(e, w; CONV) @ one.conv1
+        g: float32[1, 4, 8, 8] = Conv(f, w; CONV) @ one.conv2
+        h: float32[1, 4, 8, 8] = Conv(e, w; CONV) @ two.conv1
+        k: float32[1, 4, 8, 8] = Conv(h, w; CONV) @ two.conv2
+        a: float32[1, 4, 8, 8] = Add(e, g) @ one
+        b: float32[1, 4, 8, 8] = Add(e, k) @ two
+        y: float32[1, 8, 8, 8] = Concat(a, b; axis=1)
+    }"""
+    skips = (layers("one", "feedforward"), layers("two"), channels("one.conv1", "recurrent"))
+    model, found = Model("net", "onnx", "", skips=skips), Diagnostics()
+    made = plan_gates(model, host(network), found)
+    found.raise_errors()
+    assert [(gate.name, gate.before) for gate in made.gates] == [
+        ("one", ""),
+        ("one.conv1", ""),
+        ("two", "one.conv1"),
+    ]

@@ -199,3 +199,49 @@ def test_gates_that_leave_nothing_stay_away() -> None:
     assert not program.segments.gated
     cut_again = split_at_gates(program.segments, program.host.graph(), ())
     assert cut_again == program.segments
+
+
+BESIDE = """
+graph net(image: float32[1, 4]) -> (y: float32[1, 4]) {
+    const w: float32[4, 4] = random(1)
+    const u: float32[4, 4] = random(2)
+    b: float32[1, 4] = MatMul(image, w) @ stem
+    r: float32[1, 4] = Relu(b) @ block
+    f: float32[1, 4] = MatMul(r, u) @ block.left
+    fr: float32[1, 4] = Relu(f) @ block.left
+    h: float32[1, 4] = MatMul(r, w) @ block.right
+    hr: float32[1, 4] = Relu(h) @ block.right
+    g: float32[1, 4] = Mul(fr, hr) @ block
+    s: float32[1, 4] = Add(b, g) @ block
+    y: float32[1, 4] = MatMul(s, w) @ fc
+}
+"""
+
+
+@pytest.mark.parametrize("layers", [True, False])
+def test_what_several_gates_mask_side_by_side_is_several_steps(layers: bool) -> None:
+    left = PlacedGate("left", "b", scored({"channels": 2}), masked="fr")
+    right = PlacedGate("right", "b", scored({"channels": 4}), masked="hr")
+    block = PlacedGate("block", "b", scored({"keep": 1}), "b", "s")
+    graph, gates = parse_graph(BESIDE), (*([block] if layers else []), left, right)
+    passes = (ResolvePoints(), CutSegments(), SplitAtGates(gates))
+    segments = PassManager(passes).run(program_of(graph, {}, "y", 4)).graph.segments
+    assert segments is not None
+    steps = [step for step in segments.segments[0].steps if not step.gate]
+    assert [step.channels for step in steps if step.channels] == ["left.channels", "right.channels"]
+    assert all(len(step.graph.outputs) == 1 for step in steps if step.keep)
+    seen = set()
+    for seed in range(40):
+        x = np.random.default_rng(seed).standard_normal((1, 4)).astype(np.float32)
+        values, _ = run_steps(segments, x)
+        b = run_graph(graph.pruned(("b",)), {"image": x})["b"]
+        read = {"x": b, SHIFT[0]: np.zeros((1, 1), np.float32)}
+        scores = {gate.name: run_graph(gate.graph, read) for gate in gates}
+        kept = not layers or bool(scores["block"]["keep"] > 0)
+        r, w, u = np.maximum(b, 0), graph.constants["w"], graph.constants["u"]
+        product = keep(np.maximum(r @ u, 0), scores["left"]["channels"]) * keep(
+            np.maximum(r @ w, 0), scores["right"]["channels"]
+        )
+        np.testing.assert_allclose(values["y"], (b + kept * product) @ w, rtol=1e-4, atol=1e-5)
+        seen.add(kept)
+    assert len(seen) == 1 + layers
