@@ -367,7 +367,7 @@ _BUILD = {
         "a server that still has the models of last week's build",
     ),
     "untrainable": DiagnosticInfo(
-        "There is nothing in the file that `eecompile train` could train, or its network cannot be.",
+        "The file has nothing that `eecompile train` could train, or its network cannot be.",
         "Gradients need a network of torch that takes batches, and gates that have parameters.",
         "eecompile train resnet56.ee, whose source is an ONNX file",
     ),

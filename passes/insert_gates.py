@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from eecompile.gates.graphs import completion_graph, gate_graph, parameter_shapes
+from eecompile.gates.graphs import completion_graph, gate_graph
 from eecompile.gates.plan import Gate, GatePlan
 from eecompile.ir import Graph, Op, TensorType
 from eecompile.passes.base import Pass, PassResult, Program, Skip
@@ -16,10 +16,7 @@ from eecompile.passes.host import HostGraph
 from eecompile.segments import SHIFT
 from eecompile.verify import Stage
 
-if TYPE_CHECKING:
-    from eecompile.passes.fx_host import FxHost
-
-__all__ = ["InsertGates", "gate_parameters", "insert_gates", "tuned_weights"]
+__all__ = ["InsertGates", "insert_gates"]
 
 Array = np.ndarray[Any, Any]
 
@@ -102,18 +99,6 @@ def insert_gates(
         )
     old = (gate.name for gate in plan.gates if gate not in new)
     return tuple(Skip("inserted already", name) for name in old)
-
-
-def gate_parameters(host: FxHost, plan: GatePlan) -> dict[str, Array]:
-    """The gates' parameters as they are in a network that they were inserted into, by name."""
-    weights = host.weights()
-    return {name: weights[name] for name in parameter_shapes(plan)}
-
-
-def tuned_weights(host: FxHost, source: FxHost) -> dict[str, Array]:
-    """What has changed of the network's own weights since its `source` was copied, by name."""
-    now, before = host.weights(), source.weights()
-    return {n: a for n, a in now.items() if n in before and not np.array_equal(a, before[n])}
 
 
 @dataclass

@@ -10,7 +10,6 @@ import pytest
 from eecompile.auto_policy import (
     _cross_validated,
     _folds,
-
     comparison_lines,
     fit_auto,
     rules_for,

@@ -109,7 +109,8 @@ def test_the_shared_cell_is_an_lstm() -> None:
             found = run_graph(graph, {name: given[name] for name in graph.inputs})
             own = [shared[f"gates.{gate.name}.embedding_{part}"] for part in ("weight", "bias")]
             state = cell(torch.from_numpy(x.mean((2, 3))) @ own[0] + own[1], state)
-            score = state[0] @ shared["gates.shared.keep_weight"] + shared[f"gates.{gate.name}.keep_bias"]
+            bias = shared[f"gates.{gate.name}.keep_bias"]
+            score = state[0] @ shared["gates.shared.keep_weight"] + bias
             np.testing.assert_allclose(found.pop("keep"), score - 0.25, rtol=1e-4, atol=1e-5)
     assert found == {}  # nobody reads the last gate's state
 
