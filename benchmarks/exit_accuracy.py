@@ -103,7 +103,7 @@ def backbone_macs(weights: Path, fit: Path, points: Sequence[str]) -> list[int]:
             f"input image: float32[1, 3, 32, 32]\noutput logits: classes(10)\n{exits} }}\n"
             f'data d {{ fit "{fit}" }}\n'
         )
-        _, segments = cut_file(path)
+        _, segments, _ = cut_file(path)
     return [segment.macs for segment in segments.segments]
 
 

@@ -298,7 +298,10 @@ def _build(verbs: Any) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     parser.add_argument(
-        "--emit", type=Path, metavar="PATH", help="also save the network with all its exits"
+        "--emit",
+        type=Path,
+        metavar="PATH",
+        help="also save the network with all its exits, and with masks where gates decide",
     )
     parser.add_argument(
         "--dump-ir", type=Path, metavar="FOLDER", help="write the IR after each pass"

@@ -17,7 +17,8 @@ class BuildOptions:
         target: target name; None for the file's, else this machine.
         output: artifact folder; None for ``<model>.artifact`` beside the file.
         overrides: ``key.path=value`` texts.
-        emit: where to save the network with all its exits, in its host's format.
+        emit: where to save the network with all its exits, and masks for what gates leave out, in
+            its host's format.
         dump_ir: folder for the IR after each pass.
         threads: used while recording; 0 for all cores.
         seed: of everything random.

@@ -39,7 +39,9 @@ from eecompile.exit_placing import place_exits, with_exits
 from eecompile.exit_table import exit_rows
 from eecompile.freshness import Freshness
 from eecompile.gate_fitting import fit_gates
+from eecompile.gate_report import gating_json
 from eecompile.gated_costs import gated_costs, table_costs
+from eecompile.gates_kept import with_gates_told
 from eecompile.halt_building import build_halts
 from eecompile.hardware import Machine, cpu_name, machine, usable_cores
 from eecompile.head_fitting import ExitPlan, fit_plans, graphs_of, with_heads, with_outputs
@@ -187,13 +189,14 @@ class _Build:
             annotate(extended, self.spec.model, segments, network, costs, [self.timing], dump)
             written = self.spec.policies if self.spec.model.exits or network.gated else ()
             exit_costs = self._exit_costs(network, costs, records)
+            shifts = self._shifts(recorder, recordings, records, network, costs, progress)
             policies = build_policies(
                 written,
                 network,
                 exit_costs,
                 records,
                 seed=self.options.seed,
-                shifts=self._shifts(recorder, recordings, records, network, costs, progress),
+                shifts=shifts,
             )
             offloads = build_offloads(
                 written,
@@ -208,6 +211,10 @@ class _Build:
             )
             halts = build_halts(written, offloads.policies, network, costs, exit_costs, records)
             clocks = build_clocks(written, halts.policies, costs, records, exit_costs)
+            entries = with_gates_told(
+                written, clocks.policies, clocks.entries, network, records, shifts
+            )
+        gates = gating_json(self.gating, decided)
         for warning in (*halts.warnings, *clocks.warnings):
             self.steps.warn(warning.full())
         with self.steps.step(f"write {self.output}"):
@@ -222,7 +229,7 @@ class _Build:
                 ),
                 segments_text=print_segments(segments, "full"),
                 source_text=self.path.read_text(encoding="utf-8"),
-                policies=clocks.entries,
+                policies=entries,
                 default_policy=next(iter(policies), None),
                 costs=costs,
                 measured=costs.device is not None,
@@ -232,17 +239,18 @@ class _Build:
                     "seed": self.options.seed,
                     "overrides": list(self.options.overrides),
                     **({"placing": placed} if placed else {}),
+                    **({"gates": gates} if gates else {}),
                 },
                 data={split: made.samples for split, made in recordings.items()},
             )
             served = offloads.write(server_folder(self.output), segments.name)
             write_artifact(self.output, contents)
         peak = Peak.of(network, len(compiled.weights), min(self.machine.cores, MOST_THREADS))
-        summary = self._summary(segments, equivalence, clocks.entries, costs, peak)
+        summary = self._summary(segments, equivalence, entries, costs, peak)
         tuned = compiled.tuned
         kernels = tuned and {"tuned": tuned.chosen, "by_model": tuned.by_model}
         done = {"placing": placed, "kernels": kernels, "server": served and str(served)}
-        return summary | done | {"times_s": self.steps.times_s}
+        return summary | done | {"gates": gates, "times_s": self.steps.times_s}
 
     # -- the network ---------------------------------------------------------------------------
 

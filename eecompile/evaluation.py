@@ -20,6 +20,7 @@ from eecompile.diagnostics import CompileErrors, Diagnostic, Source
 from eecompile.dsl.given import given_budget, given_halt
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse, parse_file
+from eecompile.gate_counts import Decided, counts_json, decided_by_gates, kept_when_run
 from eecompile.halt_rule import HaltRule
 from eecompile.outcomes import exits_json, exits_taken
 from eecompile.policies import ExitPolicy
@@ -43,7 +44,8 @@ class Evaluation:
     `clock` is the rule its clocks are chosen by, None where they are left alone; energies are what
     the artifact's cost table says, with `energy_provenance`. `offload` counts what became of
     samples for a server, `guard` is what was found out about exits; None where there is neither.
-    `halt` is what each sample might spend, None where that was not limited.
+    `halt` is what each sample might spend, None where that was not limited. `decided` is what gates
+    decide about, `kept` what ran of each sample's steps, see `Session.steps_kept`.
     """
 
     policy: str | None
@@ -70,6 +72,8 @@ class Evaluation:
     offload: Mapping[str, int] | None = None
     offload_failure: str | None = None
     guard: GuardReport | None = None
+    decided: tuple[Decided, ...] = ()
+    kept: list[np.ndarray] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """SI units; fractions are of the untouched backbone at full depth."""
@@ -105,9 +109,16 @@ class Evaluation:
             "offload": self.offload,
             "offload_failure": self.offload_failure,
             "guard": self.guard and self.guard.to_json(),
+            **self._gates_json(),
             **self._halt_json(),
             **self._clock_json(len(labels)),
         }
+
+    def _gates_json(self) -> dict[str, Any]:
+        """``blocks``, ``blocks_run`` and ``channels``: see `eecompile.gate_counts.counts_json`."""
+        if not self.decided:
+            return counts_json((), np.empty((0, 0), bool), np.empty((0, 0)))
+        return kept_when_run(self.decided, np.stack(self.kept))
 
     def _halt_json(self) -> dict[str, Any]:
         """How many were stopped by a budget for each sample, and how many spent more after all.
@@ -187,6 +198,8 @@ def evaluate_artifact(
         network = artifact.manifest.network
         found = Evaluation(name, network.exit_names, network.macs, session.threads, budget)
         found.clock, found.halt = session.clock_rule, session.halt
+        found.decided = decided_by_gates(network)
+        session.record_steps()
         if artifact.costs is not None:
             _with_energies(found, artifact.costs)
         total = min(dataset.count or samples or 0, samples or dataset.count or 0)
@@ -251,6 +264,9 @@ def _measure(
         found.offloaded.append(answer.offloaded)
         found.audited.append(answer.audited)
         found.halted.append(answer.halted)
+        kept = session.steps_kept
+        if kept is not None:
+            found.kept.append(kept.copy())
     for image in images:
         full = session.full_depth(image[None])
         found.full_answers.append(int(full.logits.argmax()))

@@ -12,7 +12,7 @@ from eecompile.compiled import CompiledGraph, CompiledStep
 from eecompile.cost_table import CostTable
 from eecompile.outcomes import ExitCosts
 
-__all__ = ["gated_costs", "table_costs", "work_shares"]
+__all__ = ["gated_costs", "macs_of_steps", "table_costs", "work_shares"]
 
 Array = np.ndarray[Any, Any]
 
@@ -79,6 +79,12 @@ def _sampled(
     return paid.cumsum(axis=1)
 
 
+def macs_of_steps(network: CompiledGraph) -> tuple[float, ...]:
+    """Of each step of segments with gates, as a share of the backbone's MACs."""
+    full = network.macs or 1
+    return tuple(function.macs / full for _, function in network.named_steps())
+
+
 def table_costs(
     network: CompiledGraph, table: CostTable, quantity: str
 ) -> tuple[float, ...] | None:
@@ -91,8 +97,7 @@ def table_costs(
             the fastest clock. None where that is not known of each.
     """
     if quantity == "macs":
-        full = network.macs or 1
-        return tuple(function.macs / full for _, function in network.named_steps())
+        return macs_of_steps(network)
     fastest = table.fastest
     if fastest is None:
         return None

@@ -15,10 +15,11 @@ from eecompile.clock_rule import ClockRule
 from eecompile.cost_table import CostTable
 from eecompile.exit_table import exit_rows
 from eecompile.figures import hertz, percent, readable
+from eecompile.gate_report import gate_rows, gating_json, gating_lines
 from eecompile.ir import TensorType
 from eecompile.memory import Peak
 from eecompile.report import held_out_lines
-from eecompile.segments import SegmentGraph
+from eecompile.segments import SegmentGraph, Step
 from eecompile.svg import draw
 from eecompile.text import parse_segments, print_segments
 
@@ -38,6 +39,8 @@ class Inspection:
         placing: why the compiler placed exits where it did (`eecompile.exit_placing`); None where
             all of them were written.
         reports: policy -> how it was fitted, and what it achieved, as the build told.
+        gates: what may be left out, as the build told or the file plans it
+            (`eecompile.gate_report`); None without gates.
     """
 
     segments: SegmentGraph
@@ -47,6 +50,7 @@ class Inspection:
     rules: Mapping[str, ClockRule] = field(default_factory=dict)
     placing: Mapping[str, Any] | None = None
     reports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    gates: Mapping[str, Any] | None = None
 
     @property
     def title(self) -> str:
@@ -100,6 +104,24 @@ class Inspection:
         return lines
 
     @property
+    def gate_lines(self) -> list[str]:
+        """What gates may leave out, and how they were made."""
+        try:
+            return gating_lines(self.gates) if self.gates else []
+        except (KeyError, TypeError):
+            return ["gates: what is told of them is none of this version's"]
+
+    @property
+    def gate_table(self) -> tuple[list[str], list[list[str]]] | None:
+        """Each gate with what policies keep there on held-out data: head and rows."""
+        counts = {name: report.get("gates") for name, report in self.reports.items()}
+        try:
+            known = {name: found for name, found in counts.items() if found}
+            return gate_rows(self.gates, known) if self.gates else None
+        except (KeyError, TypeError, AttributeError):
+            return None
+
+    @property
     def text(self) -> str:
         """The segment graph as IR text, operators included."""
         return print_segments(self.segments, "full")
@@ -121,10 +143,12 @@ class Inspection:
                     "inputs": list(segment.graph.inputs),
                     "outputs": list(segment.graph.outputs),
                     "operators": len(segment.graph.ops),
+                    "steps": [_step_json(step) for step in segment.steps],
                 }
                 for segment in self.segments.segments
             ],
             **self.facts,
+            "gates": self.gates,
             "placing": self.placing,
             "clocks": {name: str(rule) for name, rule in self.rules.items()},
             "costs": None if self.costs is None else _costs_json(self.costs),
@@ -158,7 +182,20 @@ def inspect_path(path: Path) -> Inspection:
     # Policies of an artifact that no `.ee` file was behind have nothing to report.
     reports = {name: entry.report for name, entry in artifact.policies.items() if entry.report}
     rules = _rules(artifact)
-    return Inspection(segments, heads, facts, artifact.costs, rules, placing, reports)
+    gates = manifest.fitted.get("gates")
+    return Inspection(segments, heads, facts, artifact.costs, rules, placing, reports, gates)
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    """A step of a segment with gates: what it is, what it is kept by, what it costs."""
+    return {
+        "gate": step.gate,
+        "keep": step.keep or None,
+        "otherwise": step.otherwise or None,
+        "channels": step.channels or None,
+        "outputs": list(step.graph.outputs),
+        "macs": step.macs,
+    }
 
 
 def _settings_lines(report: Mapping[str, Any]) -> list[str]:
@@ -199,8 +236,8 @@ def _absent(digest: str, type_: TensorType) -> np.ndarray:
 def _of_file(path: Path) -> Inspection:
     from eecompile.planning import cut_file
 
-    spec, segments = cut_file(path)
+    spec, segments, gating = cut_file(path)
     heads = {exit_.name: str(exit_.head) for exit_ in spec.model.exits}
     auto = spec.model.auto_exits
     facts = {} if auto is None else {"auto_exits": f"{auto.low} to {auto.high}"}
-    return Inspection(segments, heads, facts)
+    return Inspection(segments, heads, facts, gates=gating_json(gating))

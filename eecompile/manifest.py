@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 FORMAT = "eecompile artifact"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 MOST_THREADS = 1024  #: of a network; see team.c
 

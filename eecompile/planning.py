@@ -18,15 +18,18 @@ from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
-from eecompile.dsl.check_gates import require_gates
+from eecompile.dsl.check_gates import require_gates, untrained_gates
 from eecompile.exit_candidates import Placing, with_candidates
 from eecompile.exit_placing import Aim
 from eecompile.exit_table import exit_rows
+from eecompile.gate_report import gating_json
+from eecompile.gates import initial_parameters
 from eecompile.gating import Gating, open_gates
+from eecompile.halt_rule import HaltRule
 from eecompile.hardware import Machine, usable_cores
 from eecompile.head_fitting import ExitPlan, plan_exits
 from eecompile.loading import check_file as check_source
-from eecompile.loading import source_errors, with_classes
+from eecompile.loading import planned_gates, source_errors, with_classes
 from eecompile.passes.annotate_costs import AnnotateCosts
 from eecompile.passes.base import Instrument, Pass, PassManager, Program
 from eecompile.passes.host import HostError, HostGraph
@@ -35,7 +38,7 @@ from eecompile.passes.pipelines import backbone_pipeline
 from eecompile.recording import open_splits
 from eecompile.segments import SegmentGraph
 from eecompile.server_folder import check_server_folder, server_folder
-from eecompile.spec import Budget, Model, Spec, Target
+from eecompile.spec import Budget, Model, Policy, Spec, Target
 from eecompile.tuning_file import Tuning, read_tuning, tuning_path
 
 __all__ = ["Prepared", "choose_board", "cut", "cut_file", "plan", "plan_heads", "prepare"]
@@ -270,14 +273,22 @@ def plan_heads(prepared: Prepared, backbone: SegmentGraph) -> tuple[ExitPlan, ..
     return plans
 
 
-def cut_file(path: Path, overrides: Sequence[str] = ()) -> tuple[Spec, SegmentGraph]:
-    """A file and its backbone, cut at its exits and candidates, with no heads inserted.
+def cut_file(path: Path, overrides: Sequence[str] = ()) -> tuple[Spec, SegmentGraph, Gating]:
+    """A file and its backbone, cut at its exits, candidates and gates, with no heads inserted.
+
+    Gates that are not trained or fitted yet stand there with the parameters that training begins
+    with; those of the gating returned are missing.
 
     Raises:
         CompileErrors: the file or the network are wrong.
     """
     spec, host, _, _ = _checked_network(path, overrides)
-    return spec, cut(host, spec.model, backbone_pipeline())
+    trained = not untrained_gates(spec, spec.model, "error")
+    gating = open_gates(spec, host) if trained else Gating(planned_gates(spec, host))
+    shown = gating
+    if gating.unfitted:
+        shown = Gating(gating.plan, initial_parameters(gating.plan, 0))
+    return spec, cut(host, spec.model, backbone_pipeline(shown.placed)), gating
 
 
 def plan(path: Path, options: BuildOptions) -> dict[str, Any]:
@@ -291,7 +302,8 @@ def plan(path: Path, options: BuildOptions) -> dict[str, Any]:
     spec, model = prepared.spec, prepared.spec.model
     backbone = cut(prepared.host, model, backbone_pipeline())
     plan_heads(prepared, backbone)
-    steps = [f"fit {exit_.head} at `{exit_.name}`" for exit_ in model.exits]
+    steps = _steps_for_gates(prepared)
+    steps += [f"fit {exit_.head} at `{exit_.name}`" for exit_ in model.exits]
     if prepared.placing is not None:
         placing = prepared.placing
         steps.append(f"choose {placing.count} of {len(placing.names)} exits by {Aim.of(spec)}")
@@ -299,12 +311,46 @@ def plan(path: Path, options: BuildOptions) -> dict[str, Any]:
         steps.append(f"run the {split} data {data.source.path} through it once")
     if options.tune is not None:
         steps.append(f"measure kernels for {options.tune:g} s, for {tuning_path(path)}")
-    steps += [f"fit policy `{p.name}` to {p.budget or 'its default'}" for p in spec.policies]
+    steps += [_step_for(policy) for policy in spec.policies]
+    gates = gating_json(prepared.gating)
     return {
         "artifact": str(options.output_for(path)),
         "target": prepared.machine.name,
         "triple": prepared.machine.triple,
         "exits": exit_rows(backbone, {e.name: str(e.head) for e in model.exits}),
         "placing": prepared.placing and prepared.placing.to_json(),
+        "gates": gates,
         "steps": steps,
     }
+
+
+def _steps_for_gates(prepared: Prepared) -> list[str]:
+    """Where the gates' parameters come from."""
+    gates, unfitted = prepared.gating.plan.gates, prepared.gating.unfitted
+    read, found = len(gates) - len(unfitted), []
+    if read:
+        what = "gate" if read == 1 else "gates"
+        tuned = ", and weights trained with them," if prepared.gating.tuned else ""
+        found.append(f"read {read} {what}{tuned} from {prepared.spec.model.gates}")
+    if unfitted:
+        what = "gate" if len(unfitted) == 1 else "gates"
+        found.append(f"fit {len(unfitted)} {what} on the calibration data")
+    return found
+
+
+def _step_for(policy: Policy) -> str:
+    """What is done for a policy.
+
+    >>> _step_for(Policy("trained")), _step_for(Policy("hard", halt=Budget("macs", 0.5)))
+    ('take the gates as they are for policy `trained`', 'halt policy `hard` at macs <= 50 %')
+    >>> _step_for(Policy("gated", budget=Budget("macs", 0.75)))
+    "fit the gates' shift of policy `gated` to mean macs <= 75 %"
+    """
+    if policy.rule is not None or policy.split is not None:
+        return f"fit policy `{policy.name}` to {policy.budget or 'its default'}"
+    if policy.halt is not None:
+        limit = HaltRule(**{policy.halt.quantity: policy.halt.limit})
+        return f"halt policy `{policy.name}` at {limit}"
+    if policy.budget is None:
+        return f"take the gates as they are for policy `{policy.name}`"
+    return f"fit the gates' shift of policy `{policy.name}` to {policy.budget}"

@@ -119,7 +119,9 @@ def _shifted(written: Policy, shifts: Shifts, records: Mapping[str, Record]) -> 
     fitted = fit_shift(written.budget, shifts)
     splits = tuple(split for split in records if split != "fit")
     own = shifts.at(fitted.policy.gate_shift, splits)
-    return _fitted(written, fitted, own.costs, own.records)
+    built = _fitted(written, fitted, own.costs, own.records)
+    # Another shift's samples would have to be recorded anew: there is one setting.
+    return replace(built, settings=(built.policy,))
 
 
 def _guarded(

@@ -8,6 +8,7 @@ from typing import Any
 from eecompile.auto_policy import comparison_lines
 from eecompile.figures import hertz, joules, milliseconds, percent, threads_in_words
 from eecompile.forecast_report import forecast_line
+from eecompile.gate_report import counts_line, gates_in_words
 from eecompile.halt_rule import HaltRule
 from eecompile.offload_report import offload_lines
 from eecompile.outcomes import Interval, Report, exits_json
@@ -26,9 +27,10 @@ def policy_report(
     ``points`` are the operating points for other budgets. ``calibrate`` and ``test`` are None
     without such data.
     """
-    budget = written.budget or (DEFAULT_BUDGET if fitted["points"] else None)
+    by_rule = bool(written.rule and fitted["points"])
+    budget = written.budget or (DEFAULT_BUDGET if by_rule else None)
     found: dict[str, Any] = {
-        "rule": str(written.rule) if written.rule else "never",
+        "rule": _rule(written, fitted.get("policy", {})),
         "budget": str(budget) if budget else None,
         "calibrate": fitted["point"]
         and {key: value for key, value in fitted["point"].items() if key != "policy"},
@@ -40,6 +42,17 @@ def policy_report(
         found["test"]["budget_missed_by"] = test.missed_by(budget) if budget else 0.0
         found["test"]["budget_quantity"] = budget.quantity if budget else None
     return found
+
+
+def _rule(written: Policy, policy: Mapping[str, Any]) -> str:
+    """Why samples stop: the rule of the file; without one gates alone, limits alone or nothing."""
+    if written.rule is not None:
+        return str(written.rule)
+    if written.halt is not None:
+        return "no exit before the limit"
+    if written.split is not None:
+        return "never"
+    return gates_in_words(policy.get("gate_shift", 0.0))
 
 
 def _interval(interval: Interval) -> dict[str, Any]:
@@ -82,7 +95,8 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
         *chosen,
         f"  held out ({test['n']} samples): accuracy {spread(test['accuracy'])} %, "
         f"full depth {100 * test['full_depth_accuracy']['value']:.2f} %",
-        f"  multiply-accumulates {spread(test['costs']['macs'])} % of full depth, heads included",
+        f"  multiply-accumulates {spread(test['costs']['macs'])} % of full depth, "
+        f"heads{' and gates' * ('gates' in report)} included",
     ]
     if latency := test["costs"].get("latency"):
         lines.append(
@@ -93,6 +107,8 @@ def held_out_lines(name: str, report: Mapping[str, Any], threads: int | None) ->
         lines.append(
             f"  energy {spread(energy, 1e3)} mJ, {energy['provenance']}, at the fastest clock"
         )
+    if report.get("gates") is not None:
+        lines.append(f"  {counts_line(report['gates'])}")
     lines += clock_lines(report["clock"]) if "clock" in report else []
     lines += split_lines(report["split"]) if "split" in report else []
     lines += offload_lines(report["offload"]) if "offload" in report else []

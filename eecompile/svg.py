@@ -1,4 +1,7 @@
-"""A picture of a segment graph: segments from top to bottom, exits beside their decisions."""
+"""A picture of a segment graph: segments from top to bottom, exits beside their decisions.
+
+Where gates decide inside a segment, its box shows its steps in a row.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from eecompile.cost import graph_macs
 from eecompile.exit_table import borders, exit_table
 from eecompile.figures import readable
 from eecompile.ir import Graph, TensorType
-from eecompile.segments import Exit, Segment, SegmentGraph
-from eecompile.svg_parts import box, document, line, short, text
+from eecompile.segments import Exit, Segment, SegmentGraph, Step
+from eecompile.svg_parts import box, document, line, short, text, tip
 
 __all__ = ["draw"]
 
@@ -23,6 +26,7 @@ _TOP = 132  # of the first segment
 _LOWEST, _SCALED = 58, 190  # height of a box without work; what is added for all of it
 _LINE = 17
 _SHOWN = 4  # tensors named at a border
+_ROW, _STEP = 30, 14  # what a row of steps adds to a segment's box; height of a step
 
 _STYLE = """
   .share { font-size: 17px; font-weight: 650; fill: #1d4ed8 }
@@ -32,7 +36,9 @@ _STYLE = """
   .branch { fill: #fffbeb; stroke: #d97706 } .end { fill: #f1f5f9; stroke: #64748b }
   .decision { fill: #ffffff; stroke: #d97706; stroke-width: 1.6 }
   .flow { stroke: #3b82f6; stroke-width: 2; fill: none } .leave { stroke: #d97706 }
-  .tick { fill: #d97706 }
+  .tick, .gate { fill: #d97706 }
+  .step { fill: #bfdbfe } .kept { fill: #fffbeb; stroke: #d97706; stroke-dasharray: 3 2 }
+  .group { stroke: #d97706; stroke-width: 0.8 }
   .last { fill: #1d4ed8 } .ahead { fill: #3b82f6 } .aside { fill: #d97706 }
 """
 
@@ -41,7 +47,9 @@ def draw(segments: SegmentGraph, heads: Mapping[str, str] | None = None) -> str:
     """The picture as an SVG document.
 
     Boxes grow with a segment's share of the multiply-accumulates; the line on the left counts
-    them. Each arrow between segments names the tensors that cross.
+    them. Each arrow between segments names the tensors that cross. Steps of a segment with gates
+    are as wide as their share of its work: what a gate may leave out has a broken outline and the
+    gate before it, and channels are divided into their groups.
 
     Args:
         segments: the network, cut.
@@ -50,7 +58,8 @@ def draw(segments: SegmentGraph, heads: Mapping[str, str] | None = None) -> str:
     page = _Page(segments, dict(heads or {}))
     body = list(page.body())
     height = page.y + 40
-    label = f"{segments.name}: {len(segments.exits)} exits, {readable(segments.macs, 'MACs')}"
+    label = f"{segments.name}: {len(segments.exits)} exits{_gates(segments)}, "
+    label += readable(segments.macs, "MACs")
     return document(_WIDTH, height, segments.name, label, _STYLE, body)
 
 
@@ -95,7 +104,7 @@ class _Page:
     def header(self) -> Iterator[str]:
         cut = self.segments
         yield text(32, 42, cut.name, "title")
-        exits = f"{len(cut.exits)} exit{'s' * (len(cut.exits) != 1)}"
+        exits = f"{len(cut.exits)} exit{'s' * (len(cut.exits) != 1)}{_gates(cut)}"
         classes = f" · {cut.classes} classes" if cut.classes else ""
         yield text(
             32, 64, f"{exits} · {readable(cut.macs, 'MACs')} at full depth{classes}", "quiet"
@@ -108,14 +117,15 @@ class _Page:
 
     def segment(self, segment: Segment) -> Iterator[str]:
         share = segment.macs / max(self.segments.macs, 1)
-        height = _LOWEST + _SCALED * share
+        height = _LOWEST + _SCALED * share + _ROW * bool(segment.steps)
         yield box(_LEFT, self.y, _SEGMENT, height, "segment")
         yield from self.progress(segment, self.y + height - 13)
-        center = self.y + height / 2 - 3
+        center = self.y + (height - _ROW * bool(segment.steps)) / 2 - 3
         yield text(_LEFT + 16, center - 3, segment.name, "name")
         count = len(segment.graph.ops)
         facts = f"{count} operator{'s' * (count != 1)} · {readable(segment.macs, 'MACs')}"
         yield text(_LEFT + 16, center + 15, facts, "quiet")
+        yield from _steps(segment, center + 15 + 13)
         yield text(_LEFT + _SEGMENT - 16, center + 6, _percent(share), "share", "end")
         self.y += height
         self.done += segment.macs
@@ -195,6 +205,56 @@ class _Page:
         note = f"full depth{heads}: {_percent(fraction)} of MACs"
         yield text(_LEFT + _SEGMENT + 16, self.y + 28, note, "quiet")
         self.y += 46
+
+
+def _gates(cut: SegmentGraph) -> str:
+    """What may be left out, as a part of a list; nothing without gates."""
+    steps = [step for segment in cut.segments for step in segment.steps if not step.gate]
+    blocks = len({step.keep for step in steps if step.keep})
+    channels = len({step.channels for step in steps if step.channels})
+    found = f" · {blocks} block{'s' * (blocks != 1)} that gates may leave out" if blocks else ""
+    if channels:
+        found += f" · channels of {channels} step{'s' * (channels != 1)}"
+    return found
+
+
+def _steps(segment: Segment, y: float) -> Iterator[str]:
+    """A row of a segment's steps, each as wide as its share of the work, gates between them."""
+    x, wide = _LEFT + 16.0, (_SEGMENT - 32) / max(segment.macs, 1)
+    for step in segment.steps:
+        if step.gate:
+            yield _gate(step, x, y)
+            continue
+        width = step.macs * wide
+        if not width:
+            continue
+        kind = "kept" if step.keep or step.channels else "step"
+        yield (
+            f'<rect class="{kind}" x="{x:.1f}" y="{y + 4:.1f}" width="{max(width - 1, 1):.1f}" '
+            f'height="{_STEP}">{tip(_step_in_words(step))}</rect>'
+        )
+        groups = step.graph.types[step.channels].size if step.channels else 0
+        for group in range(1, groups):
+            at = x + width * group / groups
+            yield line(at, y + 4, at, y + 4 + _STEP, "group")
+        x += width
+
+
+def _gate(step: Step, x: float, y: float) -> str:
+    corners = (x, y - 4), (x + 4, y), (x, y + 4), (x - 4, y)
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)
+    told = f"gate {step.graph.outputs[0]} · {readable(step.macs, 'MACs')}"
+    return f'<polygon class="gate" points="{points}">{tip(told)}</polygon>'
+
+
+def _step_in_words(step: Step) -> str:
+    parts = [readable(step.macs, "MACs")]
+    if step.keep:
+        stands_in = step.otherwise or "zeros"
+        parts.append(f"{step.keep} may leave it out: {stands_in} in its place")
+    if step.channels:
+        parts.append(f"channels as {step.channels} says")
+    return " · ".join(parts)
 
 
 def _described(kind: str, graph: Graph) -> str:

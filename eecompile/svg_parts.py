@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from xml.sax.saxutils import escape, quoteattr
 
-__all__ = ["box", "document", "line", "short", "text"]
+__all__ = ["box", "document", "line", "short", "text", "tip"]
 
 _STYLE = """
   text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: #1f2937 }
@@ -55,10 +55,15 @@ def short(words: str, length: int) -> str:
 
 def text(x: float, y: float, words: str, kind: str, anchor: str = "start", title: str = "") -> str:
     """A text; one that was shortened shows its `title` under the pointer."""
-    tip = f"<title>{escape(title)}</title>" if title and title != words else ""
+    shown = tip(title) if title and title != words else ""
     attributes = f' class="{kind}"' if kind else ""
     attributes += f' text-anchor="{anchor}"' if anchor != "start" else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{attributes}>{tip}{escape(words)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}"{attributes}>{shown}{escape(words)}</text>'
+
+
+def tip(words: str) -> str:
+    """What is shown under the pointer, inside a mark."""
+    return f"<title>{escape(words)}</title>"
 
 
 def box(x: float, y: float, width: float, height: float, kind: str) -> str:

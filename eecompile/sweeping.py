@@ -1,14 +1,15 @@
 """`eecompile eval --sweep`: what every policy of an artifact does at each of its operating points.
 
 The data go through the compiled network once, all heads included; each point is then replayed on
-what was recorded. Latencies and energies are those of the artifact's cost table, at the fastest
-clock.
+what was recorded. Where gates decide, they go through it once for each shift of the gates.
+Latencies and energies are those of the artifact's cost table, at the fastest clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from eecompile.console import Reporter
 from eecompile.cost_table import CostTable
 from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.evaluation import open_test_data
+from eecompile.gated_costs import gated_costs, macs_of_steps, table_costs
 from eecompile.outcomes import ExitCosts, Interval, Report, evaluate
 from eecompile.policies import ExitPolicy, NeverPolicy, from_json
 from eecompile.policies.points import OperatingPoint, OutOfReach, choose
@@ -35,6 +37,9 @@ SHARES = tuple(percent / 100 for percent in range(40, 101, 10))
 
 #: Quantity -> its key in JSON.
 _KEYS = {"macs": "mean_macs_fraction", "latency": "mean_latency_s", "energy": "mean_energy_j"}
+
+#: What was recorded, and what its samples paid by quantity.
+Recorded = tuple[TestRecord, Mapping[str, ExitCosts]]
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,38 @@ def sweep_artifact(
     with Session(artifact, NeverPolicy(len(network.exits)), threads, governor=NoGovernor()) as own:
         if policy is not None:
             own.set_policy(policy)
-        record = recorded(TestRecord, own, open_test_data(own, data), samples, progress)
+        dataset = open_test_data(own, data)
+        whole = recorded(TestRecord, own, dataset, samples, progress)
+
+        def at(shift: float) -> Recorded:
+            if not network.gated:
+                return whole, costs
+            made = recorded(TestRecord, own, dataset, samples, progress, shift)
+            return made, {
+                name: gated_costs(found, network, steps, {"test": made.shares})
+                for name, found in costs.items()
+                if (steps := _step_costs(artifact, name)) is not None
+            }
+
+        sweeping = _Sweeping(artifact, cache(at), costs, quantity)
+        curves, left_out = _curves(artifact, policy, sweeping)
+    full = evaluate(NeverPolicy(len(network.exits)), whole, costs)
+    full_cost = costs[quantity].full_depth
+    return Sweep(network.name, quantity, full, full_cost, curves, left_out)
+
+
+def _step_costs(artifact: Artifact, quantity: str) -> Sequence[float] | None:
+    """Of each step of segments with gates; None where that is not known of each."""
+    network = artifact.manifest.network
+    if artifact.costs is not None:
+        return table_costs(network, artifact.costs, quantity)
+    return macs_of_steps(network)
+
+
+def _curves(
+    artifact: Artifact, policy: str | None, sweeping: _Sweeping
+) -> tuple[tuple[Curve, ...], dict[str, str]]:
+    """Of the policy, or all of them; and why others have none."""
     curves, left_out = [], {}
     for name, entry in artifact.policies.items():
         if policy not in (None, name):
@@ -174,10 +210,8 @@ def sweep_artifact(
         if why is not None:
             left_out[name] = why
             continue
-        curves.append(_Sweeping(artifact, record, costs, quantity).curve(name, entry, made))
-    whole = evaluate(NeverPolicy(len(network.exits)), record, costs)
-    full_cost = costs[quantity].full_depth
-    return Sweep(network.name, quantity, whole, full_cost, tuple(curves), left_out)
+        curves.append(sweeping.curve(name, entry, made))
+    return tuple(curves), left_out
 
 
 def network_costs(network: CompiledGraph, table: CostTable | None) -> dict[str, ExitCosts]:
@@ -214,10 +248,10 @@ def front(points: Sequence[OperatingPoint], quantity: str) -> list[OperatingPoin
 
 @dataclass(frozen=True)
 class _Sweeping:
-    """One record, for any policy."""
+    """Records by the gates' shift, for any policy."""
 
     artifact: Artifact
-    record: TestRecord
+    at: Callable[[float], Recorded]
     costs: Mapping[str, ExitCosts]
     quantity: str
 
@@ -226,7 +260,7 @@ class _Sweeping:
         stored = stored_points(self.artifact, name, entry)
         told = str(entry.report.get("auto", {}).get("chosen") or entry.report.get("rule", name))
         made_for = entry.report.get("budget")
-        own = SweptPoint(evaluate(built, self.record, self.costs), made_for, True)
+        own = SweptPoint(self._evaluated(built), made_for, True)
         if not stored:
             return Curve(name, told, (own,), (None,) * len(SHARES))
         ahead = front(stored, self.quantity)
@@ -239,8 +273,11 @@ class _Sweeping:
         at_shares = tuple(None if p is None else known.get(id(p)) for p in chosen)
         return Curve(name, told, tuple(points), at_shares)
 
+    def _evaluated(self, policy: ExitPolicy) -> Report:
+        return evaluate(policy, *self.at(policy.gate_shift))
+
     def _swept(self, point: OperatingPoint, entry: PolicyEntry) -> SweptPoint:
-        report = evaluate(point.make(), self.record, self.costs)
+        report = self._evaluated(point.make())
         built_in = dict(point.policy) == dict(entry.rule)
         budget = in_words(self.quantity, point.at_most[self.quantity])
         return SweptPoint(report, point.budget or budget, built_in, point)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from eecompile.artifact import Artifact
-from eecompile.benching.pareto import Leaving, asked_exits, leavings, mean_costs
+from eecompile.benching.gates import gated_means
+from eecompile.benching.pareto import Leaving, PolicyCost, asked_exits, leavings, mean_costs
+from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import Cost, CostTable
 from eecompile.diagnostics import CompileErrors, Diagnostic, did_you_mean_help
 from eecompile.policies import from_json
@@ -27,6 +29,8 @@ class PolicyShares:
         accuracies: exit -> share of right answers among them; None where none leaves.
         accuracy: of all of them.
         forecasts: whether it goes past heads it could ask: costs are then at most what is said.
+        gates: what gates kept of them, see `eecompile.gate_counts.counts_json`; None where the
+            network has none, or that is not known.
     """
 
     name: str
@@ -36,6 +40,7 @@ class PolicyShares:
     accuracies: Mapping[str, float | None]
     accuracy: float | None
     forecasts: bool
+    gates: Mapping[str, Any] | None = None
 
 
 def policy_shares(artifact: Artifact, name: str | None) -> PolicyShares | None:
@@ -69,6 +74,7 @@ def policy_shares(artifact: Artifact, name: str | None) -> PolicyShares | None:
         {row["name"]: row["accuracy"] for row in rows},
         test["accuracy"]["value"],
         forecasts,
+        entry.report.get("gates"),
     )
 
 
@@ -96,7 +102,10 @@ def exits_json(
 
 
 def policy_json(
-    table: CostTable, ways: tuple[Leaving, ...], policy: PolicyShares | None
+    table: CostTable,
+    ways: tuple[Leaving, ...],
+    policy: PolicyShares | None,
+    network: CompiledGraph,
 ) -> dict[str, Any] | None:
     """A policy's mean cost at each clock as JSON; without points where no shares are known."""
     if policy is None:
@@ -106,7 +115,13 @@ def policy_json(
         words = f"policy {policy.name} has no held-out data: shares are not known"
     if policy.forecasts:
         words += "; it passes heads by, so that costs are at most these"
-    means = mean_costs(ways, policy.shares, len(table.states)) if policy.samples else ()
+    means: tuple[PolicyCost, ...] = ()
+    if policy.samples and not network.gated:
+        means = mean_costs(ways, policy.shares, len(table.states))
+    elif policy.samples and policy.gates is not None:
+        means = gated_means(network, table, policy.shares, policy.asked, policy.gates)
+    elif network.gated:
+        words += "; what gates leave out for it is not known"
     return {
         "name": policy.name,
         "samples": policy.samples,

@@ -13,7 +13,7 @@ from typing import Any
 
 from eecompile.cost_table import Cost, CostTable, total
 
-__all__ = ["Leaving", "PolicyCost", "leavings", "mean_costs"]
+__all__ = ["Leaving", "PolicyCost", "leavings", "marked", "mean_costs", "weighted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +124,27 @@ def mean_costs(
     """
     assert isclose(sum(shares.values()), 1.0, abs_tol=1e-6), "shares of all samples"
     taken = {name for name, share in shares.items() if share > 0}
-    means: list[tuple[int, int, Cost]] = []
+    means: dict[int, Cost] = {}
     for state in range(states):
         costs = {way.exit: way.cost for way in found if way.state == state and way.exit in taken}
         if set(costs) == taken:
-            means.append((0, state, _mean([(shares[name], costs[name]) for name in sorted(taken)])))
-    by_energy = all(cost.energy_j is not None for _, _, cost in means)
+            parts = [(shares[name], costs[name]) for name in sorted(taken)]
+            means[state] = weighted(parts)
+    return marked(means)
+
+
+def marked(means: Mapping[int, Cost]) -> tuple[PolicyCost, ...]:
+    """Mean costs by the index of their clock, those that no other clock beats marked."""
+    found = [(0, state, cost) for state, cost in means.items()]
+    by_energy = all(cost.energy_j is not None for cost in means.values())
     return tuple(
-        PolicyCost(state, cost, not any(_beats(o, (0, state, cost), by_energy) for o in means))
-        for _, state, cost in means
+        PolicyCost(state, cost, not any(_beats(o, (0, state, cost), by_energy) for o in found))
+        for _, state, cost in found
     )
 
 
-def _mean(parts: Sequence[tuple[float, Cost]]) -> Cost:
+def weighted(parts: Sequence[tuple[float, Cost]]) -> Cost:
+    """The sum of costs, each by its weight; every one is known."""
     whole = total([cost for _, cost in parts])
     assert whole is not None, "all are known"
     energy = None

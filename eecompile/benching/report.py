@@ -59,14 +59,26 @@ class Report:
         ways = self.ways
         return {
             "model": network.name,
-            **with_quantiles(self.table.to_json(), network, self.measured),
+            **self._table_json(),
             "pareto": exits_json(self.table, ways, self.policy),
-            "policy": policy_json(self.table, ways, self.policy),
+            "policy": policy_json(self.table, ways, self.policy, network),
             "conditions": dict(self.conditions),
             "blocks": [_blocks_json(at) for at in self.measured],
             "model_error": self.model_error,
             "comparison": self.comparison,
         }
+
+    def _table_json(self) -> dict[str, Any]:
+        """The table, with quantiles; steps with the segment they lie in, gates marked."""
+        network = self.artifact.manifest.network
+        table = with_quantiles(self.table.to_json(), network, self.measured)
+        places = [
+            {"segment": name, "gate": step.gate}
+            for name, segment in network.named_segments()
+            for step in (segment.steps if segment.gated else ())
+        ]
+        pairs = zip(table["steps"], places, strict=True)
+        return {**table, "steps": [{**row, **place} for row, place in pairs]}
 
     def svg(self) -> str:
         """The picture."""

@@ -114,11 +114,31 @@ def _pieces(
     rows = []
     for index, segment in enumerate(found["segments"]):
         rows.append([segment["name"], *cells(segment)])
+        own = [step for step in found["steps"] if step["segment"] == segment["name"]]
+        rows += [[f"  {_step(step)}", *cells(step)] for step in own]
         rows += [[f"  exit {e['name']}", *cells(e)] for e in found["exits"][index : index + 1]]
     rows.append(["full depth", *cells(found["full_depth"])])
     if key == "latency_s":
         rows += _tails(found["full_depth"], states)
     table([title, *(_clock(state, clusters) for state in states)], rows)
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    """A step's name: a gate's and a block's is that of the block.
+
+    >>> _step({"name": "layer1.1.gate", "segment": "segment0", "gate": True})
+    'gate layer1.1'
+    >>> _step({"name": "layer1.1", "segment": "segment0", "gate": False})
+    'block layer1.1'
+    >>> _step({"name": "segment0.3", "segment": "segment0", "gate": False})
+    'always 3'
+    """
+    if step["gate"]:
+        return f"gate {step['name'].removesuffix('.gate')}"
+    prefix = f"{step['segment']}."
+    if step["name"].startswith(prefix):
+        return f"always {step['name'].removeprefix(prefix)}"
+    return f"block {step['name']}"
 
 
 def _tails(full: Mapping[str, Any], states: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -183,6 +203,8 @@ def _legend(found: Mapping[str, Any]) -> Iterator[str]:
         more = " without drawing more" if energies else ""
         heads = "every head asked on the way is included"
         yield f"on the front are clocks at which nothing as deep is faster{more}; {heads}"
+    if found["steps"]:
+        yield "segments, exits and full depth are without gates, with everything kept"
     if found["policy"] is not None:
         yield found["policy"]["words"]
     if found["comparison"] is not None:

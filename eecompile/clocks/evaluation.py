@@ -31,6 +31,7 @@ from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span
 from eecompile.dsl.given import given_deadline, given_frequency
 from eecompile.dsl.parser import parse_file
 from eecompile.evaluation import choose_budget, open_test_data
+from eecompile.gate_counts import decided_by_gates
 from eecompile.outcomes import exits_json, exits_taken
 from eecompile.policies import ExitPolicy, NeverPolicy, from_json
 from eecompile.record import CalibrateRecord, Record, TestRecord, record
@@ -47,6 +48,8 @@ R = TypeVar("R", bound=Record)
 
 #: Samples run together, for each thread.
 _BATCH = 64
+#: The network's logits with nothing left out, beside those of its gates' decisions.
+_WHOLE = "whole.logits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,10 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
     if entry is not None and entry.offload is not None:
         message = f"Policy `{name}` has a server answer: no replay knows how long that takes"
         help_ = "take a policy that leaves early, or evaluate it on this machine without `--board`"
+        raise CompileErrors([Diagnostic("bad-argument", message, help=help_)])
+    if network.gated:
+        message = f"`{network.name}` has gates: no replay for a board knows what they leave out"
+        help_ = "evaluate it on the board itself, or on this machine without `--board`"
         raise CompileErrors([Diagnostic("bad-argument", message, help=help_)])
     session = Session(artifact, options.policy, governor=NoGovernor())
     stored = None if entry is None else entry.clock
@@ -216,17 +223,38 @@ def _calibration(session: Session, options: BoardOptions) -> Dataset | None:
 
 
 def recorded(
-    kind: type[R], session: Session, dataset: Dataset, samples: int | None, progress: Reporter
+    kind: type[R],
+    session: Session,
+    dataset: Dataset,
+    samples: int | None,
+    progress: Reporter,
+    shift: float | None = None,
 ) -> R:
-    """What every exit computes for every sample, or for the first `samples`."""
+    """What every exit computes for every sample, or for the first `samples`.
+
+    Args:
+        kind: of the record.
+        session: of the artifact.
+        dataset: the samples.
+        samples: at most so many.
+        progress: told of samples done.
+        shift: of a network's gates, which then decide; None: nothing is left out.
+    """
     network = session.manifest.network
     runner, names = Runner.of(session.library, network), shown_values(network)
     ((input_, _),) = network.inputs
     total = min(dataset.count or samples or 0, samples or dataset.count or 0)
+    scores = [one.score for one in decided_by_gates(network)] if shift is not None else []
 
     def run_batch(images: np.ndarray) -> dict[str, np.ndarray]:
-        found = runner.run_all({input_: images}, names, session.threads)
-        return {name: rows.reshape(len(rows), -1) for name, rows in found.items()}
+        if shift is None or not network.gated:
+            found = runner.run_all({input_: images}, names, session.threads)
+            return {name: rows.reshape(len(rows), -1) for name, rows in found.items()}
+        run = runner.run_gated({input_: images}, names, session.threads, shift=shift)
+        found = {name: run.values[name].reshape(len(images), -1) for name in names}
+        whole = runner.run_all({input_: images}, [network.output], session.threads)
+        found[_WHOLE] = whole[network.output].reshape(len(images), -1)
+        return found | {score: run.shares[score][:, None] for score in scores}
 
     return record(
         kind,
@@ -236,6 +264,8 @@ def recorded(
         exits=network.exit_names[:-1],
         logits={e.name: e.head.outputs[0][0] for e in network.exits if e.head},
         class_means={e.name: e.comparator.outputs[0][0] for e in network.exits if e.comparator},
+        shares=scores,
+        whole={"logits": _WHOLE} if scores else {},
         progress=lambda done: progress(done, max(total, done)),
     )
 

@@ -50,6 +50,7 @@ def _print_plan(planned: Mapping[str, Any]) -> None:
 
 
 def _print_build(summary: Mapping[str, Any]) -> None:
+    from eecompile.gate_report import gating_lines
     from eecompile.memory import Peak
     from eecompile.report import held_out_lines
 
@@ -73,6 +74,8 @@ def _print_build(summary: Mapping[str, Any]) -> None:
             f"{readable(rounded['values'])} numbers the other way, by one step; end to end that "
             f"makes {summary['max_source_error']:.2g}"
         )
+    if summary["gates"]:
+        print("\n".join(gating_lines(summary["gates"])))
     if len(summary["exits"]) > 1:
         print_exits(summary["exits"])
     if summary["placing"]:

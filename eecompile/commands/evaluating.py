@@ -64,10 +64,10 @@ def _print_evaluation(found: Mapping[str, Any]) -> None:
     budget = f" at {found['budget']}" if found["budget"] else ""
     print(
         f"{found['n']} samples, policy {found['policy'] or 'none'}{budget}; "
-        f"{threads_in_words(found['threads'])}, measured, exits and full depth in turn"
+        f"{threads_in_words(found['threads'])}, measured, {_saved_by(found)} and full depth in turn"
     )
     table(
-        ("", "with exits", "full depth"),
+        ("", f"with {_saved_by(found)}", "full depth"),
         [
             ("accuracy", percent(found["accuracy"], 2), percent(found["full_depth_accuracy"], 2)),
             ("multiply-accumulates", percent(found["mean_macs_fraction"]), "100.0 %"),
@@ -96,11 +96,40 @@ def _print_evaluation(found: Mapping[str, Any]) -> None:
         )
     if found.get("halt") is not None:
         print(_halt_line(found))
-    print()
-    print_exits_taken(found["exits"])
+    if len(found["exits"]) > 1 or not _gated(found):
+        print()
+        print_exits_taken(found["exits"])
+    if _gated(found):
+        _print_gates(found)
     if found["offloaded_fraction"]:
         print(f"\n{percent(found['offloaded_fraction'])} of the samples were answered by a server")
     print_what_is_known(found)
+
+
+def _gated(found: Mapping[str, Any]) -> bool:
+    return bool(found["blocks"] or found["channels"])
+
+
+def _saved_by(found: Mapping[str, Any]) -> str:
+    """What leaves something out.
+
+    >>> final, early = {"name": "final"}, {"name": "early"}
+    >>> _saved_by({"exits": [final], "blocks": [{}], "channels": []})
+    'gates'
+    >>> _saved_by({"exits": [early, final], "blocks": [], "channels": []})
+    'exits'
+    """
+    if not _gated(found):
+        return "exits"
+    return "gates, exits" if len(found["exits"]) > 1 else "gates"
+
+
+def _print_gates(found: Mapping[str, Any]) -> None:
+    """How many blocks ran, how often each, and what was kept of channels."""
+    from eecompile.gate_report import counts_line, kept_rows
+
+    print(f"\n{counts_line(found)}")
+    table(("gate", "kept"), kept_rows(found))
 
 
 def _halt_line(found: Mapping[str, Any]) -> str:

@@ -36,6 +36,10 @@ def inspect(options: argparse.Namespace) -> int:
     print_exits(found.rows)
     if found.placing:
         print_placing(found.placing)
+    if found.gates:
+        print("", *found.gate_lines, sep="\n")
+        if found.gate_table is not None:
+            table(*found.gate_table, left=3)
     _print_costs(found)
     if found.reports:
         print("", *found.policy_lines, sep="\n")

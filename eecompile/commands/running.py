@@ -100,6 +100,7 @@ def _halt(options: argparse.Namespace) -> dict[str, float] | None:
 def _print_answers(answers: Sequence[Answer]) -> None:
     clocked = any(answer.frequency_hz for answer in answers)
     columns = ["exit", "label", "confidence", "segments run", "latency"]
+    gated = any(answer.blocks_run is not None for answer in answers)
     rows = [
         [
             _exit(answer),
@@ -110,6 +111,10 @@ def _print_answers(answers: Sequence[Answer]) -> None:
         ]
         for answer in answers
     ]
+    if gated:
+        columns.insert(4, "blocks run")
+        for answer, row in zip(answers, rows, strict=True):
+            row.insert(4, written(answer.blocks_run, f"{{}} of {answer.blocks}".format))
     if clocked:
         columns += ["clock", "energy"]
         for answer, row in zip(answers, rows, strict=True):
@@ -143,6 +148,7 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
     names = (
         *("exit", "label", "confidence", "segments_run"),
         *("latency_s", "frequency_hz", "energy_j", "offloaded", "audited", "halted"),
+        *("blocks_run", "blocks"),
     )
     return {name: getattr(answer, name) for name in names}
 

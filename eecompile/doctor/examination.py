@@ -33,7 +33,7 @@ def examine() -> list[Finding]:
 _PACKAGES = (
     ("tvm", "apache-tvm", True, "pip install apache-tvm", "compiling"),
     ("onnx", "onnx", True, "pip install onnx", "ONNX networks"),
-    ("torch", "torch", False, "pip install 'eecompile[torch]'", "PyTorch networks, trained heads"),
+    ("torch", "torch", False, "pip install 'eecompile[torch]'", "PyTorch networks, `train`"),
     (
         "tritonclient",
         "tritonclient",

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from eecompile.artifact import Artifact, read_artifact
 from eecompile.artifact_files import LIBRARY
 from eecompile.clock_rule import ClockRule
@@ -250,6 +252,19 @@ class Session:
     @property
     def _clock(self) -> Clock | None:
         return None if self._how is None else self._how.clock
+
+    @property
+    def steps_kept(self) -> np.ndarray | None:
+        """What ran for the latest single sample, int32 (steps,), a view, after `record_steps`.
+
+        By the steps of all segments, in order: groups of channels that ran, 0 where a step has
+        none, -1 where it did not run. None where nothing is recorded.
+        """
+        return self._singles.steps_kept
+
+    def record_steps(self) -> None:
+        """Fill in `steps_kept` from the next sample on; nothing without gates."""
+        self._singles.record_steps()
 
     def reset_counts(self) -> None:
         """Count from zero."""

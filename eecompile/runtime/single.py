@@ -92,6 +92,18 @@ class Singles:
         self._last_outputs = [(name, values[name]) for name, _ in network.segments[-1].outputs]
         self.counts = [0] * len(network.exit_names)
 
+    @property
+    def steps_kept(self) -> np.ndarray | None:
+        """See `Session.steps_kept`."""
+        if self.program is None or self.program.kept is None:
+            return None
+        return np.asarray(self.program.kept[0])
+
+    def record_steps(self) -> None:
+        """See `Session.record_steps`."""
+        if self.program is not None and self.program.kept is None:
+            self.program.record()
+
     def run(self, how: Deciding, x: Inputs, normalize: bool, stop: bytearray) -> Answer:
         """The answer for one sample: see `Session.run`.
 

@@ -183,9 +183,9 @@ def manifest_that_is_a_list(folder: Path) -> None:
 # 3. The format version, before any field that another version may have changed.
 
 
-@attack("wrong-artifact-version", "Artifact version mismatch: runtime supports 4, artifact has 5")
+@attack("wrong-artifact-version", "Artifact version mismatch: runtime supports 5, artifact has 6")
 def future_version(folder: Path) -> None:
-    edit(folder, lambda m: (m.clear(), m.update(format="eecompile artifact", format_version=5)))
+    edit(folder, lambda m: (m.clear(), m.update(format="eecompile artifact", format_version=6)))
 
 
 @attack("bad-artifact", "`manifest.json` cannot be used: `format_version` must be a whole number")
