@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +14,16 @@ from typing import IO, Any
 
 import numpy as np
 
-__all__ = ["ArrayFile", "ArrayFileError", "npz_keys", "open_npy", "open_npz"]
+__all__ = ["UNREADABLE", "ArrayFile", "ArrayFileError", "npz_keys", "open_npy", "open_npz"]
 
 Array = np.ndarray[Any, Any]
+
+#: What numpy and zipfile raise for damaged files. A flipped bit may ask for a password
+#: (RuntimeError), for another compression, or for more memory than there is.
+UNREADABLE = (
+    *(EOFError, KeyError, MemoryError, OSError, OverflowError, RuntimeError, ValueError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 class ArrayFileError(Exception):
@@ -85,7 +94,7 @@ def _reading() -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ArrayFileError("there is no such file") from error
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError, KeyError) as error:
+    except UNREADABLE as error:
         raise ArrayFileError(str(error).strip('"').rstrip(".") or type(error).__name__) from error
 
 

@@ -25,6 +25,7 @@ import hashlib
 import io
 import mmap
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,7 +183,10 @@ class Artifact:
         try:
             with np.load(io.BytesIO(self.texts["vectors.npz"]), allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, zipfile.BadZipFile, EOFError, MemoryError) as error:
+        except (
+            *(ValueError, OSError, EOFError, MemoryError, RuntimeError),
+            *(zipfile.BadZipFile, zlib.error),
+        ) as error:
             raise bad_artifact(
                 self.path, f"`vectors.npz` holds no test vectors: {error}"
             ) from error

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("ir", "operators", "shapes", "reference", "reference_windows", "reference_resize"),
         *("spec", "hardware", "cost", "segments", "atomic", "checked_json", "packing"),
+        "array_files",
         *("board", "cost_table", "kept_macs"),
     ),
     (

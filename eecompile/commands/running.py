@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eecompile.array_files import UNREADABLE
 from eecompile.atomic import check_file
 from eecompile.commands.printing import print_json, print_what_is_known, what_is_known
 from eecompile.console import table
@@ -161,7 +161,7 @@ def _read_input(path: Path) -> np.ndarray | dict[str, np.ndarray]:
             return found
         with found:
             return {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or str(error)
         if not reason or "pickle" in reason:  # numpy's advice would be to load it unsafely
             reason = "it holds no plain array of a .npy or .npz file"

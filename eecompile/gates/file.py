@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from eecompile.array_files import UNREADABLE
 from eecompile.atomic import replaced_file
 from eecompile.checked_json import JsonError, ObjectReader, canonical_json, parse_json
 from eecompile.diagnostics import CompileErrors, Diagnostic, Span
@@ -150,7 +151,7 @@ def _read(path: Path) -> GateFile:
             }
     except FileNotFoundError as error:
         raise _Damaged("there is no such file") from error
-    except (OSError, zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise _Damaged(f"it is damaged, or no .npz file ({error})") from error
     meta = arrays.pop(_META, None)
     if meta is None or meta.dtype != np.uint8:

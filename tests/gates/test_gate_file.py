@@ -140,6 +140,16 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
     middle = whole.index(b"gates.shared.input_weight.npy") + 300
     path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
     assert "Bad CRC-32" in refusal(path, made)
+    directory = whole.rindex(b"PK\x01\x02")
+    encrypted = bytearray(whole)
+    encrypted[directory + 8] |= 1
+    path.write_bytes(encrypted)
+    assert "is encrypted" in refusal(path, made)
+    np.savez_compressed(path, **{"gates.a": np.arange(3000)})
+    compressed = bytearray(path.read_bytes())
+    compressed[60:90] = b"\xff" * 30
+    path.write_bytes(compressed)
+    assert "Error -3 while decompressing" in refusal(path, made)
     np.savez(path, weights=np.zeros(3))
     assert "`eecompile train` did not write it" in refusal(path, made)
     np.savez(path, a=np.array([{}], dtype=object))
