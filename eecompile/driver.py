@@ -175,13 +175,13 @@ class _Build:
             runner = Runner.of(native.load(), own)
             values = runner.run_all(inputs, shown_values(network), 1)
             equivalence = compare_with_source(extended, segments, inputs, values, self.spec)
-            masked, gated = extended, None
+            masked, gated, decided = extended, None, None
             if network.gated:
                 wanted = (*shown_values(network), *score_names(segments))
                 gated = runner.run_gated(inputs, wanted, 1).values
                 masked = extended.copy()
                 insert_gates(masked, self.gating.plan, self.gating.parameters)
-                compare_gated(masked, segments, inputs, gated, self.spec)
+                decided = compare_gated(masked, segments, inputs, gated, self.spec)
         with self.steps.step("measure, fit the policies to their budgets") as progress:
             self._emit(masked)
             costs = self._costs(runner, network, inputs)
