@@ -40,7 +40,7 @@ from eecompile.exit_table import exit_rows
 from eecompile.freshness import Freshness
 from eecompile.gate_fitting import fit_gates
 from eecompile.gate_report import gating_json
-from eecompile.gated_costs import gated_costs, table_costs
+from eecompile.gated_costs import costs_as_paid
 from eecompile.gates_kept import with_gates_told
 from eecompile.halt_building import build_halts
 from eecompile.hardware import Machine, cpu_name, machine, usable_cores
@@ -64,7 +64,7 @@ from eecompile.runtime.sysfs import LocalFiles
 from eecompile.runtime.vectors import make_vectors, shown_values
 from eecompile.segments import SegmentGraph, score_names
 from eecompile.server_folder import server_folder
-from eecompile.shift_fitting import Shifts
+from eecompile.shift_fitting import shifts_of
 from eecompile.text import print_segments
 from eecompile.tuning_file import TunedMachine, tuned_words, write_tuning
 
@@ -72,8 +72,6 @@ __all__ = ["BuildOptions", "BuildReport", "build"]
 
 #: Samples bundled as test vectors, and samples compared with the source network.
 _VECTORS = 16
-#: Calibration samples whose gates' scores tell which shifts are worth trying.
-_SCORED = 512
 
 
 @dataclass(frozen=True)
@@ -188,8 +186,17 @@ class _Build:
             dump = self.options.dump_ir and self.options.dump_ir / "costs"
             annotate(extended, self.spec.model, segments, network, costs, [self.timing], dump)
             written = self.spec.policies if self.spec.model.exits or network.gated else ()
-            exit_costs = self._exit_costs(network, costs, records)
-            shifts = self._shifts(recorder, recordings, records, network, costs, progress)
+            exit_costs = costs_as_paid(network, costs, records)
+            shifts = shifts_of(
+                recorder,
+                recordings,
+                records,
+                self.splits,
+                lambda paying: costs_as_paid(network, costs, paying),
+                threads=self.threads,
+                cache=self.cache,
+                progress=progress,
+            )
             policies = build_policies(
                 written,
                 network,
@@ -331,18 +338,6 @@ class _Build:
         known = [clock for clock in clocks if clock is not None]
         return cost_table(board, states, network, self.cores, times_s, known)
 
-    def _exit_costs(
-        self, network: CompiledGraph, table: CostTable, records: Mapping[str, Record]
-    ) -> dict[str, ExitCosts]:
-        """Quantity -> what policies are fitted with, as the samples of each record pay it."""
-        found = {"macs": ExitCosts.macs(network), **budget_costs(table)}
-        shares = {split: made.shares for split, made in records.items() if made.shares}
-        return {
-            quantity: gated_costs(costs, network, steps, shares)
-            for quantity, costs in found.items()
-            if (steps := table_costs(network, table, quantity)) is not None
-        }
-
     # -- the data ------------------------------------------------------------------------------
 
     def _recordings(self, recorder: Recorder | None, progress: Reporter) -> dict[str, Recording]:
@@ -392,41 +387,6 @@ class _Build:
         heads, comparators = graphs_of(plans, parameters)
         kept = {n: with_outputs(r, plans, parameters) for n, r in records.items() if n != "fit"}
         return heads, comparators, kept
-
-    def _shifts(
-        self,
-        recorder: Recorder | None,
-        recordings: Mapping[str, Recording],
-        records: Mapping[str, Record],
-        network: CompiledGraph,
-        table: CostTable,
-        progress: Reporter,
-    ) -> Shifts | None:
-        """The network at any shift of its gates; None without gates or data."""
-        if recorder is None or not network.gated or "calibrate" not in records:
-            return None
-
-        def shifted(shift: float, split: str) -> Record:
-            total, what = len(records[split]), f"{split}, gates at {shift:+.2f}"
-            return recorder.shifted(
-                self.splits[split],
-                records[split],
-                shift,
-                threads=self.threads,
-                cache=self.cache,
-                key=recordings[split].key,
-                progress=lambda done: progress(done, total, what),
-            )
-
-        def run(shift: float, splits: tuple[str, ...]) -> dict[str, Record]:
-            return {s: shifted(shift, s) if shift else records[s] for s in splits}
-
-        return Shifts(
-            run,
-            lambda records: self._exit_costs(network, table, records),
-            lambda: recorder.score_sample(self.splits["calibrate"], _SCORED, self.threads),
-            len(network.exits),
-        )
 
     # -- exits that the compiler places ---------------------------------------------------------
 

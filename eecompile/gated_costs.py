@@ -8,13 +8,34 @@ from typing import Any
 
 import numpy as np
 
+from eecompile.clocks.planning import budget_costs
 from eecompile.compiled import CompiledGraph, CompiledStep
 from eecompile.cost_table import CostTable
 from eecompile.outcomes import ExitCosts
+from eecompile.record import Record
 
 __all__ = ["gated_costs", "macs_of_steps", "table_costs", "work_shares"]
 
 Array = np.ndarray[Any, Any]
+
+
+def costs_as_paid(
+    network: CompiledGraph, table: CostTable, records: Mapping[str, Record]
+) -> dict[str, ExitCosts]:
+    """Quantity -> what policies are fitted with: the costs, as the samples of each record pay them.
+
+    Args:
+        network: compiled.
+        table: of the network.
+        records: by split.
+    """
+    found = {"macs": ExitCosts.macs(network), **budget_costs(table)}
+    shares = {split: made.shares for split, made in records.items() if made.shares}
+    return {
+        quantity: gated_costs(costs, network, steps, shares)
+        for quantity, costs in found.items()
+        if (steps := table_costs(network, table, quantity)) is not None
+    }
 
 
 def work_shares(step: CompiledStep, shares: Mapping[str, Array], count: int) -> Array:

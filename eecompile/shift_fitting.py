@@ -12,15 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from eecompile.cache import Cache
+from eecompile.console import Reporter
+from eecompile.datasets import Dataset
 from eecompile.fitted_policy import Calibration, FittedPolicy, table_of
 from eecompile.outcomes import ExitCosts
 from eecompile.policies import NeverPolicy
 from eecompile.policies.points import OperatingPoint
 from eecompile.policy_fitting import DEFAULT_BUDGET
 from eecompile.record import CalibrateRecord, Record
+from eecompile.recording import Recorder, Recording
 from eecompile.spec import Budget
 
-__all__ = ["Shifted", "Shifts", "fit_shift"]
+__all__ = ["Shifted", "Shifts", "fit_shift", "shifts_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -28,6 +32,8 @@ Array = np.ndarray[Any, Any]
 _SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.75)
 #: Shifts tried between the two around a budget.
 _HALVINGS = 4
+#: Calibration samples whose gates' scores tell which shifts are worth trying.
+_SCORED = 512
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,52 @@ class Shifts:
         everything = float(scores[0]) - 1.0
         found = [float(np.quantile(scores, share)) for share in _SHARES]
         return sorted({everything, 0.0, *found})
+
+
+def shifts_of(
+    recorder: Recorder | None,
+    recordings: Mapping[str, Recording],
+    records: Mapping[str, Record],
+    splits: Mapping[str, Dataset],
+    costs: Callable[[Mapping[str, Record]], Mapping[str, ExitCosts]],
+    *,
+    threads: int,
+    cache: Cache,
+    progress: Reporter,
+) -> Shifts | None:
+    """The network that a build recorded, at any shift; None without gates or calibration data.
+
+    Args:
+        recorder: runs it.
+        recordings: of its splits.
+        records: what was recorded without a shift, with what heads give.
+        splits: the data.
+        costs: as in `Shifts`.
+        threads: that share the samples.
+        cache: of records.
+        progress: told of samples done.
+    """
+    if recorder is None or not recorder.scores or "calibrate" not in records:
+        return None
+
+    def shifted(shift: float, split: str) -> Record:
+        total, what = len(records[split]), f"{split}, gates at {shift:+.2f}"
+        return recorder.shifted(
+            splits[split],
+            records[split],
+            shift,
+            threads=threads,
+            cache=cache,
+            key=recordings[split].key,
+            progress=lambda done: progress(done, total, what),
+        )
+
+    return Shifts(
+        lambda shift, wanted: {s: shifted(shift, s) if shift else records[s] for s in wanted},
+        costs,
+        lambda: recorder.score_sample(splits["calibrate"], _SCORED, threads),
+        len(recorder.backbone.exits),
+    )
 
 
 def fit_shift(budget: Budget | None, shifts: Shifts) -> FittedPolicy:

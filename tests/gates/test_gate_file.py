@@ -145,7 +145,7 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
     encrypted[directory + 8] |= 1
     path.write_bytes(encrypted)
     assert "is encrypted" in refusal(path, made)
-    np.savez_compressed(path, **{"gates.a": np.arange(3000)})
+    np.savez_compressed(path, a=np.arange(3000))
     compressed = bytearray(path.read_bytes())
     compressed[60:90] = b"\xff" * 30
     path.write_bytes(compressed)
