@@ -78,7 +78,8 @@ def _part(count: int, noun: str, macs: int, plan: GatePlan) -> str:
 
 
 def _percent(macs: int, plan: GatePlan) -> str:
-    return f"{100 * macs / max(plan.macs, 1):.2g} %"
+    share = 100 * macs / max(plan.macs, 1)
+    return f"{share:.0f} %" if share >= 10 else f"{share:.2g} %"
 
 
 def gating_json(gating: Gating, compared: GatedEquivalence | None = None) -> dict[str, Any] | None:

@@ -88,6 +88,15 @@ def test_what_is_skipped_and_what_never_is_can_be_read(folder: Path) -> None:
     assert told["passed_over"].keys() == {"layer2.0"}
 
 
+def test_shares_of_everything_are_written_out(folder: Path) -> None:
+    found(folder, 'skip channels "**" gate squeeze(groups: 4)')
+    spec, host, _ = check_file(folder / "net.ee")
+    assert host is not None
+    assert gate_lines(planned_gates(spec, host))[0].startswith(
+        "gates for 16 convolutions (100 % of the MACs)"
+    )
+
+
 def test_no_exit_stands_where_a_gate_may_leave_nothing(folder: Path) -> None:
     shutil.copy(DEMO / "calibrate.npz", folder)
     statements = (
