@@ -266,7 +266,12 @@ def _train(verbs: Any) -> None:
     recipe.add_argument(
         "--augment", metavar="KINDS", help="flips,crops or none (default: what fits the images)"
     )
-    recipe.add_argument("--start", type=Path, metavar="FILE", help="gates to begin with")
+    recipe.add_argument(
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="gates, and their weights, to begin with",
+    )
     recipe.add_argument("--seed", type=_at_least(0), default=0, metavar="N", help="(0)")
     parser.add_argument(
         "--every",

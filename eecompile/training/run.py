@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from eecompile.console import Reporter, Steps
@@ -31,8 +30,8 @@ __all__ = ["train"]
 
 #: What names of outputs begin with that show the exits' features to their helping heads.
 _FEATURE = "training.feature."
-#: Samples that tell which blocks matter.
-_WARMING = 128
+#: Samples that tell which blocks matter, and what gates to begin with cost.
+_WARMING, _STARTED = 128, 1000
 
 
 def train(path: Path, options: TrainOptions, steps: Steps) -> dict[str, Any]:
@@ -88,6 +87,7 @@ class _Run:
     ) -> None:
         self.prepared, self.options, self.samples = prepared, options, samples
         recipe, input_ = options.recipe, prepared.splits["fit"].input
+        self.tuned = recipe.backbone_rate is not None
         prices = None
         if options.costs is not None and options.quantity != "macs":
             prices = read_prices(options.costs, options.quantity, prepared.segments)
@@ -95,15 +95,18 @@ class _Run:
         check_reachable(terms, options)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         fits = fitting(input_.shape[1:], input_.dtype)
+        network, first = self._network(terms).to(device), 1.0
+        if options.start is not None:
+            first = measure(network, samples["calibrate"].first(_STARTED), terms).cost
         self.task = Task(
-            self._network(terms).to(device),
+            network,
             (teacher_of(prepared.host.copy().module).to(device), prepared.answer),
             terms,
             samples["fit"],
             samples["calibrate"],
             recipe,
             fits if recipe.augment is None else recipe.augment,
-            Schedule(options.targets, recipe.steps),
+            Schedule(options.targets, recipe.steps, first),
             options.checkpoint,
             self._key(terms),
             options.every_s,
@@ -126,7 +129,13 @@ class _Run:
                 host.add_output(f"{_FEATURE}{name}", value)
                 shape = types[value].shape
                 exits[f"{_FEATURE}{name}"] = shape[2] if len(shape) == 3 else shape[1]
-        insert_gates(host, prepared.plan, self._first_parameters())
+        parameters = initial_parameters(prepared.plan, recipe.seed)
+        if self.options.start is not None:
+            begun = read_gates(self.options.start, prepared.plan)
+            parameters |= begun.parameters
+            host.set_weights(begun.weights)
+            self.tuned |= bool(begun.weights)
+        insert_gates(host, prepared.plan, parameters)
         return Network(
             host.module,
             prepared.answer,
@@ -135,13 +144,6 @@ class _Run:
             prepared.classes,
             tune=recipe.backbone_rate is not None,
         )
-
-    def _first_parameters(self) -> dict[str, np.ndarray]:
-        """What gates begin with: those of a file, or such that keep everything."""
-        initial = initial_parameters(self.prepared.plan, self.options.recipe.seed)
-        if self.options.start is None:
-            return initial
-        return {**initial, **read_gates(self.options.start, self.prepared.plan).parameters}
 
     def _key(self, terms: tuple[Term, ...]) -> dict[str, str]:
         """What a run consists of: a checkpoint of another is not continued."""
@@ -199,8 +201,7 @@ class _Run:
         return report
 
     def _write(self, path: Path, report: Mapping[str, Any]) -> None:
-        tuned = self.options.recipe.backbone_rate is not None
-        state = self.task.network.source_state(tuned=tuned)
+        state = self.task.network.source_state(tuned=self.tuned)
         arrays = {name: value.numpy() for name, value in state.items()}
         write_gates(
             path,
@@ -248,7 +249,7 @@ class _Run:
             "quantity": self.options.quantity,
             "gates": len(self.prepared.plan.gates),
             "gates_cost_fraction": sum(t.cost for t in self.task.terms) - 1,
-            "tuned": self.options.recipe.backbone_rate is not None,
+            "tuned": self.tuned,
             "full_depth": self.full,
             "targets": self.trainer.state.reports,
             "steps": self.trainer.state.step,

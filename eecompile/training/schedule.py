@@ -36,13 +36,14 @@ class Schedule:
     """Targets in falling order, `steps` steps for each.
 
     For the first half of a stage the wanted cost falls in a line from the target before (the first
-    time from 1) to its own: gates that are asked for too much at once drop blocks before they
+    time from `first`) to its own: gates that are asked for too much at once drop blocks before they
     know which. Rates stand for 30 % of a stage and then fall in a line to a twentieth.
     Source: measured on ResNet-56 and CIFAR-10.
     """
 
     targets: tuple[float, ...]
     steps: int
+    first: float = 1.0
     ramp: float = 0.5
     hold: float = 0.3
     least_rate: float = 0.05
@@ -64,7 +65,7 @@ class Schedule:
         stage, within = divmod(step, self.steps)
         share = within / self.steps
         target = self.targets[stage]
-        before = self.targets[stage - 1] if stage else 1.0
+        before = self.targets[stage - 1] if stage else self.first
         wanted = target + (before - target) * max(0.0, 1 - share / self.ramp)
         falling = max(0.0, (share - self.hold) / (1 - self.hold))
         rate = 1 - (1 - self.least_rate) * falling

@@ -137,6 +137,21 @@ def test_training_can_begin_with_the_gates_of_a_file(written: Written, call: Cal
     assert bits(file.with_suffix(".gates.npz")) != again
 
 
+def test_training_begins_with_the_weights_that_were_tuned_with_the_gates(
+    written: Written, call: Call
+) -> None:
+    file = written()
+    call("train", file, "--macs", "80%", *SHORT, "--steps", 8, "--tune-backbone")
+    start, made = file.with_name("first.gates.npz"), file.with_suffix(".gates.npz")
+    made.rename(start)
+    told = call("train", file, "--macs", "75%", *SHORT, "--steps", 8, "--start", start).json
+    before, after = bits(start), bits(made)
+    weights = {name for name in before if name.startswith("weights.")}
+    assert told["tuned"] and weights
+    assert weights == {name for name in after if name.startswith("weights.")}
+    assert all(before[name] == after[name] for name in weights)
+
+
 def test_a_killed_run_goes_on_and_comes_to_the_same_file(written: Written, call: Call) -> None:
     file = written(BOTH)
     targets = ("--macs", "85%,75%", "--tune-backbone", "--exit-weight", 0.5)
