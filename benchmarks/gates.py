@@ -1,12 +1,13 @@
-"""Skip gates on ResNet-56: accuracy, multiply-accumulates and time, gates' cost counted.
+"""Skip gates on ResNet-56 and a DenseNet: accuracy, work and time, gates' cost counted.
 
-    python -m benchmarks.gates [layers|channels|both|fitted ...] [--folder DIR] [--samples N]
-                               [--macs 85%,75%,65%,55%,45%] [--steps 320] [--threads 2]
+    python -m benchmarks.gates [layers|channels|both|fitted|densenet ...] [--folder DIR]
+                               [--samples N] [--macs 95%,90%,85%,80%,75%] [--steps 250]
 
 ``layers``, ``channels`` and ``both`` train gates and weights with `eecompile train` on 20,000
 training images, one target after the other, and keep the files in the folder: a second run, or one
 that was stopped, goes on from them. ``fitted`` builds the ONNX file with gates that are fitted
-without gradients. All is reported on the last 5,000 test images, none of which was trained,
+without gradients; ``densenet`` does so for a small DenseNet, dense layers and channels, which
+`benchmarks.train_densenet` trains first. All is reported on the last 5,000 test images, none of which was trained,
 fitted or chosen on. Times are those of single images on one thread: each image is answered with its
 gates deciding and at full depth, in turns of 25, in the same process. Training needs torch and, for
 five targets on two cores, most of an hour a kind.
@@ -46,7 +47,12 @@ SKIPS = {
     "channels": CHANNELS.format(kind="squeeze"),
     "both": f"{LAYERS}\n    {CHANNELS.format(kind='recurrent')}",
     "fitted": 'skip channels "layer*.*.conv1" gate fitted',
+    "densenet": (
+        'skip layers "features.*.*" gate fitted\n    skip channels "features.*.*.conv1" gate fitted'
+    ),
 }
+#: Kinds that need no training -> the budgets that one build is made for, in per cent.
+FITTED = {"fitted": (95, 90, 85, 80), "densenet": (95, 90, 85, 80)}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _FIRST = 5000  #: test image that is reported on
 _TURN = 25  #: images of one side before the other has its turn
@@ -98,6 +104,8 @@ def write_file(path: Path, kind: str, data: Path, gates: str, policies: str) -> 
     source = f'source torch "{HERE / "networks.py"}:resnet56" weights "{data / WEIGHTS}"'
     if kind == "fitted":
         source = 'source onnx "resnet56.onnx"'
+    if kind == "densenet":
+        source = f'source torch "{HERE / "networks.py"}:densenet_small" weights "densenet.pth"'
     text = (HERE / "gates.ee").read_text().replace('"cifar10_', f'"{data}/cifar10_')
     named = f'{SKIPS[kind]}\n    gates "{gates}"' if gates else SKIPS[kind]
     text = text.replace("SOURCE", source).replace("SKIP", named).replace("POLICIES", policies)
@@ -119,7 +127,7 @@ def trained(folder: Path, kind: str, data: Path, options: argparse.Namespace) ->
             [
                 *(sys.executable, "-m", "eecompile.cli", "train", str(path), "--tune-backbone"),
                 *("--macs", options.macs, "--steps", str(options.steps), "--json"),
-                *("--backbone-rate", str(options.backbone_rate)),
+                *("--backbone-rate", str(options.backbone_rate), "--rate", str(options.rate)),
                 *("--threads", str(options.threads), "-o", str(output)),
             ],
             stdout=subprocess.PIPE, text=True, check=False,
@@ -177,30 +185,41 @@ def _ratio(answers: list[ee.Answer], whole: list[ee.Answer]) -> float:
 
 def points_of(folder: Path, kind: str, data: Path, options: argparse.Namespace) -> list[Point]:
     """The curve of one kind of gates."""
-    cache, found = Cache(folder / "cache"), []
-    if kind == "fitted":
-        onnx = folder / "resnet56.onnx"
-        export = ("export", "resnet56", "--weights", str(data / WEIGHTS), "--onnx", str(onnx))
-        command = [sys.executable, "-m", "benchmarks.networks", *export]
-        subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True)
-        policies = "\n".join(
-            f"policy at{share} {{ budget mean macs <= {share} % }}" for share in (95, 90, 85, 80)
-        )
-        path = write_file(folder / "fitted.ee", kind, data, "", policies)
-        steps = Steps(0, quiet=False)
-        built = build(path, BuildOptions(output=folder / "fitted.artifact"), steps, cache)
-        print("fitted in", f"{steps.times_s.get('fit the gates', float('nan')):.0f} s")
-        for share in (95, 90, 85, 80):
-            name = f"{share} %"
-            found.append(measured(name, built.artifact, data, options.samples, f"at{share}"))
-        return found
+    cache = Cache(folder / "cache")
+    if kind in FITTED:
+        return fitted(folder, kind, data, options.samples, cache)
+    found = []
     for name, gates in trained(folder, kind, data, options).items():
-        policies = "policy trained {}"
-        path = write_file(folder / f"{gates.stem}.ee", kind, data, gates.name, policies)
+        path = write_file(folder / f"{gates.stem}.ee", kind, data, gates.name, "policy trained {}")
         output = folder / f"{gates.stem}.artifact"
         build(path, BuildOptions(output=output), Steps(0, quiet=True), cache)
         found.append(measured(name, output, data, options.samples))
     return found
+
+
+def fitted(folder: Path, kind: str, data: Path, count: int, cache: Cache) -> list[Point]:
+    """One build with a policy for each budget."""
+    prepare(folder, kind, data)
+    shares = FITTED[kind]
+    policies = (f"policy at{share} {{ budget mean macs <= {share} % }}" for share in shares)
+    path = write_file(folder / f"{kind}.ee", kind, data, "", "\n".join(policies))
+    steps = Steps(0, quiet=True)
+    built = build(path, BuildOptions(output=folder / f"{kind}.artifact"), steps, cache)
+    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in steps.times_s.items())
+    print(f"\n{kind}: built in {times}")
+    return [measured(f"{share} %", built.artifact, data, count, f"at{share}") for share in shares]
+
+
+def prepare(folder: Path, kind: str, data: Path) -> None:
+    """The network that gates are fitted to, where it is not there."""
+    made = folder / ("densenet.pth" if kind == "densenet" else "resnet56.onnx")
+    command = ["benchmarks.train_densenet", str(folder)]
+    if kind == "fitted":
+        weights = str(data / WEIGHTS)
+        command = ["benchmarks.networks", "export", "resnet56", "--weights", weights]
+        command += ["--onnx", str(made)]
+    if not made.exists():
+        subprocess.run([sys.executable, "-m", *command], cwd=HERE.parent, check=True)
 
 
 def main() -> None:
@@ -209,9 +228,10 @@ def main() -> None:
     parser.add_argument("kinds", nargs="*", choices=[*SKIPS, []], default=[])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--samples", type=int, default=5000)
-    parser.add_argument("--macs", default="85%,75%,65%,55%,45%")
-    parser.add_argument("--steps", type=int, default=320)
-    parser.add_argument("--backbone-rate", type=float, default=2e-4)
+    parser.add_argument("--macs", default="95%,90%,85%,80%,75%")
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--backbone-rate", type=float, default=1e-4)
+    parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     data = shared_data()
