@@ -7,10 +7,10 @@
 training images, one target after the other, and keep the files in the folder: a second run, or one
 that was stopped, goes on from them. ``fitted`` builds the ONNX file with gates that are fitted
 without gradients; ``densenet`` does so for a small DenseNet, dense layers and channels, which
-`benchmarks.train_densenet` trains first. All is reported on the last 5,000 test images, none of which was trained,
-fitted or chosen on. Times are those of single images on one thread: each image is answered with its
-gates deciding and at full depth, in turns of 25, in the same process. Training needs torch and, for
-five targets on two cores, most of an hour a kind.
+`benchmarks.train_densenet` trains first. All is reported on the last 5,000 test images, none of
+which was trained, fitted or chosen on. Times are those of single images on one thread: each is
+answered with its gates deciding and at full depth, in turns of 25, in the same process. Training
+needs torch and, for five targets on two cores, half an hour a kind.
 """
 
 from __future__ import annotations
