@@ -20,7 +20,7 @@ from eecompile.diagnostics import CompileErrors, Diagnostic, Source
 from eecompile.dsl.given import given_budget, given_halt
 from eecompile.dsl.overrides import apply_overrides
 from eecompile.dsl.parser import parse, parse_file
-from eecompile.gate_counts import Decided, counts_json, decided_by_gates, kept_when_run
+from eecompile.gate_counts import NO_GATES, Decided, decided_by_gates, kept_when_run
 from eecompile.halt_rule import HaltRule
 from eecompile.outcomes import exits_json, exits_taken
 from eecompile.policies import ExitPolicy
@@ -117,7 +117,7 @@ class Evaluation:
     def _gates_json(self) -> dict[str, Any]:
         """``blocks``, ``blocks_run`` and ``channels``: see `eecompile.gate_counts.counts_json`."""
         if not self.decided:
-            return counts_json((), np.empty((0, 0), bool), np.empty((0, 0)))
+            return dict(NO_GATES)
         return kept_when_run(self.decided, np.stack(self.kept))
 
     def _halt_json(self) -> dict[str, Any]:

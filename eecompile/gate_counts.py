@@ -11,6 +11,7 @@ import numpy as np
 from eecompile.compiled import CompiledGraph
 
 __all__ = [
+    "NO_GATES",
     "Decided",
     "counts_json",
     "decided_by_gates",
@@ -20,6 +21,9 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
+
+#: What `counts_json` gives for a network without gates.
+NO_GATES: Mapping[str, Any] = {"blocks": [], "blocks_run": None, "channels": []}
 
 
 @dataclass(frozen=True, slots=True)

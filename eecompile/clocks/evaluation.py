@@ -31,7 +31,7 @@ from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span
 from eecompile.dsl.given import given_deadline, given_frequency
 from eecompile.dsl.parser import parse_file
 from eecompile.evaluation import choose_budget, open_test_data
-from eecompile.gate_counts import decided_by_gates
+from eecompile.gate_counts import NO_GATES, decided_by_gates
 from eecompile.outcomes import exits_json, exits_taken
 from eecompile.policies import ExitPolicy, NeverPolicy, from_json
 from eecompile.record import CalibrateRecord, Record, TestRecord, record
@@ -138,6 +138,7 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
         # As `eval` has them: nothing is sent, no guard is at work, and nothing is halted.
         **{"offloaded_fraction": 0.0, "offload": None, "offload_failure": None},
         **{"audited_fraction": 0.0, "guard": None},
+        **NO_GATES,
         **{"halt": None, "halted": 0.0, "over_budget": None},
     }
 
