@@ -63,9 +63,9 @@ def _refuse_gated(policy: Policy, refuse: _Refuse) -> None:
             label = "remove it: a server would run the rest without its gates"
             refuse(f"`{part}` in a network with gates is", policy.at(part), label)
     for part in ("deadline", "frequency"):
-        if policy.rule is None and getattr(policy, part) is not None:
-            label = "remove it, or add `exit when ...`: clocks are chosen between exits"
-            refuse(f"`{part}` without `exit when` is", policy.at(part), label)
+        if getattr(policy, part) is not None:
+            label = "remove it: clocks are chosen by costs of which gates save nothing"
+            refuse(f"`{part}` in a network with gates is", policy.at(part), label)
 
 
 def _refuse_together(policy: Policy, refuse: _Refuse) -> None:
