@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from math import isfinite
+from sys import float_info
 from typing import Any
 
 from eecompile.checked_json import JsonError, ObjectReader
@@ -32,7 +32,7 @@ class HaltRule:
     def __post_init__(self) -> None:
         for name, limit in self.given.items():
             is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
-            if not is_number or not isfinite(limit) or limit <= 0:
+            if not is_number or not 0 < limit <= float_info.max:
                 raise ValueError(f"{name} must be a finite number above 0, not {limit!r}")
         if not self.given:
             raise ValueError("there must be a limit")

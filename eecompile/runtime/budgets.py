@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from sys import float_info
 
 from eecompile.artifact import Artifact, PolicyEntry
 from eecompile.artifact_files import bad_artifact
@@ -64,7 +64,7 @@ def given_limits(budget: Mapping[str, float]) -> dict[str, float]:
         if name not in QUANTITIES:
             raise bad_argument(f"Unknown quantity `{name}` of a budget", help_)
         number = isinstance(limit, int | float) and not isinstance(limit, bool)
-        if not number or not isfinite(limit):
+        if not number or not abs(limit) <= float_info.max:
             raise bad_argument(f"Expected a number as the limit of `{name}`, found {limit!r}")
         if name in _SHARES and limit > _MOST_SHARE:
             message = f"Expected a fraction as the limit of `{name}`, found {limit:g}"
@@ -87,8 +87,9 @@ def given_halt(limits: Mapping[str, float]) -> HaltRule:
     for name in limits:
         if name not in _HALTS:
             raise bad_argument(f"Unknown quantity `{name}` to halt at", help_)
-    if isinstance(limits.get("macs"), int | float) and limits["macs"] > _MOST_SHARE:
-        message = f"Expected a fraction as the limit of `macs`, found {limits['macs']:g}"
+    share = limits.get("macs")
+    if isinstance(share, int | float) and _MOST_SHARE < share <= float_info.max:
+        message = f"Expected a fraction as the limit of `macs`, found {share:g}"
         raise bad_argument(message, "1 is the whole network's: 60 % is 0.6")
     try:
         return HaltRule(**{_HALTS[name]: limit for name, limit in limits.items()})

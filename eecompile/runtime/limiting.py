@@ -69,10 +69,11 @@ class Limiter:
             CompileErrors: as `halted`, or these are no limits.
         """
         given = how, macs, time_s, energy_j
-        if self._latest is None or self._latest[0] != given:  # Most often they are the same again.
+        latest = self._latest  # read once: another thread may ask before it is told to wait
+        if latest is None or latest[0] != given:  # Most often they are the same again.
             budgets = {"macs": macs, "latency": time_s, "energy": energy_j}
             rule = given_halt({name: limit for name, limit in budgets.items() if limit is not None})
             if how is not None and how.halt is not None:
                 rule = rule.and_also(how.halt.rule)
-            self._latest = given, self.halted(how, rule)
-        return self._latest[1]
+            self._latest = latest = given, self.halted(how, rule)
+        return latest[1]

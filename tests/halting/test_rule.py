@@ -29,8 +29,11 @@ INF = float("inf")
 
 @pytest.mark.parametrize(
     "limits",
-    [{}, {"macs": 0.0}, {"macs": -1.0}, {"latency_s": INF}, {"energy_j": float("nan")}],
-    ids=str,
+    [
+        *({}, {"macs": 0.0}, {"macs": -1.0}, {"latency_s": INF}, {"energy_j": float("nan")}),
+        *({"macs": 10**400}, {"latency_s": -(10**400)}),
+    ],
+    ids=lambda limits: str(limits)[:30],
 )
 def test_what_is_no_limit_is_refused(limits: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"limit|number above 0"):
