@@ -15,7 +15,7 @@ import pytest
 # to do, their threads wait for each other at every step of a small network.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-collect_ignore = ["arm/run.py"]  # a program for another machine, not a module
+collect_ignore = ["arm/call.py", "arm/run.py"]  # programs for another machine, no modules
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

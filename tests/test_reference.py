@@ -56,7 +56,11 @@ def test_every_case_uses_exactly_the_attributes_of_the_table() -> None:
         assert required <= set(case.attributes) <= allowed, case.label
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
+#: `Keep` is none of ONNX's operators.
+ONNX_CASES = [case for case in CASES if case.kind != "Keep"]
+
+
+@pytest.mark.parametrize("case", ONNX_CASES, ids=lambda case: case.label)
 def test_case_equals_onnx_runtime(case: Case) -> None:
     _check(case)
 
@@ -213,3 +217,15 @@ def test_run_graph_gives_the_named_outputs_of_a_chain() -> None:
     np.testing.assert_array_equal(found["b"], b)
     np.testing.assert_array_equal(found["r"], np.maximum(a, 0))
     assert found["b"].shape == (1, 2, 4, 4)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.kind == "Keep"], ids=lambda c: c.label)
+def test_keep_looks_at_the_score_of_each_channels_group(case: Case) -> None:
+    x, scores = case.inputs
+    assert x is not None and scores is not None
+    (found,) = evaluate(case.op, case.inputs)
+    size = x.shape[1] // scores.shape[1]
+    for channel in range(x.shape[1]):
+        kept = scores[0, channel // size] > 0
+        expected = x[:, channel] if kept else np.zeros_like(x[:, channel])
+        np.testing.assert_array_equal(found[:, channel], expected)
