@@ -343,9 +343,9 @@ class _Build:
     def _recordings(self, recorder: Recorder | None, progress: Reporter) -> dict[str, Recording]:
         if recorder is None:
             return {}
-        return recorder.record(
-            self.splits, threads=self.threads, cache=self.cache, progress=progress
-        )
+        # Heads alone are fitted on `fit`; without exits there is nothing to record it for.
+        splits = {s: data for s, data in self.splits.items() if s != "fit" or self.spec.model.exits}
+        return recorder.record(splits, threads=self.threads, cache=self.cache, progress=progress)
 
     def _fit_gates(self, host: HostGraph, progress: Reporter) -> None:
         """Parameters of the gates that need no training."""
