@@ -248,8 +248,10 @@ def _train(verbs: Any) -> None:
     recipe.add_argument(
         "--batch", type=_at_least(2), default=128, metavar="N", help="samples in a step (128)"
     )
-    recipe.add_argument("--rate", type=_positive, default=1e-3, help="of the gates (0.001)")
-    recipe.add_argument("--backbone-rate", type=_positive, help="of the weights (0.00006)")
+    recipe.add_argument(
+        "--rate", type=_positive, help="of the gates (0.001; 0.0001 with --tune-backbone)"
+    )
+    recipe.add_argument("--backbone-rate", type=_positive, help="of the weights (0.0001)")
     recipe.add_argument(
         "--distill",
         type=_share,
