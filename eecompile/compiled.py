@@ -13,7 +13,7 @@ from typing import Protocol
 from eecompile.cost import Work
 from eecompile.ir import Graph, TensorType
 from eecompile.kept_macs import kept_macs
-from eecompile.segments import SegmentGraph, Step
+from eecompile.segments import SegmentGraph, Step, step_name
 
 __all__ = [
     "CompiledExit",
@@ -163,6 +163,16 @@ class CompiledStep:
         return cls(function, step.gate, step.keep, step.otherwise, step.channels, group)
 
     @property
+    def groups(self) -> int:
+        """Groups of channels that it may leave out; 0 without any."""
+        return dict(self.function.inputs)[self.channels].size if self.channels else 0
+
+    @property
+    def groups_share(self) -> float:
+        """Of its work, what leaving all groups out takes off."""
+        return self.groups * self.group_macs / max(self.function.macs, 1)
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """Values that must be there for it, or for it to be left out."""
         named = (self.keep, self.otherwise, self.channels)
@@ -292,9 +302,8 @@ class CompiledGraph:
         found = []
         for name, segment in self.named_segments():
             for index, step in enumerate(segment.steps if segment.gated else ()):
-                decided = step.function.outputs[0][0] if step.gate else step.keep
-                block = decided.rpartition(".")[0]
-                named = f"{block}.gate" if step.gate else block or f"{name}.{index}"
+                gives = step.function.outputs[0][0]
+                named = step_name(name, index, gives, step.gate, step.keep)
                 found.append((named, step.function))
         return tuple(found)
 

@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from eecompile.spec import DataSet, DataSource, Spec, plain
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
-__all__ = ["MINIMUM", "Dataset", "Split", "open_dataset"]
+__all__ = ["MINIMUM", "Dataset", "Split", "open_dataset", "open_datasets"]
 
 Array = np.ndarray[Any, Any]
 Batch = tuple[Array, Array]
@@ -235,6 +235,32 @@ def _diagnostic(id: str, message: str, source: DataSource, help: str = "") -> Di
         help=help,
         path=None if span else source.path,
     )
+
+
+def open_datasets(
+    spec: Spec,
+    data: DataSet,
+    input_type: TensorType,
+    classes: int,
+    limits: tuple[int, int] | None = None,
+) -> dict[Split, Dataset]:
+    """All splits that the `.ee` file gives, their labels checked; arguments as of `open_dataset`.
+
+    Raises:
+        CompileErrors: everything that is wrong with them.
+    """
+    found: dict[Split, Dataset] = {}
+    problems = Diagnostics()
+    for split in get_args(Split):
+        try:
+            opened = open_dataset(spec, data, split, input_type, classes, limits)
+            if opened is not None:
+                opened.check()
+                found[split] = opened
+        except CompileErrors as errors:
+            problems.add(*errors.diagnostics)
+    problems.raise_errors()
+    return found
 
 
 def open_dataset(

@@ -57,9 +57,9 @@ def decided_by_gates(network: CompiledGraph) -> tuple[Decided, ...]:
             if step.keep and not step.gate and step.keep not in found:
                 found[step.keep] = Decided(gate_name(step.keep), step.keep, 0, "", index, place)
             if step.channels and step.channels not in found:
-                groups = dict(step.function.inputs)[step.channels].size
-                name, within = gate_name(step.channels), step.keep
-                found[step.channels] = Decided(name, step.channels, groups, within, index, place)
+                name, groups = gate_name(step.channels), step.groups
+                own = Decided(name, step.channels, groups, step.keep, index, place)
+                found[step.channels] = own
             place += 1
     return tuple(found.values())
 

@@ -14,7 +14,7 @@ from eecompile.cost_table import CostTable
 from eecompile.outcomes import ExitCosts
 from eecompile.record import Record
 
-__all__ = ["gated_costs", "macs_of_steps", "table_costs", "work_shares"]
+__all__ = ["costs_as_paid", "gated_costs", "macs_of_steps", "table_costs", "work_shares"]
 
 Array = np.ndarray[Any, Any]
 
@@ -48,9 +48,7 @@ def work_shares(step: CompiledStep, shares: Mapping[str, Array], count: int) -> 
     """
     paid = np.ones(count)
     if step.channels:
-        groups = dict(step.function.inputs)[step.channels].size
-        most = groups * step.group_macs / max(step.function.macs, 1)
-        paid -= (1.0 - shares[step.channels][:, 0]) * most
+        paid -= (1.0 - shares[step.channels][:, 0]) * step.groups_share
     if step.keep:
         paid *= shares[step.keep][:, 0]
     return paid

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
@@ -14,15 +13,15 @@ from eecompile.cache import Cache, digest, source_digest
 from eecompile.compiled import CompiledStep
 from eecompile.compiling import Compiled, compile_graphs
 from eecompile.console import Reporter
-from eecompile.datasets import Dataset, Split, open_dataset
-from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span
+from eecompile.datasets import Dataset, Split, open_datasets
+from eecompile.diagnostics import CompileErrors, Diagnostic, Span
 from eecompile.hardware import Machine
 from eecompile.head_fitting import ExitPlan
 from eecompile.ir import Graph
 from eecompile.passes.index_limits import index_limits
 from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord, record
 from eecompile.runtime.runner import Runner
-from eecompile.segments import SegmentGraph
+from eecompile.segments import SegmentGraph, score_names
 from eecompile.spec import Spec
 
 __all__ = ["Recorder", "Recording", "open_splits"]
@@ -54,18 +53,7 @@ def open_splits(spec: Spec, graph: Graph) -> dict[str, Dataset]:
         raise CompileErrors([Diagnostic("not-supported-yet", message, data.span, notes=notes)])
     input_ = graph.types[graph.inputs[0]]
     limits = index_limits(graph, graph.inputs[0])
-    found: dict[str, Dataset] = {}
-    problems = Diagnostics()
-    for split in get_args(Split):
-        try:
-            opened = open_dataset(spec, data, split, input_, output.classes, limits)
-            if opened is not None:
-                opened.check()
-                found[split] = opened
-        except CompileErrors as errors:
-            problems.add(*errors.diagnostics)
-    problems.raise_errors()
-    return found
+    return dict(open_datasets(spec, data, input_, output.classes, limits).items())
 
 
 @dataclass(frozen=True)
@@ -247,8 +235,7 @@ class Recorder:
     @property
     def scores(self) -> tuple[str, ...]:
         """What gates decide by; none of a network without gates."""
-        named = (name for step in self.steps for name in (step.keep, step.channels) if name)
-        return tuple(dict.fromkeys(named))
+        return tuple(score_names(self.backbone))
 
     def _run(self, images: np.ndarray, threads: int) -> dict[str, np.ndarray]:
         (name, _), *_ = self.backbone.inputs

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from eecompile.cost import graph_macs
 from eecompile.ir import Graph, TensorType
 
-__all__ = ["SHIFT", "Exit", "Segment", "SegmentGraph", "Step", "score_names"]
+__all__ = ["SHIFT", "Exit", "Segment", "SegmentGraph", "Step", "score_names", "step_name"]
 
 #: A value float32 (1, 1) that all gates read and subtract from their scores; 0 as fitted. More
 #: leaves more out. It is set when a policy is, and is no input of the network.
@@ -72,6 +72,13 @@ class Segment:
     def gates_macs(self) -> int:
         """Multiply-accumulates of its gates."""
         return sum(step.macs for step in self.steps if step.gate)
+
+    def named_steps(self) -> tuple[tuple[str, Step], ...]:
+        """Its steps by the names that `step_name` gives."""
+        return tuple(
+            (step_name(self.name, index, step.graph.outputs[0], step.gate, step.keep), step)
+            for index, step in enumerate(self.steps)
+        )
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
@@ -166,6 +173,20 @@ class SegmentGraph:
             for exit_ in self.exits[index : index + 1]:
                 found.extend(exit_.graphs)
         return tuple(found)
+
+
+def step_name(segment: str, index: int, gives: str, gate: bool, keep: str) -> str:
+    """A step's name in tables of costs: ``<block>.gate``, ``<block>`` or ``<segment>.<i>``.
+
+    Args:
+        segment: its segment's name.
+        index: of the step in it.
+        gives: its first output.
+        gate: as in `Step`.
+        keep: as in `Step`.
+    """
+    block = (gives if gate else keep).rpartition(".")[0]
+    return f"{block}.gate" if gate else block or f"{segment}.{index}"
 
 
 def score_names(graph: SegmentGraph) -> dict[str, str]:

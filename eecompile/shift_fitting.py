@@ -146,9 +146,10 @@ def fit_shift(budget: Budget | None, shifts: Shifts) -> FittedPolicy:
     """
     course = shifts.course()
     points = {shift: shifts.point(shift) for shift in course}
+    found = shifts.at(0.0)  # Points are judged by what they say of themselves.
+    judge = Calibration(found.calibrate, found.costs, budget or DEFAULT_BUDGET)
     if budget is not None:
-        points |= _between(budget, points, shifts)
-    judge = _judge(budget or DEFAULT_BUDGET, shifts)
+        points |= _between(judge, points, shifts)
     kept = judge.best(list(points.values())) if budget is not None else points[0.0]
     if kept is None:
         raise judge.infeasible(min(judge.reached(point) for point in points.values()))
@@ -157,17 +158,10 @@ def fit_shift(budget: Budget | None, shifts: Shifts) -> FittedPolicy:
     return FittedPolicy(best.make(), best, table_of(others, points[min(points)]))
 
 
-def _judge(budget: Budget, shifts: Shifts) -> Calibration:
-    """Judges points by what they say of themselves."""
-    found = shifts.at(0.0)
-    return Calibration(found.calibrate, found.costs, budget)
-
-
 def _between(
-    budget: Budget, points: Mapping[float, OperatingPoint], shifts: Shifts
+    judge: Calibration, points: Mapping[float, OperatingPoint], shifts: Shifts
 ) -> dict[float, OperatingPoint]:
     """More points around where the budget begins to hold, or ends to."""
-    judge = _judge(budget, shifts)
     order = sorted(points)
     kept = [judge.keeps(points[shift]) for shift in order]
     edges = [k for k in range(len(order) - 1) if kept[k] != kept[k + 1]]

@@ -68,6 +68,5 @@ def _work(step: CompiledStep, groups: Mapping[str, float | None]) -> float:
     """The share of a step's work that is done where it runs."""
     if not step.channels:
         return 1.0
-    share, count = groups[gate_name(step.channels)], dict(step.function.inputs)[step.channels].size
-    most = count * step.group_macs / max(step.function.macs, 1)
-    return 1.0 - (1.0 - (1.0 if share is None else share)) * most
+    share = groups[gate_name(step.channels)]
+    return 1.0 - (1.0 - (1.0 if share is None else share)) * step.groups_share

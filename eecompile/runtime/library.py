@@ -85,11 +85,7 @@ class Library:
         Raises:
             CompileErrors: the library has none.
         """
-        try:
-            code: Code = self._loaded.eecompile_chain
-            return code
-        except AttributeError as error:
-            raise self._bad(f"`{Path(self.name).name}` has no code for teams: {error}") from error
+        return self._code("eecompile_chain", "teams")
 
     def steps(self) -> Code:
         """The code that runs some of a network's steps, see steps.c.
@@ -97,11 +93,14 @@ class Library:
         Raises:
             CompileErrors: the library has none.
         """
+        return self._code("eecompile_steps", "gates")
+
+    def _code(self, symbol: str, what: str) -> Code:
         try:
-            code: Code = self._loaded.eecompile_steps
+            code: Code = getattr(self._loaded, symbol)
             return code
         except AttributeError as error:
-            raise self._bad(f"`{Path(self.name).name}` has no code for gates: {error}") from error
+            raise self._bad(f"`{Path(self.name).name}` has no code for {what}: {error}") from error
 
     def memory(self, nbytes: int) -> np.ndarray:
         """Aligned bytes for the functions to work in.

@@ -104,10 +104,7 @@ class StepNeeds:
 
 def _least_share(step: CompiledStep) -> float:
     """Of a step's cost, what any sample pays."""
-    if step.keep:
-        return 0.0
-    groups = dict(step.function.inputs)[step.channels].size if step.channels else 0
-    return 1.0 - groups * step.group_macs / max(step.function.macs, 1)
+    return 0.0 if step.keep else 1.0 - step.groups_share
 
 
 class PieceCosts:

@@ -138,12 +138,11 @@ class Program:
         output, nbytes = self._left_out(step)
         if step.otherwise and output and values[step.otherwise][0].nbytes != nbytes:
             raise InternalError(f"{step.otherwise} cannot stand for {output}: other sizes")
-        groups = dict(step.function.inputs)[step.channels].size if step.channels else 0
         return _Step(
             *(*call.places, *call.strides),
             *(step.gate, address(step.keep)),
             *(address(output), address(step.otherwise), nbytes),
-            *(address(step.channels), groups),
+            *(address(step.channels), step.groups),
             *(step.function.macs, step.group_macs, counted),
             *(0.0, 0.0, -np.inf),
         )

@@ -11,7 +11,7 @@ from eecompile.artifact import read_artifact
 from eecompile.cost_table import Cost, CostRow
 from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.kept_macs import kept_macs
-from eecompile.segments import Segment, SegmentGraph, Step
+from eecompile.segments import Segment, SegmentGraph
 
 __all__ = ["Prices", "Term", "gate_names", "network_terms", "read_prices"]
 
@@ -71,10 +71,10 @@ def _parts(segment: Segment, prices: Prices) -> Iterator[tuple[tuple[str, ...], 
     if not segment.steps:
         yield (), price
         return
-    names = [step_name(segment.name, index, step) for index, step in enumerate(segment.steps)]
-    known = all(name in prices.steps for name in names)
+    named = segment.named_steps()
+    known = all(name in prices.steps for name, _ in named)
     per_mac = price / max(segment.macs, 1)
-    for name, step in zip(names, segment.steps, strict=True):
+    for name, step in named:
         cost = prices.steps[name] if known else step.macs * per_mac
         layers = (step.keep,) if step.keep else ()
         always, _ = kept_macs(step.graph)
@@ -82,13 +82,6 @@ def _parts(segment: Segment, prices: Prices) -> Iterator[tuple[tuple[str, ...], 
         yield layers, cost * (1 - share)
         if share:
             yield (*layers, step.channels), cost * share
-
-
-def step_name(segment: str, index: int, step: Step) -> str:
-    """A step's name in tables of costs: ``<block>.gate``, ``<block>`` or ``<segment>.<i>``."""
-    decided = step.graph.outputs[0] if step.gate else step.keep
-    block = decided.rpartition(".")[0]
-    return f"{block}.gate" if step.gate else block or f"{segment}.{index}"
 
 
 def gate_names(terms: Sequence[Term]) -> tuple[str, ...]:
@@ -135,9 +128,9 @@ def read_prices(
 def _same(rows: Sequence[CostRow], segments: SegmentGraph) -> list[CostRow]:
     """The rows of steps that compute as much as those of that name here."""
     macs = {
-        step_name(segment.name, index, step): (step.gate, step.macs)
+        name: (step.gate, step.macs)
         for segment in segments.segments
-        for index, step in enumerate(segment.steps)
+        for name, step in segment.named_steps()
     }
     return [
         row

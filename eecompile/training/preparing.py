@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from eecompile.atomic import check_file
-from eecompile.datasets import Dataset, Split, open_dataset
+from eecompile.datasets import Dataset, Split, open_datasets
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
 from eecompile.dsl.check_gates import trained_skips
 from eecompile.gates import GatePlan, initial_parameters
@@ -148,15 +148,4 @@ def _splits(spec: Spec, host: FxHost, classes: int) -> dict[Split, Dataset]:
         raise CompileErrors([Diagnostic("not-supported-yet", message, data.span, notes=notes)])
     input_: TensorType = graph.types[graph.inputs[0]]
     limits = index_limits(graph, graph.inputs[0])
-    found: dict[Split, Dataset] = {}
-    problems = Diagnostics()
-    for split in get_args(Split):
-        try:
-            opened = open_dataset(spec, data, split, input_, classes, limits)
-            if opened is not None:
-                opened.check()
-                found[split] = opened
-        except CompileErrors as errors:
-            problems.add(*errors.diagnostics)
-    problems.raise_errors()
-    return found
+    return open_datasets(spec, data, input_, classes, limits)
