@@ -266,7 +266,9 @@ def _train(verbs: Any) -> None:
         help="of the exits' loss beside the final answer's, with --tune-backbone (0.3)",
     )
     recipe.add_argument(
-        "--augment", metavar="KINDS", help="flips,crops or none (default: what fits the images)"
+        "--augment",
+        metavar="KINDS",
+        help="flips,crops,mixtures or none (default: what fits the images)",
     )
     recipe.add_argument(
         "--start",

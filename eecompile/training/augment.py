@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["augmented", "fitting"]
+__all__ = ["augmented", "fitting", "mixed"]
 
 #: By which share of their size images are moved at most, each way: 4 of 32 pixels.
 _SHIFT = 8
@@ -22,6 +22,24 @@ def fitting(shape: tuple[int, ...], dtype: str) -> tuple[str, ...]:
     if len(shape) != 3 or dtype != "float32" or min(shape[1:]) < _SHIFT:
         return ()
     return ("flips", "crops") if shape[0] == 3 else ("crops",)
+
+
+def mixed(
+    inputs: Tensor, labels: Tensor, classes: int, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Each sample laid over another of the batch, and the shares of the classes, (n, classes).
+
+    How much of each is left is drawn evenly, for each pair anew. A network that knows its training
+    images by heart has nothing to learn from them; of their mixtures its teacher knows more than
+    the labels tell. Source: Zhang et al., arXiv 1710.09412; Beyer et al., arXiv 2106.05237.
+    """
+    count = len(labels)
+    others = torch.from_numpy(generator.permutation(count))
+    share = torch.from_numpy(generator.random(count, dtype=np.float32))
+    shares = functional.one_hot(labels, classes).float()
+    shares = share.view(-1, 1) * shares + (1 - share).view(-1, 1) * shares[others]
+    weight = share.view(-1, *(1,) * (inputs.ndim - 1))
+    return weight * inputs + (1 - weight) * inputs[others], shares
 
 
 def augmented(images: Tensor, kinds: tuple[str, ...], generator: np.random.Generator) -> Tensor:

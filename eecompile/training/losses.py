@@ -21,6 +21,7 @@ _HALVINGS = 12
 def answer_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, distill: float) -> Tensor:
     """Cross entropy with the labels and, weighing `distill`, with the teacher's answers.
 
+    Labels are classes, (n,), or shares of each class, (n, classes).
     The teacher's part is the divergence at a temperature of 2, times its square.
     """
     own = functional.cross_entropy(logits, labels)

@@ -15,7 +15,7 @@ __all__ = ["AUGMENTATIONS", "Recipe", "TrainOptions", "read_augmentations", "rea
 Quantity = Literal["macs", "latency", "energy"]
 
 #: What may be done to training images, besides ``none``.
-AUGMENTATIONS = ("flips", "crops")
+AUGMENTATIONS = ("flips", "crops", "mixtures")
 
 #: A name's end that is kept apart when targets are written into it.
 _SUFFIX = ".gates.npz"
@@ -168,6 +168,6 @@ def read_augmentations(text: str | None) -> tuple[str, ...] | None:
     words = {word.strip() for word in text.split(",")}
     unknown = words - {*AUGMENTATIONS, "none"}
     if unknown or ("none" in words and len(words) > 1):
-        message = f"Expected flips, crops or none for `--augment`, found `{text}`"
+        message = f"Expected flips, crops, mixtures or none for `--augment`, found `{text}`"
         raise CompileErrors([Diagnostic("bad-argument", message, help="e.g. `flips,crops`")])
     return tuple(word for word in AUGMENTATIONS if word in words)

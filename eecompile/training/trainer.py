@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from eecompile.training.augment import mixed
 from eecompile.training.checkpoint import State, write_checkpoint
 from eecompile.training.costs import Term
 from eecompile.training.losses import answer_loss, exit_losses, mean_cost, wanted_shift
@@ -109,6 +110,7 @@ class Trainer:
         if self.state.optimiser:
             self.optimiser.load_state_dict(self.state.optimiser)
         self.controller = Controller(self.state.lasting)
+        self.classes = 1 + int(max(self.task.fit.labels.max(), self.task.calibrate.labels.max()))
         self.watched = self.task.calibrate.first(_CHECKED)
         self.least = self._least_accuracy()
 
@@ -144,6 +146,9 @@ class Trainer:
     def _step(self, moment: Moment) -> None:
         task, recipe = self.task, self.task.recipe
         inputs, labels = task.fit.batch(self.state.step, recipe.batch, recipe.seed, task.augment)
+        if "mixtures" in task.augment:
+            chance = np.random.default_rng((recipe.seed, self.state.step, 2))
+            inputs, labels = mixed(inputs, labels, self.classes, chance)
         inputs, labels = inputs.to(self.device), labels.to(self.device)
         for group in self.optimiser.param_groups:
             group["lr"] = group["base"] * moment.rate

@@ -6,6 +6,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from eecompile.diagnostics import ToolError
@@ -16,7 +17,10 @@ __all__ = ["Linker", "find_linkers", "link", "link_source"]
 
 #: Every library has the code that leads threads through its functions, and through the steps of a
 #: network that has gates.
-_TEAM = tuple(Path(__file__).parent / name for name in ("team.c", "steps.c"))
+_TEAM = tuple(
+    Path(str(files("eecompile") / "native" / name))
+    for name in ("internal.h", "eecompile.h", "team.c", "steps.c")
+)
 _TEAM_SYMBOLS = (
     "eecompile_team_open",
     "eecompile_team_close",
@@ -37,10 +41,11 @@ def link(
     Raises:
         ToolError: no linker for the machine, or it could not be run or failed; its output is told.
     """
-    files = {f"part{index}.o": code for index, code in enumerate(objects)}
+    parts = {f"part{index}.o": code for index, code in enumerate(objects)}
     if team:
-        files |= {source.name: source.read_bytes() for source in _TEAM}
-    return _linked(files, list(files), (*symbols, *_TEAM_SYMBOLS * team), machine)
+        parts |= {source.name: source.read_bytes() for source in _TEAM}
+    compiled = [name for name in parts if not name.endswith(".h")]
+    return _linked(parts, compiled, (*symbols, *_TEAM_SYMBOLS * team), machine)
 
 
 def link_source(
@@ -54,20 +59,20 @@ def link_source(
     Raises:
         ToolError: as `link`.
     """
-    files = {source.name: source.read_bytes() for source in sources}
+    parts = {source.name: source.read_bytes() for source in sources}
     options = [f"-I{folder}" for folder in includes]
-    return _linked(files, [sources[0].name, *options, "-ldl"], symbols, machine)
+    return _linked(parts, [sources[0].name, *options, "-ldl"], symbols, machine)
 
 
 def _linked(
-    files: Mapping[str, bytes], inputs: Sequence[str], symbols: Sequence[str], machine: Machine
+    parts: Mapping[str, bytes], inputs: Sequence[str], symbols: Sequence[str], machine: Machine
 ) -> bytes:
     linkers = find_linkers(machine)
     if not linkers:
         raise ToolError(f"No linker for `{machine.name}` ({machine.triple})", remedy(machine))
     with tempfile.TemporaryDirectory(prefix="eecompile-") as name:
         folder = Path(name)
-        for file, content in files.items():
+        for file, content in parts.items():
             (folder / file).write_bytes(content)
         exported = "".join(f" {symbol};" for symbol in symbols)
         (folder / "exports").write_text(f"{{ global:{exported} local: *; }};\n", encoding="ascii")

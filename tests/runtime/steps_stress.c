@@ -11,9 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void *eecompile_team_open(int32_t threads);
-void eecompile_team_close(void *team);
-int32_t eecompile_team_run(void *team, int32_t threads, function_t f, const int64_t *frame);
 
 #define CELLS 13
 #define GROUPS 3

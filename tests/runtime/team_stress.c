@@ -4,7 +4,8 @@
  * Compiled with team.c, plain and with ThreadSanitizer, and with SPIN_NS 0, where threads sleep at
  * every opportunity. Plain memory is handed from phase to phase, so that the sanitizer sees it.
  */
-#define _GNU_SOURCE
+
+#define _GNU_SOURCE /* sched_setaffinity */
 
 #include <pthread.h>
 #include <sched.h>

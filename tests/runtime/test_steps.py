@@ -28,7 +28,7 @@ from eecompile.segments import SHIFT
 from tests.helpers import ROOT
 from tests.runtime import gated, tiny
 
-LOWERING = ROOT / "targets" / "lowering"
+NATIVE = ROOT / "eecompile" / "native"
 STRESS = Path(__file__).with_name("steps_stress.c")
 COUNT = 37
 VALUES = ("b", "early.logits", "logits")
@@ -185,7 +185,7 @@ def test_random_programs_do_what_a_plain_loop_does(sanitizer: str, tmp_path: Pat
     if compiler is None:
         pytest.skip("needs a C compiler")
     options = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
-    options += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{LOWERING}"]
+    options += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{NATIVE}"]
     (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
     probe = subprocess.run(
         [compiler, *options, "-o", "empty", "empty.c"], cwd=tmp_path, capture_output=True
@@ -193,7 +193,7 @@ def test_random_programs_do_what_a_plain_loop_does(sanitizer: str, tmp_path: Pat
     if probe.returncode or subprocess.run([tmp_path / "empty"], check=False).returncode:
         pytest.skip("the compiler has no such sanitizer that runs here")
     program = tmp_path / "stress"
-    sources = [str(STRESS), str(LOWERING / "team.c")]
+    sources = [str(STRESS), str(NATIVE / "team.c")]
     subprocess.run([compiler, *options, "-o", str(program), *sources], check=True)
     for threads in (1, 2, 3):
         command = [str(program), str(threads), "100", str(threads)]

@@ -27,7 +27,7 @@ from eecompile.runtime.library import Library
 from tests.helpers import ROOT
 from tests.runtime import tiny
 
-TEAM = ROOT / "targets" / "lowering" / "team.c"
+TEAM = ROOT / "eecompile" / "native" / "team.c"
 STRESS = Path(__file__).with_name("team_stress.c")
 TASKS = Path("/proc/self/task")
 

@@ -29,9 +29,9 @@ from eecompile.runtime.runner import Runner
 from eecompile.runtime.vectors import make_vectors, shown_values
 
 _SOURCE = Path(__file__).with_name("tiny.c")
-_LOWERING = Path(__file__).parents[2] / "targets" / "lowering"
+_NATIVE = Path(__file__).parents[2] / "eecompile" / "native"
 #: What every library has beside its functions.
-SHARED = tuple(str(_LOWERING / name) for name in ("team.c", "steps.c"))
+SHARED = tuple(str(_NATIVE / name) for name in ("team.c", "steps.c"))
 WEIGHTS = np.array([1, 2, 3, 4], np.float32)
 NAMES = ("segment_0", "head_0", "segment_1", "head_1", "comparator_1", "segment_2")
 

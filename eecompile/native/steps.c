@@ -1,59 +1,19 @@
 /* The steps of a network, one after the other, some of them left out: asked for once, whatever is
  * decided on the way.
  *
- * Compiled into every library beside its kernels and team.c. The structures hold 8-byte fields
- * alone, so that they are the same on every machine; addresses are int64_t, 0 for none. Those of
- * values are of the first sample, the others' follow, each as large.
+ * The structures, in internal.h, hold 8-byte fields alone, so that they are the same on every
+ * machine; addresses are int64_t, 0 for none. Those of values are of the first sample, the others'
+ * follow, each as large.
  *
  * A step with a score runs where that is above 0. Left out, its output is a copy of another value,
  * or zeros. Scores are what gates compute, where gates run; elsewhere what lies in their memory.
  */
 
-#define _POSIX_C_SOURCE 200809L /* clock_gettime */
+#include "internal.h"
 
-#include <stdatomic.h>
-#include <stdint.h>
 #include <string.h>
-#include <time.h>
 
 #define AT(type, address) ((type *)(intptr_t)(address))
-
-typedef int32_t (*function_t)(const int64_t *frame, int32_t thread, int32_t threads, void *team);
-int32_t eecompile_team_wait(void *team);
-
-typedef struct {
-    /* A function as eecompile_team_samples takes it. */
-    int64_t code, frame, strides, places;
-    int64_t gate;                     /* runs only where gates do */
-    int64_t keep;                     /* float32: its score */
-    int64_t output, otherwise, bytes; /* left out: output's bytes are otherwise's, or 0 */
-    int64_t channels, groups;         /* float32[groups]: scores of what it computes */
-    int64_t macs, group_macs;         /* all groups kept; what each takes off where it is not */
-    int64_t block;                    /* 1: counted among the blocks that ran */
-    double cost, group_cost;          /* of the same form as macs */
-    double need;                      /* what must be left of the budget before it runs */
-} step_t;
-
-/* What one sample took. */
-typedef struct {
-    int64_t macs, blocks;
-    double spent;                     /* costs added up */
-    atomic_int_least64_t stopped;     /* 1 + the step before which it stopped; 0: at none */
-} tally_t;
-
-enum { UNLIMITED, COUNTED, TIMED };
-
-typedef struct {
-    int64_t steps, count; /* step_t[count] */
-    int64_t tallies;      /* tally_t[samples] */
-    int64_t kept;         /* int32_t[samples][count]: groups kept (0 without) where a step ran */
-    int64_t gates;        /* whether gates run */
-    int64_t stop;         /* int32_t: no step begins once it is not 0 */
-    int64_t limit;        /* what `budget` is compared with: costs, or seconds since `start_ns` */
-    double budget;
-    int64_t start_ns;                 /* of CLOCK_MONOTONIC */
-    atomic_int_least64_t next;        /* samples taken by threads that share them; 0 between calls */
-} program_t;
 
 static int is_over(const program_t *program, const step_t *step, const tally_t *tally) {
     atomic_int *stop = AT(atomic_int, program->stop);
@@ -117,7 +77,7 @@ static int32_t run_step(
     frame[0] = 1;
     for (int64_t i = 0; i < step->places; i++)
         frame[1 + i] = first[1 + i] + (i == 1 ? own : sample) * strides[i];
-    return ((function_t)(intptr_t)step->code)(frame, thread, threads, threads > 1 ? team : NULL);
+    return ((code_t)(intptr_t)step->code)(frame, thread, threads, threads > 1 ? team : NULL);
 }
 
 /* Some of a program's steps, for samples that lie side by side; as a function. Frame: how many

@@ -1,6 +1,6 @@
 /* Threads that run one compiled function together, phase by phase or sample by sample.
  *
- * Compiled into every library beside its kernels; see aot.py for the functions it calls.
+ * See targets/lowering/aot.py for the functions it calls.
  *
  * Between the phases of a call threads spin, as the next phase is microseconds away. They soon
  * offer their core to whoever else wants it, perhaps the very thread they wait for, and sleep after
@@ -11,15 +11,12 @@
  * the workers are gone: there NULL must be passed for the team.
  */
 
-#define _GNU_SOURCE /* pthread_setname_np, sched_getcpu */
+#include "internal.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <time.h>
 
 #if defined(__x86_64__) || defined(__i386__)
 #define RELAX() __builtin_ia32_pause()
@@ -42,9 +39,7 @@
 #define MOST_THREADS 1024
 #define TAKING_PART (2 * MOST_THREADS - 1)
 
-typedef int32_t (*function_t)(const int64_t *frame, int32_t thread, int32_t threads, void *team);
-
-typedef struct team {
+struct team {
     atomic_uint_least64_t call;  /* counts calls; what idle workers wait on */
     atomic_uint_least64_t phase; /* counts barriers; what threads within a call wait on */
     atomic_int arrived;          /* threads that wait for the phase to end */
@@ -54,7 +49,7 @@ typedef struct team {
     int32_t workers;             /* threads beside the caller's */
     /* Of the call under way; written before `call` changes, read by those who take part. */
     int32_t active;
-    function_t function;
+    code_t function;
     const int64_t *frame;
     const int64_t *strides; /* NULL: threads share phases; else samples, see below */
     int64_t places;
@@ -63,23 +58,17 @@ typedef struct team {
     pthread_mutex_t lock; /* protects sleeping on `changed` */
     pthread_cond_t changed;
     pthread_t ids[];
-} team_t;
+};
 
 typedef struct {
     team_t *team;
     int32_t thread;
 } worker_t;
 
-static int64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 /* The new value of *counter as soon as it is no longer `seen`. */
 static uint64_t await(team_t *team, atomic_uint_least64_t *counter, uint64_t seen, int spin) {
     uint64_t found;
-    int64_t begun = spin ? now_ns() : 0;
+    int64_t begun = spin ? monotonic_ns() : 0;
     while (spin) {
         for (int turn = 0; turn < 64; turn++) {
             found = atomic_load_explicit(counter, memory_order_acquire);
@@ -87,7 +76,7 @@ static uint64_t await(team_t *team, atomic_uint_least64_t *counter, uint64_t see
             RELAX();
         }
         sched_yield();
-        spin = now_ns() - begun < SPIN_NS;
+        spin = monotonic_ns() - begun < SPIN_NS;
     }
     pthread_mutex_lock(&team->lock);
     atomic_fetch_add(&team->sleepers, 1);
@@ -276,7 +265,7 @@ static int32_t lead(team_t *team, int32_t threads) {
 /* Runs a function on up to `threads` threads, which share its phases; on the caller's alone where
  * there is no team or it is busy with another call. Returns its status. */
 int32_t eecompile_team_run(
-    team_t *team, int32_t threads, function_t function, const int64_t *frame) {
+    team_t *team, int32_t threads, code_t function, const int64_t *frame) {
     if (!team || threads < 2 || pthread_mutex_trylock(&team->busy))
         return function(frame, 0, 1, NULL);
     team->function = function;
@@ -288,7 +277,7 @@ int32_t eecompile_team_run(
 /* The same for many samples, which the threads share. Of each of the frame's `places` behind n,
  * `strides` tells the bytes of a sample; of the second, the workspace, those of a thread. */
 int32_t eecompile_team_samples(
-    team_t *team, int32_t threads, function_t function, const int64_t *frame,
+    team_t *team, int32_t threads, code_t function, const int64_t *frame,
     const int64_t *strides, int64_t places) {
     if (!team || threads < 2 || pthread_mutex_trylock(&team->busy))
         return function(frame, 0, 1, NULL);
@@ -304,7 +293,7 @@ int32_t eecompile_team_samples(
 int32_t eecompile_chain(const int64_t *frame, int32_t thread, int32_t threads, void *team) {
     int32_t status = 0;
     for (int64_t i = 0; i < frame[0]; i++) {
-        function_t function = (function_t)(intptr_t)frame[1 + 2 * i];
+        code_t function = (code_t)(intptr_t)frame[1 + 2 * i];
         const int64_t *own = (const int64_t *)(intptr_t)frame[2 + 2 * i];
         int32_t found = function(own, thread, threads, team);
         if (!status) status = found;
