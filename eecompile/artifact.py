@@ -38,11 +38,13 @@ from eecompile.artifact_files import (
     LIMITS,
     MANIFEST,
     MEMBERS,
+    SIGNATURE,
     WEIGHTS,
     bad_artifact,
     bad_json,
     check_machine,
     file_sizes,
+    members_of,
     opened,
     read_file,
     was_replaced,
@@ -60,7 +62,7 @@ from eecompile.cost_table import CostTable
 from eecompile.diagnostics import CompileErrors, Diagnostic, InternalError
 from eecompile.manifest import (
     FORMAT,
-    FORMAT_VERSION,
+    READABLE_VERSIONS,
     Manifest,
     Member,
     Normalization,
@@ -363,16 +365,17 @@ def _check_version(path: Path, value: Mapping[str, Any]) -> None:
         raise bad_artifact(
             path, "`manifest.json` cannot be used: `format_version` must be a whole number"
         )
-    if found != FORMAT_VERSION:
+    if found not in READABLE_VERSIONS:
+        supported = " and ".join(map(str, READABLE_VERSIONS))
         raise CompileErrors(
             [
                 Diagnostic(
                     "wrong-artifact-version",
-                    f"Artifact version mismatch: runtime supports {FORMAT_VERSION},"
+                    f"Artifact version mismatch: runtime supports {supported},"
                     f" artifact has {str(found)[:20]}",
                     path=str(path),
                     help="build it again with this version of eecompile"
-                    if found < FORMAT_VERSION
+                    if found < READABLE_VERSIONS[0]
                     else "update eecompile, or build it again with this version",
                 )
             ]
@@ -385,9 +388,9 @@ def _check_members(
     """Contents of every member, all hashes right. The bytes returned are the bytes hashed."""
     problems: list[str] = []
     files: dict[str, mmap.mmap | bytes] = {}
-    listed = manifest.members
-    for name in sorted({*MEMBERS, *listed}):
-        if name not in LIMITS:
+    listed, members = manifest.members, members_of(manifest.format_version)
+    for name in sorted({*members, *listed}):
+        if name not in members:
             problems.append(f"`{name}` is no file of this format")
         elif name not in listed:
             problems.append(f"`{name}` is not in the manifest")
@@ -403,7 +406,7 @@ def _check_members(
                 continue
             if hashlib.sha256(files[name]).hexdigest() != listed[name].sha256:
                 problems.append(f"`{name}` has been changed: its SHA-256 is not the manifest's")
-    unlisted = sorted(set(sizes) - {MANIFEST, *listed, *MEMBERS})
+    unlisted = sorted(set(sizes) - {MANIFEST, SIGNATURE, *listed, *members})
     problems += [f"`{shortened(name)}` does not belong to the artifact" for name in unlisted]
     if problems:
         raise bad_artifact(path, *problems)

@@ -27,17 +27,20 @@ __all__ = [
     "LIMITS",
     "MANIFEST",
     "MEMBERS",
+    "SIGNATURE",
     "WEIGHTS",
     "bad_artifact",
     "bad_json",
     "check_machine",
     "file_sizes",
+    "members_of",
     "opened",
     "read_file",
     "was_replaced",
 ]
 
 MANIFEST = "manifest.json"
+SIGNATURE = "signature.json"
 LIBRARY = "kernels.so"
 WEIGHTS = "weights.bin"
 _MIB = 1 << 20
@@ -45,6 +48,7 @@ _MIB = 1 << 20
 #: damaged or hostile folder from filling the memory; real files are far smaller.
 LIMITS = {
     MANIFEST: 64 * _MIB,
+    SIGNATURE: 4096,
     LIBRARY: 1024 * _MIB,
     WEIGHTS: 64 * 1024 * _MIB,
     "policies.json": 64 * _MIB,
@@ -54,11 +58,18 @@ LIMITS = {
     "segments.txt": 64 * _MIB,
     "model.ee": 16 * _MIB,
 }
-#: Files of an artifact besides its manifest.
-MEMBERS = tuple(name for name in LIMITS if name != MANIFEST)
+#: Files of an artifact besides its manifest and the manifest's signature.
+MEMBERS = tuple(name for name in LIMITS if name not in (MANIFEST, SIGNATURE))
+#: The format version from which on artifacts have a member, where that is not the first one.
+_SINCE: dict[str, int] = {}
 
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}  # Source: System V ABI, e_machine
+
+
+def members_of(version: int) -> tuple[str, ...]:
+    """The members that artifacts of a format version have."""
+    return tuple(name for name in MEMBERS if _SINCE.get(name, 0) <= version)
 
 
 @contextmanager

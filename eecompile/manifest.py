@@ -28,6 +28,7 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "MOST_THREADS",
+    "READABLE_VERSIONS",
     "Manifest",
     "Member",
     "Normalization",
@@ -35,7 +36,9 @@ __all__ = [
 ]
 
 FORMAT = "eecompile artifact"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 5  #: that is written
+#: Versions that are read: the present one and the one before; what 4 and earlier held is unknown.
+READABLE_VERSIONS = tuple(v for v in (FORMAT_VERSION - 1, FORMAT_VERSION) if v >= 5)
 
 MOST_THREADS = 1024  #: of a network; see team.c
 
@@ -109,7 +112,8 @@ class Manifest:
         default_policy: the one used unless another is asked for; None without policies.
         fitted: the report of heads, policies and budgets fitted, as JSON.
         data: file name -> SHA-256 of the data fitted, calibrated or tested on.
-        members: file name -> member; every file of the folder but the manifest.
+        members: file name -> member; every file of the folder but the manifest and its signature.
+        format_version: of the format its members are in.
     """
 
     version: str
@@ -122,13 +126,14 @@ class Manifest:
     fitted: Mapping[str, Any]
     data: Mapping[str, str]
     members: Mapping[str, Member]
+    format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
         """The JSON value `from_json` reads."""
         network = self.network
         return {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "eecompile_version": self.version,
             "model": network.name,
             "target": {
@@ -172,7 +177,7 @@ class Manifest:
         """
         top = ObjectReader(value, "")
         top.take("format")
-        top.take("format_version")
+        format_version = top.whole("format_version", FORMAT_VERSION, READABLE_VERSIONS[0])
         version = top.text("eecompile_version")
         name = top.text("model")
         inputs, normalizations = _read_inputs(top)
@@ -206,6 +211,7 @@ class Manifest:
             fitted,
             data,
             members,
+            format_version,
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -102,11 +103,11 @@ def main() -> None:
             shutil.copytree(output, wanted)
 
 
-def expected_answers(artifact: Path) -> dict[str, np.ndarray]:
+def expected_answers(artifact: Path) -> dict[str, Any]:
     """What an artifact answers to the first test images, by policy: exits and logits."""
     with np.load(_DATA / "test.npz") as test:
         images = (test["images"][:_SAMPLES].astype(np.float32) / 255).reshape(-1, 1, 1, 8, 8)
-    found = {"images": images}
+    found: dict[str, Any] = {"images": images}
     with ee.load(artifact, governor=ee.NoGovernor()) as net:
         found["full_depth"] = net.full_depth_batch(images[:, 0]).logits
         for policy in net.policies:
