@@ -40,8 +40,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "manifest",
         "artifact",
         "artifact_files",
+        "signatures",
     ),
-    ("heads", "policies", "gates"),
+    ("heads", "policies", "gates", "native_policies"),
     ("passes", "targets", "dsl"),
     ("runtime",),
     ("DRIVER",),
@@ -54,7 +55,7 @@ RUNTIME_SEES = frozenset(
     [
         *("runtime", "policies", "diagnostics", "diagnostic_ids", "ir", "hardware", "cost"),
         *("segments", "atomic", "checked_json", "compiled", "manifest", "artifact"),
-        *("artifact_files", "deviation", "memory", "packing", "figures"),
+        *("artifact_files", "signatures", "deviation", "memory", "packing", "figures"),
         *("board", "cost_table", "clock_rule", "guard_rule", "halt_rule", "offload_rule"),
         "kept_macs",
     ]
@@ -69,6 +70,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "lark": ("dsl.parser",),
     "fdt": ("boards.device_tree",),
     "networkx": ("passes.structure",),
+    "cryptography": ("signatures",),
     "tritonclient": ("runtime.offload.triton",),
     "scipy": ("heads.", "fitted_policy", "learned.scheduler"),
     "sklearn": ("heads.",),

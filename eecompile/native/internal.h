@@ -41,6 +41,8 @@
 
 /* Says what is wrong, for ee_message, and returns `status`. */
 ee_status fail(ee_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* What `fail` said last on this thread. */
+const char *latest_message(void);
 
 /* -- code (a table that linking writes, see targets/lowering/link.py) --------------------------- */
 
@@ -268,10 +270,10 @@ void layout_free(layout_t *layout);
 /* Besides the index of the next exit to evaluate. */
 enum { LEAVE = EE_LEAVE, OFFLOAD = -2 };
 
+/* float32[classes]; the comparator's logits where the exit has nothing else. */
 typedef struct {
     const float *logits;
     const float *class_means; /* NULL: the exit has none */
-    uint32_t classes;
 } exit_outputs_t;
 
 /* A rule, as read from a plan: constant, and shared by sessions. `exits` are those that have a
@@ -281,14 +283,14 @@ const policy_t *policy_read(reader_t *reader, uint32_t exits, const uint8_t *has
 /* A rule in use. */
 typedef struct {
     const policy_t *policy;
-    void *state;   /* of the sample under way: policy_state_bytes */
-    void *learned; /* of all samples: policy_learned_bytes; NULL where it does not learn */
+    void *state;   /* of the sample under way: policy_state_bytes, aligned for a double */
+    void *learned; /* of all samples: policy_learned_bytes, doubles; NULL: it does not learn */
 } deciding_t;
 
 size_t policy_state_bytes(const policy_t *policy);
 size_t policy_learned_bytes(const policy_t *policy); /* 0: it does not learn */
 bool policy_forecasts(const policy_t *policy);
-bool policy_offloads(const policy_t *policy);
+bool policy_offloads(const policy_t *policy); /* whether it may decide to */
 double policy_gate_shift(const policy_t *policy);
 /* Forget everything that was learned. */
 void policy_reset(const deciding_t *deciding);
@@ -300,8 +302,8 @@ int32_t policy_decide(const deciding_t *deciding, uint32_t exit, const exit_outp
 const float *policy_answer(const policy_t *policy, const exit_outputs_t *outputs);
 /* Of a policy that learns: the sample was answered; `final` is NULL where nobody computed it,
  * `here`: computed here because no server answered, or there is none. */
-void policy_learn(const deciding_t *deciding, const float *final, uint32_t classes, bool here);
-/* Whether bytes that an app gave can be what such a policy has learned. */
+void policy_learn(const deciding_t *deciding, const float *final, bool here);
+/* Whether bytes that an app gave, at any alignment, can be what such a policy has learned. */
 bool policy_learned_is_sound(const policy_t *policy, const void *learned);
 
 /* -- budgets (halting.c) ------------------------------------------------------------------------ */

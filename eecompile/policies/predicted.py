@@ -96,6 +96,11 @@ class PredictedPolicy(ExitPolicy):
             found.append(next((k for k in live if k >= due and k > index), final))
         return np.array(found)
 
+    @property
+    def limits(self) -> Sequence[tuple[float, ...] | None] | None:
+        """Of a fitted forecast, as `TableForecast` takes them; else None."""
+        return self._forecast.limits if isinstance(self._forecast, TableForecast) else None
+
     def in_order(self) -> PredictedPolicy:
         """The policy with the same thresholds that evaluates every head from the start on."""
         return PredictedPolicy(
@@ -151,10 +156,8 @@ class PredictedPolicy(ExitPolicy):
             "activation": self.activation,
             "forecast": self.kind_of_forecast,
         }
-        if isinstance(self._forecast, TableForecast):
-            found["limits"] = [
-                None if own is None else to_json(own) for own in self._forecast.limits
-            ]
+        if self.limits is not None:
+            found["limits"] = [None if own is None else to_json(own) for own in self.limits]
         return found
 
     @classmethod
