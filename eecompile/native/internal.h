@@ -10,8 +10,9 @@
  *     team.c       threads
  *     policies.c   who leaves where
  *     halting.c    budgets of each sample
- *     clocks.c     which clock for which stretch
- *     governor.c   sets clocks through Linux's cpufreq
+ *     clocks.c     which clock for which stretch; clocks.h: with clock_fronts.c, placement.c
+ *     governor.c   sets clocks through Linux's cpufreq; sysfs.h: with clock_domain.c, clock_lock.c,
+ *                  restoring.c, sysfs.c, watchdog.c
  *
  * Rules. Nothing that was read is followed before it was checked. Functions that can fail return a
  * status and have said why with `fail`. What is allocated is allocated by ..._open; ..._close frees
@@ -36,6 +37,7 @@
 
 #define ALIGNMENT 64
 #define NONE UINT32_MAX /* no index */
+#define VISIBLE __attribute__((visibility("default"))) /* to other libraries; all else is hidden */
 
 /* -- errors (dispatch.c) ----------------------------------------------------------------------- */
 
@@ -312,8 +314,9 @@ typedef struct halting halting_t;
 typedef struct program program_t; /* steps.c */
 
 /* Budgets for samples of a session; as eecompile/runtime/halting.py and piece_costs.py. Fails with
- * EE_INFEASIBLE where no answer keeps them, EE_BAD_ARGUMENT where a cost is not known. The memory is
- * the caller's, halting_bytes of it, so that budgets can be changed without allocating. */
+ * EE_INFEASIBLE where no answer keeps them, EE_BAD_ARGUMENT where a cost is not known, and is as it
+ * was then. The memory is the caller's, halting_bytes of it, zeros at first, so that budgets can be
+ * changed without allocating; how fast the process is now is remembered in it. */
 size_t halting_bytes(const plan_t *plan);
 ee_status halting_set(
     halting_t *halting, const plan_t *plan, const halt_rule_t *rule, bool gates);
@@ -350,25 +353,31 @@ void clocks_finish(
     bool *late);
 void clocks_full_speed(clocks_t *clocks);
 uint64_t clocks_transitions(const clocks_t *clocks);
+/* Why clocks are left alone, or some of them, where a governor was given; "" where they are not. */
+const char *clocks_reason(const clocks_t *clocks);
 
 /* Linux's cpufreq as an ee_governor: NULL with a reason in `why` where no clock of these clusters
- * can be set. Restores what it found when closed, at exit, and on the signals that end a process. */
+ * can be set; else which ones cannot, or "". Restores what it found when `restore` is called, closed,
+ * at exit, and through a process of its own when this one is killed. `root` is "", or a folder with
+ * a copy of such files. Only one at a time sets clocks of a machine. */
 ee_governor *sysfs_governor_open(const costs_t *costs, const char *root, char why[200]);
+/* Which clocks it has given up since, and why; "" where none. */
+const char *sysfs_governor_reason(const ee_governor *governor);
 void sysfs_governor_close(ee_governor *governor);
 
 /* -- threads (team.c) and steps (steps.c) ------------------------------------------------------- */
 
 typedef struct team team_t;
-team_t *eecompile_team_open(int32_t threads);
-void eecompile_team_close(team_t *team);
+VISIBLE team_t *eecompile_team_open(int32_t threads);
+VISIBLE void eecompile_team_close(team_t *team);
 int32_t eecompile_team_wait(team_t *team);
-int32_t eecompile_team_run(
+VISIBLE int32_t eecompile_team_run(
     team_t *team, int32_t threads, code_t function, const int64_t *frame);
-int32_t eecompile_team_samples(
+VISIBLE int32_t eecompile_team_samples(
     team_t *team, int32_t threads, code_t function, const int64_t *frame, const int64_t *strides,
     int64_t places);
-int32_t eecompile_chain(const int64_t *frame, int32_t thread, int32_t threads, void *team);
-int32_t eecompile_steps(const int64_t *frame, int32_t thread, int32_t threads, void *team);
+VISIBLE int32_t eecompile_chain(const int64_t *frame, int32_t thread, int32_t threads, void *team);
+VISIBLE int32_t eecompile_steps(const int64_t *frame, int32_t thread, int32_t threads, void *team);
 
 typedef struct {
     /* A function as eecompile_team_samples takes it. */
