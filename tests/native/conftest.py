@@ -47,6 +47,23 @@ def compiled(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Compile
     return compile_
 
 
+@pytest.fixture(scope="session")
+def sanitized(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Makes a program of C files that ends where it does what C does not define."""
+
+    def build_(files: Sequence[str | Path]) -> str:
+        folder = tmp_path_factory.mktemp("sanitized")
+        options = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        (folder / "main.c").write_text("int main(void) { return 0; }")
+        try:
+            build(compiler, folder / "main", [str(folder / "main.c")], options)
+        except subprocess.CalledProcessError:
+            pytest.skip("needs a C compiler with sanitizers")
+        return build(compiler, folder / "program", [str(file) for file in files], options)
+
+    return build_
+
+
 def build(compiler: str, output: Path, files: Sequence[str], options: Sequence[str]) -> str:
     """Compiles; the path of what came of it."""
     command = [compiler, *OPTIONS, *options, f"-I{NATIVE}", "-o", str(output), *files]
