@@ -20,14 +20,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from eecompile.diagnostics import CompileErrors, Diagnostic
 
 __all__ = [
     "check_file",
     "check_replaceable",
+    "check_replaceable_file",
     "replaced_directory",
     "replaced_file",
+    "replaced_plain_file",
     "write_errors",
     "write_file",
 ]
@@ -67,9 +70,7 @@ def replaced_directory(destination: Path, refusal: Callable[[Path], str]) -> Ite
         _refuse_foreign(wanted, destination, refusal)
         destination.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(destination)
-        fresh = destination.with_name(
-            f".{destination.name}.{_MARK}-{os.getpid()}-{secrets.token_hex(4)}"
-        )
+        fresh = _fresh(destination)
         lock = None
         try:
             fresh.mkdir()
@@ -84,6 +85,53 @@ def replaced_directory(destination: Path, refusal: Callable[[Path], str]) -> Ite
             if lock is not None:
                 os.close(lock)
             _remove(fresh)
+
+
+@contextmanager
+def replaced_plain_file(destination: Path, refusal: Callable[[Path], str]) -> Iterator[BinaryIO]:
+    """A fresh file to write into, which takes the place of `destination` at the end.
+
+    As `replaced_directory`, for one file.
+
+    Raises:
+        CompileErrors: `destination` may not be replaced, the disk is full or not writable.
+    """
+    wanted, destination = destination, Path(os.path.realpath(destination))
+    with write_errors(wanted):
+        _refuse_other_file(wanted, destination, refusal)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(destination)
+        fresh = _fresh(destination)
+        try:
+            with open(fresh, "xb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            _refuse_other_file(wanted, destination, refusal)
+            if destination.exists():
+                fresh.chmod(destination.stat().st_mode & 0o777)
+            fresh.replace(destination)
+            _sync_directory(destination.parent)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def _fresh(destination: Path) -> Path:
+    return destination.with_name(
+        f".{destination.name}.{_MARK}-{os.getpid()}-{secrets.token_hex(4)}"
+    )
+
+
+def check_replaceable_file(destination: Path, refusal: Callable[[Path], str]) -> None:
+    """Refuses what `replaced_plain_file` would refuse, as far as can be told beforehand.
+
+    Raises:
+        CompileErrors: `destination` may not be replaced, or its folder not be written to.
+    """
+    with write_errors(destination):
+        _refuse_other_file(destination, Path(os.path.realpath(destination)), refusal)
+    check_file(destination)
 
 
 def check_replaceable(destination: Path, refusal: Callable[[Path], str]) -> None:
@@ -167,6 +215,24 @@ def _refuse_foreign(wanted: Path, destination: Path, refusal: Callable[[Path], s
     )
 
 
+def _refuse_other_file(wanted: Path, destination: Path, refusal: Callable[[Path], str]) -> None:
+    if not os.path.lexists(destination):
+        return
+    found = refusal(destination) if destination.is_file() else "is no plain file"
+    if not found:
+        return
+    raise CompileErrors(
+        [
+            Diagnostic(
+                "cannot-write",
+                f"`{wanted.name or wanted}` {found}",
+                path=str(wanted),
+                help="only an empty file or an earlier packed artifact is replaced; name another",
+            )
+        ]
+    )
+
+
 def _sync_directory(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -218,7 +284,9 @@ def _remove_stale(destination: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(destination.name)}\.{_MARK}-(\d+)-[^.]*(\.old)?")
     for path in sorted(destination.parent.iterdir()):
         match = pattern.fullmatch(path.name)
-        if not match or path.is_symlink() or not path.is_dir() or _in_use(path, int(match[1])):
+        if not match or path.is_symlink() or not (path.is_dir() or path.is_file()):
+            continue
+        if _in_use(path, int(match[1])):
             continue
         if match[2] and not destination.exists():
             path.rename(destination)
@@ -249,7 +317,10 @@ def _in_use(path: Path, process: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder of ours; a second Ctrl-C while doing so does not stop it half-way."""
+    """Remove what is ours; a second Ctrl-C while doing so does not stop it half-way."""
+    if path.is_file():
+        path.unlink(missing_ok=True)
+        return
     try:
         shutil.rmtree(path, ignore_errors=True)
     except KeyboardInterrupt:

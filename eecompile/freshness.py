@@ -54,7 +54,7 @@ class Freshness:
         if raw is None:
             return None
         stored = json.loads(raw)
-        if stored["manifest"] != _hash(self._output / "manifest.json"):
+        if stored["manifest"] != _hash(_told_by(self._output)):
             return None
         files = {**stored["read"], **stored["served"]}
         if any(_hash(Path(name)) != value for name, value in files.items()):
@@ -80,11 +80,16 @@ class Freshness:
             return
         entry = {
             "read": {str(path): _hash(path) for path in read},
-            "manifest": _hash(self._output / "manifest.json"),
+            "manifest": _hash(_told_by(self._output)),
             "served": {str(path): _hash(path) for path in _served(summary)},
             "summary": summary,
         }
         self._cache.store(self._key, json.dumps(entry).encode())
+
+
+def _told_by(output: Path) -> Path:
+    """The file that changes whenever an artifact does: its manifest, or all of a packed one."""
+    return output if output.is_file() else output / "manifest.json"
 
 
 def _served(summary: Mapping[str, Any]) -> list[Path]:
