@@ -1,8 +1,10 @@
 """The artifact: a folder that holds a compiled network and everything needed to run and check it.
 
     manifest.json   what it is, and the SHA-256 and size of every other file
+    signature.json  who has signed the manifest, where somebody has
     kernels.so      machine code: a shared library of plain C functions
     weights.bin     what they read; mapped into memory, shared between processes
+    plan.bin        what the native runtime has to know of all this, see native_plan.py
     policies.json   exit policies with their fitted parameters
     costs.json      what each piece costs
     reports.json    how each policy was fitted, and what it achieved
@@ -10,22 +12,21 @@
     segments.txt    the segment graph as text
     model.ee        the description it was built from
 
+One file can hold all of these, packed: NAME.eec, see `eecompile.packed_form`.
+
 Writing is atomic and gives the same bytes for the same contents. Reading checks, in this order:
-sizes, that there is a manifest, its format version, every field of it, the hash of every file, this
-machine. Only what has passed may be loaded as code.
+sizes, that there is a manifest, its format version, the signature where trusted keys are given,
+every field of the manifest, the hash of every file, this machine. Only what has passed may be
+loaded as code.
 
 NOTE: the hashes show that an artifact is whole and unchanged. They do not show who made it: whoever
 can write an artifact can write matching hashes, and its code runs with your rights. Load artifacts
-from people you trust, as you would a program.
+from people you trust, as you would a program, or check who signed them; see native/TRUST.md.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import mmap
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,21 +36,21 @@ import numpy as np
 
 from eecompile.artifact_files import (
     LIBRARY,
-    LIMITS,
     MANIFEST,
     MEMBERS,
+    PLAN,
     SIGNATURE,
     WEIGHTS,
+    Data,
+    Folder,
+    Packed,
     bad_artifact,
     bad_json,
     check_machine,
-    file_sizes,
     members_of,
     opened,
-    read_file,
-    was_replaced,
 )
-from eecompile.atomic import check_replaceable, replaced_directory, write_file
+from eecompile.artifact_writing import replace_artifact
 from eecompile.checked_json import (
     JsonError,
     ObjectReader,
@@ -68,22 +69,23 @@ from eecompile.manifest import (
     Normalization,
     TargetInfo,
 )
+from eecompile.npz import NpzError, arrays_in, npz_bytes
+from eecompile.signatures import Signature, SigningKey, Trusted, TrustedKeys
 
 __all__ = [
     "MEMBERS",
     "Artifact",
     "Contents",
     "PolicyEntry",
-    "check_destination",
+    "check_unchanged",
     "content_digest",
     "read_artifact",
-    "refusal_to_replace",
     "write_artifact",
 ]
 
 
 #: Members that hold measurements where anything was measured.
-_MEASURED = ("costs.json", "reports.json")
+_MEASURED = ("costs.json", "plan.bin", "reports.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class Contents:
         measured: whether `costs` and the policies' reports hold measurements.
         vectors: arrays by name; see `eecompile.runtime.vectors`.
         segments_text, source_text: the segment graph's text, the `.ee` file's.
+        plan: what the native runtime has to know: `eecompile.native_plan.plan_bytes` of the rest.
     """
 
     version: str
@@ -137,11 +140,15 @@ class Contents:
     labels: tuple[str, ...] | None = None
     fitted: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
+    plan: bytes = b""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact whose every check has passed. `weights` is mapped read-only."""
+    """An artifact whose every check has passed. `weights` is mapped read-only.
+
+    `signature` is what the artifact claims, unless its `checked` says that a trusted key proves it.
+    """
 
     path: Path
     manifest: Manifest
@@ -149,6 +156,20 @@ class Artifact:
     weights: np.ndarray = field(repr=False)
     policies: Mapping[str, PolicyEntry]
     texts: Mapping[str, bytes] = field(repr=False)
+    manifest_bytes: bytes = field(repr=False)
+    signature: Signature | None = None
+
+    @property
+    def files(self) -> dict[str, Data]:
+        """Every file of it by name, its manifest and signature among them."""
+        signature = self.signature and {SIGNATURE: self.signature.to_bytes()}
+        return {
+            MANIFEST: self.manifest_bytes,
+            **(signature or {}),
+            LIBRARY: self.library,
+            WEIGHTS: self.weights.data,
+            **self.texts,
+        }
 
     @property
     def costs(self) -> CostTable | None:
@@ -183,19 +204,22 @@ class Artifact:
             CompileErrors: they are no plain arrays.
         """
         try:
-            with np.load(io.BytesIO(self.texts["vectors.npz"]), allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (
-            *(ValueError, OSError, EOFError, MemoryError, RuntimeError),
-            *(zipfile.BadZipFile, zlib.error),
-        ) as error:
+            return arrays_in(self.texts["vectors.npz"])
+        except NpzError as error:
             raise bad_artifact(
                 self.path, f"`vectors.npz` holds no test vectors: {error}"
             ) from error
 
 
-def write_artifact(destination: str | Path, contents: Contents) -> Manifest:
+def write_artifact(
+    destination: str | Path, contents: Contents, key: SigningKey | None = None
+) -> Manifest:
     """Write an artifact in the place of `destination`: an earlier artifact, or nothing yet.
+
+    Args:
+        destination: the folder, or NAME.eec for a packed artifact.
+        contents: what it is written from.
+        key: what to sign it with; None for an artifact that is not signed.
 
     Raises:
         CompileErrors: other things are in the way, or they cannot be written; whatever was there
@@ -227,20 +251,21 @@ def write_artifact(destination: str | Path, contents: Contents) -> Manifest:
         Manifest.from_json(parse_json(text))
     except JsonError as error:
         raise InternalError(f"the manifest would not be readable: {error}") from error
-    with replaced_directory(Path(destination), refusal_to_replace) as folder:
-        for name, data in files.items():
-            write_file(folder / name, data)
-        write_file(folder / MANIFEST, text)
+    signature = {} if key is None else {SIGNATURE: key.sign(text).to_bytes()}
+    replace_artifact(Path(destination), {**files, **signature, MANIFEST: text})
     return manifest
 
 
-def check_destination(destination: str | Path) -> None:
-    """Refuses a place where no artifact may be written, before anything is computed for it.
+def check_unchanged(artifact: Artifact, verb: str) -> None:
+    """Refuses to put something in the place of another artifact than the one that was read.
 
     Raises:
-        CompileErrors: other things are in the way, or nothing can be written there.
+        CompileErrors: another one is there now; `verb` says what is to be done again.
     """
-    check_replaceable(Path(destination), refusal_to_replace)
+    with opened(artifact.path) as place:
+        known = MANIFEST in place.sizes() and place.read(MANIFEST) == artifact.manifest_bytes
+    if not known:
+        raise bad_artifact(artifact.path, f"The artifact was built anew meanwhile: {verb} it again")
 
 
 def content_digest(manifest: Manifest) -> str:
@@ -255,6 +280,7 @@ def _files(contents: Contents) -> dict[str, memoryview]:
     found: dict[str, bytes | memoryview] = {
         LIBRARY: contents.library,
         WEIGHTS: weights,
+        PLAN: contents.plan,
         "policies.json": canonical_json(
             {
                 name: {
@@ -271,69 +297,50 @@ def _files(contents: Contents) -> dict[str, memoryview]:
         "reports.json": canonical_json(
             {name: dict(policy.report) for name, policy in contents.policies.items()}
         ),
-        "vectors.npz": _npz(contents.vectors),
+        "vectors.npz": npz_bytes(contents.vectors),
         "segments.txt": contents.segments_text.encode(),
         "model.ee": contents.source_text.encode(),
     }
     return {name: memoryview(data) for name, data in found.items()}
 
 
-def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """A .npz with the same bytes for the same arrays: no times, one order, no compression."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(arrays):
-            part = io.BytesIO()
-            np.lib.format.write_array(part, np.asanyarray(arrays[name]), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), part.getvalue())
-    return buffer.getvalue()
-
-
-def refusal_to_replace(folder: Path) -> str:
-    """Why a folder may not be replaced by an artifact, empty where it is one and nothing else."""
-    try:
-        with open(folder / MANIFEST, "rb") as file:
-            value = parse_json(file.read(LIMITS[MANIFEST]))
-        ours = value["format"] == FORMAT
-        others = {path.name for path in folder.iterdir()} - {MANIFEST, *value["members"]}
-    except (OSError, JsonError, TypeError, KeyError):
-        return "is a folder with other things in it"
-    if not ours:
-        return "is a folder with other things in it"
-    names = ", ".join(map(shortened, sorted(others)))
-    return f"is an artifact with other files in it: {names}" if others else ""
-
-
-def read_artifact(path: str | Path, *, must_run: bool = True) -> Artifact:
-    """The artifact in a folder, every check passed; nothing of it is run.
+def read_artifact(
+    path: str | Path, *, must_run: bool = True, trusted: Trusted | None = None
+) -> Artifact:
+    """The artifact in a folder or a packed file, every check passed; nothing of it is run.
 
     Args:
-        path: the folder.
+        path: the folder, or the packed file, whatever its name.
         must_run: whether its code has to be able to run on this machine.
+        trusted: public keys, one of which must have signed it; None if anybody may have made it.
 
     Raises:
-        CompileErrors: it is no artifact, is of another format version, is damaged or changed
-            (every such file is named), or is for another machine.
+        CompileErrors: it is no artifact, is of another format version, is not signed by a trusted
+            key where any were given, is damaged or changed (every such file is named), or is for
+            another machine; or `trusted` holds no public keys.
+        ToolError: there are trusted keys, and the package `cryptography` is not installed.
     """
     path = Path(path)
+    keys = None if trusted is None else TrustedKeys(trusted)
     for _ in range(4):
-        with opened(path) as folder:
+        with opened(path) as place:
             try:
-                return _read(path, folder, must_run)
+                return _read(path, place, must_run, keys)
             except CompileErrors:
                 # A build may have put a new artifact here while we were reading the earlier one.
-                if not was_replaced(path, folder):
+                if not place.was_replaced():
                     raise
     raise bad_artifact(path, "The artifact is being replaced all the time")
 
 
-def _read(path: Path, folder: int, must_run: bool) -> Artifact:
-    sizes = file_sizes(path, folder)
-    value = _check_magic(path, folder, sizes)
+def _read(path: Path, place: Folder | Packed, must_run: bool, keys: TrustedKeys | None) -> Artifact:
+    sizes = place.sizes()
+    value, text = _check_magic(path, place, sizes)
     _check_version(path, value)
+    signature = _check_signature(path, place, sizes, text, keys)
     with bad_json(path, MANIFEST):
         manifest = Manifest.from_json(value)
-    files = _check_members(path, folder, manifest, sizes)
+    files = _check_members(path, place, manifest, sizes)
     if must_run:
         check_machine(path, manifest.target, files[LIBRARY])
     library, weights = bytes(files.pop(LIBRARY)), files.pop(WEIGHTS)
@@ -344,19 +351,39 @@ def _read(path: Path, folder: int, must_run: bool) -> Artifact:
         policies = {
             name: _policy_entry(name, written[name], reports[name]) for name in manifest.policies
         }
-    return Artifact(path, manifest, library, np.frombuffer(weights, np.uint8), policies, texts)
+    data = np.frombuffer(weights, np.uint8)
+    return Artifact(path, manifest, library, data, policies, texts, text, signature)
 
 
-def _check_magic(path: Path, folder: int, sizes: Mapping[str, int]) -> dict[str, Any]:
+def _check_magic(
+    path: Path, place: Folder | Packed, sizes: Mapping[str, int]
+) -> tuple[dict[str, Any], bytes]:
+    """The manifest's JSON value, and the bytes it was read from."""
     if MANIFEST not in sizes:
-        raise bad_artifact(path, f"This folder is no artifact: it has no `{MANIFEST}`")
+        raise bad_artifact(path, f"This {place.kind} is no artifact: it has no `{MANIFEST}`")
+    text = bytes(place.read(MANIFEST))
     with bad_json(path, MANIFEST):
-        value = parse_json(bytes(read_file(path, folder, MANIFEST)))
+        value = parse_json(text)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise bad_artifact(
-            path, f"This folder is no artifact: `{MANIFEST}` does not say `{FORMAT}`"
+            path, f"This {place.kind} is no artifact: `{MANIFEST}` does not say `{FORMAT}`"
         )
-    return value
+    return value, text
+
+
+def _check_signature(
+    path: Path,
+    place: Folder | Packed,
+    sizes: Mapping[str, int],
+    manifest: bytes,
+    keys: TrustedKeys | None,
+) -> Signature | None:
+    """The signature, right where there are keys to check it with."""
+    signature = None
+    if SIGNATURE in sizes:
+        with bad_json(path, SIGNATURE):
+            signature = Signature.from_bytes(bytes(place.read(SIGNATURE)))
+    return signature if keys is None else keys.check(path, signature, manifest)
 
 
 def _check_version(path: Path, value: Mapping[str, Any]) -> None:
@@ -383,11 +410,11 @@ def _check_version(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _check_members(
-    path: Path, folder: int, manifest: Manifest, sizes: Mapping[str, int]
-) -> dict[str, mmap.mmap | bytes]:
+    path: Path, place: Folder | Packed, manifest: Manifest, sizes: Mapping[str, int]
+) -> dict[str, Data]:
     """Contents of every member, all hashes right. The bytes returned are the bytes hashed."""
     problems: list[str] = []
-    files: dict[str, mmap.mmap | bytes] = {}
+    files: dict[str, Data] = {}
     listed, members = manifest.members, members_of(manifest.format_version)
     for name in sorted({*members, *listed}):
         if name not in members:
@@ -400,7 +427,7 @@ def _check_members(
             problems.append(f"`{name}` has {sizes[name]} bytes, not {listed[name].nbytes}")
         else:
             try:
-                files[name] = read_file(path, folder, name)
+                files[name] = place.read(name)
             except CompileErrors as error:
                 problems += [diagnostic.message for diagnostic in error.diagnostics]
                 continue

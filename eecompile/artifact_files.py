@@ -1,7 +1,7 @@
 """The files of an artifact: what they are called, how large they may be, how they are opened.
 
-Nothing here trusts a folder: links are not followed, sizes are bounded, and what is read is read
-through one handle of the folder, so that it all belongs to one artifact.
+Nothing here trusts a folder or a packed file: links are not followed, sizes are bounded, and what
+is read is read through one handle, so that it all belongs to one artifact.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import platform
 import stat
 import struct
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,28 +22,34 @@ from eecompile.checked_json import JsonError
 from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.hardware import cpu_features_of_this_machine
 from eecompile.manifest import TargetInfo
+from eecompile.packed_form import PackedError, PackedMember, read_directory
 
 __all__ = [
     "LIBRARY",
     "LIMITS",
     "MANIFEST",
     "MEMBERS",
+    "PLAN",
     "SIGNATURE",
     "WEIGHTS",
+    "Data",
+    "Folder",
+    "Packed",
     "bad_artifact",
     "bad_json",
     "check_machine",
-    "file_sizes",
     "members_of",
     "opened",
-    "read_file",
-    "was_replaced",
 ]
+
+#: The bytes of a file: the weights are mapped, all others are in memory of their own.
+Data = bytes | memoryview
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
 LIBRARY = "kernels.so"
 WEIGHTS = "weights.bin"
+PLAN = "plan.bin"
 _MIB = 1 << 20
 #: The files of an artifact and the most bytes each may have. The limits only have to keep a
 #: damaged or hostile folder from filling the memory; real files are far smaller.
@@ -51,6 +58,7 @@ LIMITS = {
     SIGNATURE: 4096,
     LIBRARY: 1024 * _MIB,
     WEIGHTS: 64 * 1024 * _MIB,
+    PLAN: 64 * _MIB,
     "policies.json": 64 * _MIB,
     "costs.json": 64 * _MIB,
     "reports.json": 64 * _MIB,
@@ -61,7 +69,7 @@ LIMITS = {
 #: Files of an artifact besides its manifest and the manifest's signature.
 MEMBERS = tuple(name for name in LIMITS if name not in (MANIFEST, SIGNATURE))
 #: The format version from which on artifacts have a member, where that is not the first one.
-_SINCE: dict[str, int] = {}
+_SINCE = {PLAN: 6}
 
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}  # Source: System V ABI, e_machine
@@ -73,66 +81,162 @@ def members_of(version: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """A handle of the folder: it stays the same one when another takes its place."""
+def opened(path: Path) -> Iterator[Folder | Packed]:
+    """An artifact's files, by a handle: it stays the same one when another takes its place.
+
+    Raises:
+        CompileErrors: there is neither a folder nor a packed artifact, or it cannot be opened.
+    """
     try:
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         reason = error.strerror.lower() if error.strerror else str(error)
         raise bad_artifact(path, f"The artifact cannot be opened: {reason}") from error
     try:
-        yield folder
+        mode = os.fstat(handle).st_mode
+        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            raise bad_artifact(path, "This is neither a folder nor a plain file")
+        yield Folder(path, handle) if stat.S_ISDIR(mode) else Packed(path, handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
-def was_replaced(path: Path, folder: int) -> bool:
-    """Whether another folder than the opened one stands at `path` now."""
-    try:
-        now, then = os.stat(path), os.fstat(folder)
-    except OSError:
-        return False
-    return (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino)
+class _Opened:
+    """What folders and packed files have in common."""
+
+    kind: str
+
+    def __init__(self, path: Path, handle: int) -> None:
+        self._path, self._handle = path, handle
+
+    def was_replaced(self) -> bool:
+        """Whether another one than the opened one stands at its path now."""
+        try:
+            now, then = os.stat(self._path), os.fstat(self._handle)
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino)
+
+    def _within_limits(self, sizes: dict[str, int]) -> dict[str, int]:
+        for name, limit in LIMITS.items():
+            if sizes.get(name, 0) > limit:
+                raise bad_artifact(
+                    self._path, f"`{name}` has {sizes[name]} bytes, more than the limit of {limit}"
+                )
+        return sizes
 
 
-def file_sizes(path: Path, folder: int) -> dict[str, int]:
-    """Size of every file by name; nothing is opened yet."""
-    sizes = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
-                if len(sizes) > 1000:
-                    raise bad_artifact(path, "This folder is no artifact: it holds too many files")
-    except OSError as error:
-        raise bad_artifact(path, f"The artifact cannot be read: {error.strerror}") from error
-    for name, limit in LIMITS.items():
-        if sizes.get(name, 0) > limit:
+class Folder(_Opened):
+    """The files of an opened folder."""
+
+    kind = "folder"
+
+    def sizes(self) -> dict[str, int]:
+        """Size of every file by name; nothing is opened yet.
+
+        Raises:
+            CompileErrors: there are too many, or a file is larger than it may be.
+        """
+        sizes = {}
+        try:
+            with os.scandir(self._handle) as entries:
+                for entry in entries:
+                    sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+                    if len(sizes) > 1000:
+                        raise bad_artifact(
+                            self._path, "This folder is no artifact: it holds too many files"
+                        )
+        except OSError as error:
             raise bad_artifact(
-                path, f"`{name}` has {sizes[name]} bytes, more than the limit of {limit}"
+                self._path, f"The artifact cannot be read: {error.strerror}"
+            ) from error
+        return self._within_limits(sizes)
+
+    def read(self, name: str) -> Data:
+        """Contents of a plain file; links are not followed.
+
+        Raises:
+            CompileErrors: it is none, or cannot be read.
+        """
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            with os.fdopen(os.open(name, flags, dir_fd=self._handle), "rb") as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise bad_artifact(self._path, f"`{name}` is no plain file")
+                if name == WEIGHTS and found.st_size:
+                    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                # Room is made for what is asked for; one byte more shows a file that has grown.
+                return file.read(min(found.st_size, LIMITS[name]) + 1)
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # O_NOFOLLOW met a link
+                raise bad_artifact(self._path, f"`{name}` is a link, not a plain file") from error
+            raise bad_artifact(self._path, f"`{name}` cannot be read: {error.strerror}") from error
+
+
+class Packed(_Opened):
+    """The files in an opened packed artifact; see `eecompile.packed_form`."""
+
+    kind = "file"
+    _members: Mapping[str, PackedMember]
+
+    def sizes(self) -> dict[str, int]:
+        """Size of every file by name, the form of the whole checked.
+
+        Raises:
+            CompileErrors: it is no packed artifact, or a file is larger than it may be.
+        """
+        try:
+            members = read_directory(self._take, os.fstat(self._handle).st_size)
+        except PackedError as error:
+            raise bad_artifact(self._path, f"This file is no packed artifact: {error}") from error
+        self._members = {member.name: member for member in members}
+        return self._within_limits({name: m.nbytes for name, m in self._members.items()})
+
+    def read(self, name: str) -> Data:
+        """Contents of a file in it, after `sizes` has found it.
+
+        Raises:
+            CompileErrors: it has another checksum, or cannot be read.
+        """
+        member = self._members[name]
+        if name == WEIGHTS and member.nbytes:
+            data = self._mapped(member)
+        else:
+            data = self._take(member.data, member.nbytes)
+        if zlib.crc32(data) != member.checksum:
+            raise bad_artifact(self._path, f"`{name}` has been changed: its CRC-32 is another one")
+        return data
+
+    def _take(self, offset: int, count: int) -> bytes:
+        parts: list[bytes] = []
+        try:
+            while count and (part := os.pread(self._handle, count, offset)):
+                parts.append(part)
+                offset, count = offset + len(part), count - len(part)
+        except OSError as error:
+            raise bad_artifact(
+                self._path, f"The artifact cannot be read: {error.strerror}"
+            ) from error
+        if count:
+            raise bad_artifact(self._path, "The artifact was cut off while it was read")
+        return b"".join(parts)
+
+    def _mapped(self, member: PackedMember) -> Data:
+        before = member.data % mmap.ALLOCATIONGRANULARITY
+        try:
+            mapped = mmap.mmap(
+                self._handle,
+                before + member.nbytes,
+                offset=member.data - before,
+                access=mmap.ACCESS_READ,
             )
-    return sizes
+        except (OSError, ValueError) as error:  # ValueError: the file has become shorter
+            raise bad_artifact(self._path, f"`{member.name}` cannot be read: {error}") from error
+        return memoryview(mapped)[before:]
 
 
-def read_file(path: Path, folder: int, name: str) -> mmap.mmap | bytes:
-    """Contents of a plain file; links are not followed. The weights are mapped, not copied."""
-    try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise bad_artifact(path, f"`{name}` is no plain file")
-            if name == WEIGHTS and found.st_size:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            # Room is made for what is asked for; one byte more shows a file that has grown since.
-            return file.read(min(found.st_size, LIMITS[name]) + 1)
-    except OSError as error:
-        if error.errno == errno.ELOOP:  # O_NOFOLLOW met a link
-            raise bad_artifact(path, f"`{name}` is a link, not a plain file") from error
-        raise bad_artifact(path, f"`{name}` cannot be read: {error.strerror}") from error
-
-
-def check_machine(path: Path, target: TargetInfo, library: mmap.mmap | bytes) -> None:
+def check_machine(path: Path, target: TargetInfo, library: Data) -> None:
     """Refuse code this machine cannot run: another architecture or system, a CPU feature too few.
 
     Raises:

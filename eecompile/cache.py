@@ -31,6 +31,7 @@ __all__ = ["Cache", "digest", "source_digest"]
 T = TypeVar("T")
 
 _MAGIC = b"eecompile-cache-1\n"
+_SOURCES = (".py", ".c", ".h", ".lark", ".toml")
 
 
 def digest(*parts: Any) -> str:
@@ -86,13 +87,13 @@ def source_digest() -> str:
             state.update(f"{name} {importlib.metadata.version(name)};".encode())
     folder = Path(__file__).parent
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".py", ".lark", ".toml") and path.is_file():
+        if path.suffix in _SOURCES and path.is_file():
             state.update(str(path.relative_to(folder)).encode())
             state.update(path.read_bytes())
     for linked in ("passes", "targets", "dsl"):  # rglob does not enter a checkout's links
         if (folder / linked).is_symlink():
             for path in sorted((folder / linked).resolve().rglob("*")):
-                if path.suffix in (".py", ".lark", ".toml"):
+                if path.suffix in _SOURCES:
                     state.update(path.read_bytes())
     return state.hexdigest()
 

@@ -67,6 +67,7 @@ def compile_graphs(
     choices: Mapping[str, str] | None = None,
     board: Board | None = None,
     ir: Path | None = None,
+    network: str = "network",
 ) -> Compiled:
     """Machine code for `graphs`, from the cache where the same were compiled before.
 
@@ -79,6 +80,7 @@ def compile_graphs(
         choices: kernel's digest -> its schedule, of a tuning file.
         board: whose modelled costs stand on the functions in what is written to `ir`.
         ir: file for the functions as TVM's script; they are then compiled anew.
+        network: its name, which apps know the library by.
 
     Raises:
         CompileErrors: an operator has no compiled form; node and operator are named. Or `ir`
@@ -87,7 +89,7 @@ def compile_graphs(
     """
     choices = choices or {}
     # Neither the board nor the script is part of it: no byte of the code depends on them.
-    key = digest("library", source_digest(), tuple(graphs), machine, sorted(plain), choices)
+    key = digest("library", source_digest(), tuple(graphs), machine, sorted(plain), choices, network)
 
     def write(text: str) -> None:
         assert ir is not None, "not asked for otherwise"
@@ -106,6 +108,7 @@ def compile_graphs(
                 choices=choices,
                 board=board,
                 tell_ir=None if ir is None else write,
+                network=network,
             )
         except UnsupportedOperator as error:
             raise CompileErrors([_refusal(error, place)]) from error

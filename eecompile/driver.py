@@ -49,6 +49,7 @@ from eecompile.ir import Graph
 from eecompile.latency import measure
 from eecompile.manifest import MOST_THREADS, Normalization, TargetInfo
 from eecompile.memory import Peak
+from eecompile.native_plan import plan_bytes
 from eecompile.offload_building import build_offloads
 from eecompile.outcomes import ExitCosts
 from eecompile.passes.host import HostGraph
@@ -65,6 +66,8 @@ from eecompile.runtime.vectors import make_vectors, shown_values
 from eecompile.segments import SegmentGraph, score_names
 from eecompile.server_folder import server_folder
 from eecompile.shift_fitting import shifts_of
+from eecompile.signatures import SigningKey
+from eecompile.signing import sign_artifact
 from eecompile.text import print_segments
 from eecompile.tuning_file import TunedMachine, tuned_words, write_tuning
 
@@ -79,7 +82,7 @@ class BuildReport:
     """What a build did.
 
     Attributes:
-        artifact: the folder written.
+        artifact: the folder, or packed file, written.
         unchanged: whether it was up to date, so that nothing was done.
         summary: JSON value: target, segments, exits, equivalence, latency, policies, times.
     """
@@ -100,13 +103,16 @@ def build(
     """
     cache = cache or Cache()
     output = options.output_for(path)
+    key = None if options.sign is None else SigningKey(options.sign)
     freshness = Freshness(cache, path, options, output)
     stored = freshness.stored_summary()
     if stored is not None:
+        if key is not None:
+            sign_artifact(output, key)
         steps.say(f"{output} is up to date")
         return BuildReport(output, True, stored)
     with steps.step("check the file against the network"):
-        job = _Build(path, options, steps, cache)
+        job = _Build(path, options, steps, cache, key)
     for warning in job.prepared.warnings:
         steps.warn(warning.full())
     summary = job.run()
@@ -117,7 +123,15 @@ def build(
 class _Build:
     """One build, its checks passed."""
 
-    def __init__(self, path: Path, options: BuildOptions, steps: Steps, cache: Cache) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: BuildOptions,
+        steps: Steps,
+        cache: Cache,
+        key: SigningKey | None,
+    ) -> None:
+        self.key = key
         self.path, self.options, self.steps, self.cache = path, options, steps, cache
         self.prepared = prepared = prepare(path, options)
         self.spec, self.machine, self.splits = prepared.spec, prepared.machine, prepared.splits
@@ -251,7 +265,7 @@ class _Build:
                 data={split: made.samples for split, made in recordings.items()},
             )
             served = offloads.write(server_folder(self.output), segments.name)
-            write_artifact(self.output, contents)
+            write_artifact(self.output, replace(contents, plan=plan_bytes(contents)), self.key)
         peak = Peak.of(network, len(compiled.weights), min(self.machine.cores, MOST_THREADS))
         summary = self._summary(segments, equivalence, entries, costs, peak)
         tuned = compiled.tuned
@@ -310,7 +324,8 @@ class _Build:
         if for_machine is self.machine and self.options.dump_ir is not None:
             board, ir = self.prepared.board, self.options.dump_ir / "functions.txt"
         return compile_graphs(
-            segments.graphs(), for_machine, segments.shown, self.cache, place, choices, board, ir
+            *(segments.graphs(), for_machine, segments.shown, self.cache, place, choices),
+            *(board, ir, segments.name),
         )
 
     def _warn_of_tuning(self, tuned: TunedKernels | None) -> None:

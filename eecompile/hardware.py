@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "board_names",
     "cpu_features_of_this_machine",
     "cpu_name",
+    "cpuinfo_names",
     "described",
     "detected",
     "efficient_group",
@@ -183,6 +185,16 @@ def parse_cpu_features(cpuinfo: str, arch: str) -> frozenset[str]:
         if key.strip() in ("flags", "Features"):
             return frozenset(known[flag] for flag in value.split() if flag in known)
     return frozenset()
+
+
+def cpuinfo_names(features: Iterable[str], arch: str) -> tuple[str, ...]:
+    """What /proc/cpuinfo calls features that are known by LLVM's names, sorted.
+
+    >>> cpuinfo_names(["neon", "crc"], "aarch64")
+    ('asimd', 'crc32')
+    """
+    known = {name: flag for flag, name in _ARCHITECTURES.get(arch.lower(), {}).items()}
+    return tuple(sorted(known[feature] for feature in features))
 
 
 def cpu_features_of_this_machine() -> frozenset[str]:

@@ -36,9 +36,9 @@ __all__ = [
 ]
 
 FORMAT = "eecompile artifact"
-FORMAT_VERSION = 5  #: that is written
-#: Versions that are read: the present one and the one before; what 4 and earlier held is unknown.
-READABLE_VERSIONS = tuple(v for v in (FORMAT_VERSION - 1, FORMAT_VERSION) if v >= 5)
+FORMAT_VERSION = 6  #: that is written
+#: Versions that are read: the present one and the one before.
+READABLE_VERSIONS = (FORMAT_VERSION - 1, FORMAT_VERSION)
 
 MOST_THREADS = 1024  #: of a network; see team.c
 

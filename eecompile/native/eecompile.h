@@ -86,7 +86,7 @@ typedef struct {
     uint64_t weights_bytes;
     uint64_t session_bytes; /* what a session of one thread allocates */
 } ee_network_info;
-#define EE_NETWORK_INFO {sizeof(ee_network_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define EE_NETWORK_INFO {sizeof(ee_network_info), NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 typedef enum {
     EE_FLOAT32 = 0, EE_INT64 = 1, EE_INT32 = 2, EE_INT16 = 3, EE_INT8 = 4, EE_UINT16 = 5,
@@ -102,7 +102,7 @@ typedef struct {
     size_t bytes;           /* of one sample */
     int32_t normalizes;     /* whether the artifact says how raw data become it */
 } ee_input_info;
-#define EE_INPUT_INFO {sizeof(ee_input_info), 0, EE_FLOAT32, 0, 0, 0, 0}
+#define EE_INPUT_INFO {sizeof(ee_input_info), NULL, EE_FLOAT32, 0, NULL, 0, 0}
 
 ee_status ee_network_about(const ee_network *network, ee_network_info *info);
 ee_status ee_input_about(const ee_network *network, uint32_t index, ee_input_info *info);
@@ -118,7 +118,8 @@ typedef struct {
     void *context;
     /* Whether the clock can be set; asked once, when the session opens or its policy changes. */
     int (*offers)(void *context, const char *cluster, double frequency_hz);
-    /* Sets it; 0: done. Anything else: it was not, and clocks are left alone from now on. */
+    /* Sets it; 0: done. Above 0: not just now (it is too hot, say); the next sample asks again.
+     * Below 0: not any more; this cluster's clock is left alone from now on. */
     int (*set)(void *context, const char *cluster, double frequency_hz);
     /* Puts everything back. */
     void (*restore)(void *context);
@@ -200,7 +201,7 @@ typedef struct {
     double energy_j;       /* the meter's, else the cost table's where clocks are set */
     double frequency_hz;   /* of the clock it ended at, where clocks are set */
 } ee_answer;
-#define EE_ANSWER {sizeof(ee_answer), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define EE_ANSWER {sizeof(ee_answer), NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /* Answers one sample; no segment runs that its exit does not need. `inputs` are dense arrays as
  * ee_input_about says, in order, at any alignment; they are copied. */

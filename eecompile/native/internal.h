@@ -222,7 +222,7 @@ typedef struct policy policy_t; /* see below */
 
 typedef struct {
     const char *name;
-    const policy_t *policy;
+    const policy_t *policy; /* NULL: of a kind that only Python has */
     clock_rule_t clock;
     halt_rule_t halt;
     bool halts, offloads, guarded;

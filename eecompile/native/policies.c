@@ -206,10 +206,8 @@ static float measured(measure_t measure, const known_t *known, float most_inform
         return (known->information / known->total - logf(known->total)) / most_information + 1;
     case MARGIN:
         return expm1f(known->behind) / -known->total;
-    case SURENESS: {
-        float rest = known->rest < 1e-30F ? 1e-30F : known->rest;
-        return at_most(logf(known->total) - logf(rest), SUREST);
-    }
+    case SURENESS:
+        return at_most(logf(known->total) - logf(known->rest), SUREST);
     case LEAD:
         return at_most(-known->behind, SUREST);
     default:

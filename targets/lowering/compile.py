@@ -153,6 +153,7 @@ def compile_functions(
     choices: Mapping[str, str] = _NO_CHOICES,
     board: Board | None = None,
     tell_ir: Callable[[str], None] | None = None,
+    network: str = "network",
 ) -> CompiledLibrary:
     """Compiles graphs that share weights, kernels and border values into one library.
 
@@ -170,6 +171,7 @@ def compile_functions(
         board: adds what each function costs at the board's clocks to the functions' attributes;
             the library is the same without.
         tell_ir: called with the functions and kernels as TVM's script, before code is generated.
+        network: name of the network, which apps know the library by.
 
     Raises:
         UnsupportedOperator: an operator has no compiled form.
@@ -197,8 +199,16 @@ def compile_functions(
     # Inlined, the load would be free to move before the store.
     objects = [*emit_objects(code, target), *emit_objects(entries, target)]
     tell("link", 0, 1)
-    library = link(objects, [*symbols, *(code if export_kernels else ())], machine)
-    return CompiledLibrary(library, weights.blob(), tuple(functions), kernels.tuned())
+    blob = weights.blob()
+    library = link(
+        objects,
+        functions,
+        machine,
+        network=network,
+        weights_bytes=blob.nbytes,
+        others=tuple(code) if export_kernels else (),
+    )
+    return CompiledLibrary(library, blob, tuple(functions), kernels.tuned())
 
 
 def kernel_counts(

@@ -2,50 +2,114 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 from eecompile.diagnostics import ToolError
-from eecompile.hardware import Machine
+from eecompile.hardware import Machine, usable_cores
 from eecompile.targets.linkers import Linker, find_linkers, remedy
-
-__all__ = ["Linker", "find_linkers", "link", "link_source"]
-
-#: Every library has the code that leads threads through its functions, and through the steps of a
-#: network that has gates.
-_TEAM = tuple(
-    Path(str(files("eecompile") / "native" / name))
-    for name in ("internal.h", "eecompile.h", "team.c", "steps.c")
+from eecompile.targets.native import (
+    COMPILED,
+    HEADERS,
+    OPTIONS,
+    Linked,
+    exports,
+    identity_of,
+    library_file,
+    native_folder,
+    table_source,
 )
-_TEAM_SYMBOLS = (
-    "eecompile_team_open",
-    "eecompile_team_close",
-    "eecompile_team_run",
-    "eecompile_team_samples",
-    "eecompile_chain",
-    "eecompile_steps",
-)
+
+__all__ = ["Linker", "find_linkers", "link", "link_kernels", "link_source"]
 
 
 def link(
-    objects: Sequence[bytes], symbols: Sequence[str], machine: Machine, *, team: bool = True
+    objects: Sequence[bytes],
+    functions: Sequence[Linked],
+    machine: Machine,
+    *,
+    network: str,
+    weights_bytes: int,
+    others: Sequence[str] = (),
 ) -> bytes:
-    """A shared library that exports `symbols` and those of team.c and steps.c and nothing else.
+    """A shared library of functions and the native runtime that executes them.
 
-    Equal input gives equal bytes. Kernels alone need no `team`.
+    It exports the functions, what apps and Python call of the runtime, and `others`, and nothing
+    else. Equal input gives equal bytes.
+
+    Args:
+        objects: machine code.
+        functions: that are in it.
+        machine: it is for.
+        network: name of the network, which apps know the library by.
+        weights_bytes: of the blob that the functions read.
+        others: symbols of the code.
 
     Raises:
-        ToolError: no linker for the machine, or it could not be run or failed; its output is told.
+        ToolError: no compiler for the machine, or it could not be run or failed; its output is
+            told.
+    """
+    identity = identity_of(objects, functions, weights_bytes)
+    parts = {f"part{index}.o": code for index, code in enumerate(objects)}
+    parts |= {name: (native_folder() / name).read_bytes() for name in HEADERS}
+    parts |= dict(_runtime(_compiler(machine), machine))
+    table = table_source(network, functions, identity, weights_bytes, machine)
+    parts["table.c"] = table.encode()
+    names = [name for name in parts if not name.endswith(".h")]
+    symbols = [*(function.symbol for function in functions), *others]
+    script = exports(network, symbols)
+    name = f"-Wl,-soname,{library_file(network)}"
+    return _linked(parts, [*names, *OPTIONS, name], script, machine)
+
+
+def link_kernels(objects: Sequence[bytes], symbols: Sequence[str], machine: Machine) -> bytes:
+    """A shared library of kernels alone: it exports `symbols` and nothing else.
+
+    Raises:
+        ToolError: as `link`.
     """
     parts = {f"part{index}.o": code for index, code in enumerate(objects)}
-    if team:
-        parts |= {source.name: source.read_bytes() for source in _TEAM}
-    compiled = [name for name in parts if not name.endswith(".h")]
-    return _linked(parts, compiled, (*symbols, *_TEAM_SYMBOLS * team), machine)
+    return _linked(parts, list(parts), _only(symbols), machine)
+
+
+@cache
+def _runtime(compiler: Linker, machine: Machine) -> tuple[tuple[str, bytes], ...]:
+    """The runtime's object files for a machine: compiled once, which takes seconds, and kept."""
+    sources = {name: (native_folder() / name).read_bytes() for name in (*COMPILED, *HEADERS)}
+    command = [*compiler.command, *OPTIONS, "-c"]
+    objects = [Path(file).with_suffix(".o").name for file in COMPILED]
+    tool = os.stat(compiler.command[0])
+    key = hashlib.sha256(repr((command, tool.st_size, tool.st_mtime_ns, sources)).encode())
+    kept = _cache_folder() / "native" / key.hexdigest()
+    try:
+        return tuple((file, (kept / file).read_bytes()) for file in objects)
+    except OSError:
+        pass
+    with tempfile.TemporaryDirectory(prefix="eecompile-") as name:
+        folder = Path(name)
+        for file, content in sources.items():
+            (folder / file).write_bytes(content)
+
+        def compile_(source: str, file: str) -> tuple[str, bytes]:
+            _run([*command, source, "-o", file], folder, compiler, machine)
+            return file, (folder / file).read_bytes()
+
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            found = tuple(pool.map(compile_, COMPILED, objects))
+    with contextlib.suppress(OSError):  # Not kept, then; or another process was faster.
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        made = tempfile.mkdtemp(dir=kept.parent)
+        for file, content in found:
+            (Path(made) / file).write_bytes(content)
+        os.rename(made, kept)
+    return found
 
 
 def link_source(
@@ -61,48 +125,70 @@ def link_source(
     """
     parts = {source.name: source.read_bytes() for source in sources}
     options = [f"-I{folder}" for folder in includes]
-    return _linked(parts, [sources[0].name, *options, "-ldl"], symbols, machine)
+    inputs = [sources[0].name, *options, "-ldl", *OPTIONS]
+    return _linked(parts, inputs, _only(symbols), machine)
 
 
-def _linked(
-    parts: Mapping[str, bytes], inputs: Sequence[str], symbols: Sequence[str], machine: Machine
-) -> bytes:
+def _only(symbols: Sequence[str]) -> str:
+    """A version script that exports these."""
+    exported = "".join(f" {symbol};" for symbol in symbols)
+    return f"{{ global:{exported} local: *; }};\n"
+
+
+def _compiler(machine: Machine) -> Linker:
     linkers = find_linkers(machine)
     if not linkers:
         raise ToolError(f"No linker for `{machine.name}` ({machine.triple})", remedy(machine))
+    return linkers[0]
+
+
+def _linked(
+    parts: Mapping[str, bytes], inputs: Sequence[str], script: str, machine: Machine
+) -> bytes:
+    linker = _compiler(machine)
     with tempfile.TemporaryDirectory(prefix="eecompile-") as name:
         folder = Path(name)
         for file, content in parts.items():
             (folder / file).write_bytes(content)
-        exported = "".join(f" {symbol};" for symbol in symbols)
-        (folder / "exports").write_text(f"{{ global:{exported} local: *; }};\n", encoding="ascii")
+        (folder / "exports").write_text(script, encoding="ascii")
         command = [
-            *linkers[0].command,
-            *("-shared", "-nostartfiles", "-o", "kernels.so", *inputs),
-            *("-std=c11", "-O2", "-fPIC", "-pthread", "-lm"),
-            *("-Wl,--build-id=none", "-Wl,--version-script=exports", "-s"),
+            *linker.command,
+            *("-shared", "-o", "kernels.so", *inputs),
+            *("-pthread", "-lm", "-Wl,--build-id=none", "-Wl,--version-script=exports"),
+            # Its own symbols are its own, whatever other libraries of a program are called.
+            *("-Wl,-Bsymbolic", "-Wl,-z,relro,-z,now", "-s"),
         ]
         # Paths are relative to the folder, so that its random name can reach no byte of the result.
-        try:
-            done = subprocess.run(
-                command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
-            )
-        except OSError as error:
-            raise ToolError(f"Cannot run `{linkers[0].name}`: {error}", remedy(machine)) from error
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
-            raise ToolError(f"The linker `{linkers[0].name}` failed: {said}", remedy(machine))
+        _run(command, folder, linker, machine)
         return (folder / "kernels.so").read_bytes()
 
 
-def _environment() -> dict[str, str]:
-    """The environment with a place for ziglang's cache that is writable and not the project's."""
-    environment = dict(os.environ)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eecompile" / "zig"
+def _run(command: Sequence[str], folder: Path, linker: Linker, machine: Machine) -> None:
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise ToolError(f"Cannot run `{linker.name}`: {error}", remedy(machine)) from error
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
+        raise ToolError(f"The linker `{linker.name}` failed: {said}", remedy(machine))
+
+
+def _cache_folder() -> Path:
+    """A folder for compilers' results that is writable and not the project's."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eecompile"
     try:
         base.mkdir(parents=True, exist_ok=True)
     except OSError:
-        base = Path(tempfile.gettempdir()) / "eecompile-zig"
+        base = Path(tempfile.gettempdir()) / "eecompile-cache"
+    return base
+
+
+def _environment() -> dict[str, str]:
+    """The environment with a place for ziglang's cache."""
+    environment = dict(os.environ)
+    base = _cache_folder() / "zig"
     environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(base))
     environment.setdefault("ZIG_LOCAL_CACHE_DIR", str(base))
     return environment

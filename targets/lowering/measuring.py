@@ -22,7 +22,7 @@ from tvm.tirx import PrimFunc
 from eecompile.hardware import Machine, usable_cores
 from eecompile.ir import TensorType
 from eecompile.targets.lowering.build import Phase, emit_objects, plain_phases, target_of
-from eecompile.targets.lowering.link import link
+from eecompile.targets.lowering.link import link_kernels
 from eecompile.targets.lowering.schedules import Choice, schedule
 from eecompile.targets.lowering.schedules.kept import gate_lists
 from eecompile.targets.lowering.spec import (
@@ -201,7 +201,7 @@ def _compiled(
     if len(found) < 2:
         return []
     symbols = [phase.symbol for _, _, phases in found for phase in phases]
-    library = _loaded(link(objects, symbols, machine, team=False))
+    library = _loaded(link_kernels(objects, symbols, machine))
     return [
         _Kernel(choice, made, tuple((library[p.symbol], p.units) for p in phases))
         for choice, made, phases in found

@@ -19,7 +19,7 @@ from eecompile.hardware import Machine, machine
 from eecompile.ir import Attribute, Graph, Op, TensorType
 from eecompile.shapes import infer_types
 from eecompile.targets.lowering.build import emit_objects, plain_phases, target_of
-from eecompile.targets.lowering.link import link
+from eecompile.targets.lowering.link import link_kernels
 from eecompile.targets.lowering.schedules.conv import candidates, conv
 from eecompile.targets.lowering.schedules.panels import pack_panels, panels_of
 from eecompile.targets.lowering.schedules.tiles import Tile, conv_tiles
@@ -189,7 +189,7 @@ def run(spec: KernelSpec, target: Machine, operands: Sequence[np.ndarray]) -> np
     code = emit_objects({p.symbol: p.function for p in phases}, target_of(target))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.so"
-        path.write_bytes(link(code, [p.symbol for p in phases], target))
+        path.write_bytes(link_kernels(code, [p.symbol for p in phases], target))
         library = ctypes.CDLL(str(path))
     memory = []
     for argument in scheduled.arguments:

@@ -19,15 +19,12 @@ from eecompile.ir import Graph, Op, TensorType
 from eecompile.reference import run_graph
 from eecompile.targets.lowering import compile_functions, find_linkers
 from eecompile.targets.lowering.aot import entry_functions
-from eecompile.targets.lowering.link import link
+from eecompile.targets.lowering.link import link_kernels
+from eecompile.targets.native import PRIVATE, PUBLIC
 from eecompile.text import parse_graph
 from tests.lowering.calling import Loaded, compile_plain, inputs_of, worst_error
 
 BLOCKS = 3
-
-#: What every library has beside its functions (targets/lowering/team.c and steps.c).
-TEAM = ["chain", "steps", "team_close", "team_open", "team_run", "team_samples"]
-
 
 def backbone(blocks: int = BLOCKS) -> Graph:
     """A small residual network."""
@@ -150,8 +147,12 @@ def test_the_library_needs_nothing_but_libc_and_exports_its_functions_only(tmp_p
     ).stdout.splitlines()
     defined = {line.split()[-1] for line in listed if line.split()[-2] in "TDBR"}
     needed = {line.split()[-1] for line in listed if line.split()[-2] == "U"}
-    team = {f"eecompile_{name}" for name in TEAM}
-    assert defined == {function.symbol for function in compiled.functions} | team
+    private = {*PRIVATE, *(function.symbol for function in compiled.functions)}
+    assert defined == {
+        *(f"{name}@@EECOMPILE_1" for name in (*PUBLIC, "ee_library_network")),
+        *(f"{name}@@EECOMPILE_PRIVATE" for name in private),
+    }
+    assert "ee_run" in PUBLIC
     assert [name for name in needed if "@GLIBC_" not in name] == []
 
 
@@ -205,7 +206,7 @@ def test_a_linker_that_fails_is_the_environments_failure(
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(ToolError, match="The linker `cc` failed: cannot find crt"):
-        link([b""], ["f"], machine("host"))
+        link_kernels([b""], ["f"], machine("host"))
 
 
 def test_a_linker_is_found_for_this_machine() -> None:

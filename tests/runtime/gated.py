@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +34,7 @@ GROUP = 300_000
 @functools.cache
 def machine_code() -> bytes:
     """`gated.c` with what every library has, compiled for this machine."""
-    compiler = ["cc"] if shutil.which("cc") else [sys.executable, "-m", "ziglang", "cc"]
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "gated.so"
-        options = ["-O1", "-shared", "-fPIC", "-o", str(output), str(_SOURCE), *tiny.SHARED]
-        subprocess.run([*compiler, *options, "-pthread", "-lm"], check=True)
-        return output.read_bytes()
+    return tiny.compiled_library("gated", _SOURCE, network().functions(), tiny.WEIGHTS.nbytes)
 
 
 def library() -> Library:

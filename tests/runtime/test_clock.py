@@ -402,7 +402,8 @@ def test_an_artifact_without_the_costs_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_clock_rule_is_refused(tmp_path: Path) -> None:
     value = ClockRule().to_json() | {"objective": "warp"}
     entry = PolicyEntry(to_json(tiny.POLICIES["fast"]), clock=value)
-    write_artifact(tmp_path / "out", tiny.contents(policies={"p": entry}, default_policy="p"))
+    broken = tiny.contents(policies={"p": entry}, default_policy="p", plan=b"none")
+    write_artifact(tmp_path / "out", broken)
     with pytest.raises(CompileErrors, match="objective must be one of"):
         ee.load(tmp_path / "out")
 

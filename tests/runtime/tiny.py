@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,27 +23,44 @@ from eecompile.cost import Work
 from eecompile.cost_table import Cost, CostRow, CostTable
 from eecompile.ir import TensorType
 from eecompile.manifest import Normalization, TargetInfo
+from eecompile.native_plan import plan_bytes
 from eecompile.policies import ExitPolicy, PatiencePolicy, ThresholdPolicy, to_json
 from eecompile.runtime.library import Code, Library
 from eecompile.runtime.runner import Runner
 from eecompile.runtime.vectors import make_vectors, shown_values
+from eecompile.targets.native import (
+    COMPILED,
+    OPTIONS,
+    identity_of,
+    native_folder,
+    table_source,
+)
 
 _SOURCE = Path(__file__).with_name("tiny.c")
-_NATIVE = Path(__file__).parents[2] / "eecompile" / "native"
-#: What every library has beside its functions.
-SHARED = tuple(str(_NATIVE / name) for name in ("team.c", "steps.c"))
 WEIGHTS = np.array([1, 2, 3, 4], np.float32)
 NAMES = ("segment_0", "head_0", "segment_1", "head_1", "comparator_1", "segment_2")
 
 
 @functools.cache
 def machine_code() -> bytes:
-    """`tiny.c` and the team's code compiled for this machine."""
+    """`tiny.c` and the native runtime compiled for this machine."""
+    return compiled_library("tiny", _SOURCE, network().functions(), WEIGHTS.nbytes)
+
+
+def compiled_library(
+    name: str, source: Path, functions: Sequence[Function], weights_bytes: int
+) -> bytes:
+    """Functions in C with the native runtime, as linking a network makes it."""
     compiler = ["cc"] if shutil.which("cc") else [sys.executable, "-m", "ziglang", "cc"]
+    identity = identity_of([source.read_bytes()], functions, weights_bytes)
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "tiny.so"
-        options = ["-O1", "-shared", "-fPIC", "-o", str(output), str(_SOURCE), *SHARED]
-        subprocess.run([*compiler, *options, "-pthread", "-lm"], check=True)
+        table, output = Path(folder) / "table.c", Path(folder) / "library.so"
+        table.write_text(table_source(name, functions, identity, weights_bytes))
+        files = [str(source), str(table), *(str(native_folder() / name) for name in COMPILED)]
+        # Its counters are looked at, too: nothing is hidden.
+        options = [option for option in OPTIONS if "visibility" not in option]
+        options += ["-O1", "-shared", "-Wl,-Bsymbolic", "-o", str(output), f"-I{native_folder()}"]
+        subprocess.run([*compiler, *options, *files, "-lm"], check=True)
         return output.read_bytes()
 
 
@@ -175,4 +192,5 @@ def contents(**changes: Any) -> Contents:
         fitted={"fast": {"accuracy": 0.5}},
         data={"fit": "0" * 64},
     )
-    return replace(made, **changes)
+    made = replace(made, **changes)
+    return replace(made, plan=changes.get("plan") or plan_bytes(made))

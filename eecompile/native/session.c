@@ -1,0 +1,538 @@
+/* Sessions: who decides, samples in, answers out. */
+
+#include "session.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static const plan_t *plan_of(const ee_session *session) { return &session->network->plan; }
+
+/* -- one thread at a time ----------------------------------------------------------------------- */
+
+static ee_status begin(ee_session *session) {
+    if (atomic_flag_test_and_set_explicit(&session->in_use, memory_order_acquire))
+        return fail(EE_BUSY, "another thread is using the session: open one for each thread");
+    /* In a forked process the threads are gone, and clocks are the parent's. */
+    bool forked = session->unforked ? !*session->unforked : session->owner != getpid();
+    if (forked) {
+        session->lane.team = session->team = NULL;
+        session->clocks = NULL;
+    }
+    return EE_OK;
+}
+
+static ee_status end(ee_session *session, ee_status status) {
+    atomic_flag_clear_explicit(&session->in_use, memory_order_release);
+    return status;
+}
+
+/* -- opening ------------------------------------------------------------------------------------ */
+
+/* A page that forked processes find empty; asking the system for one's number takes longer. */
+static unsigned char *page_of_this_process(void) {
+#ifdef MADV_WIPEONFORK
+    size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    unsigned char *page =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return NULL;
+    if (!madvise(page, size, MADV_WIPEONFORK)) {
+        *page = 1;
+        return page;
+    }
+    munmap(page, size);
+#endif
+    return NULL;
+}
+
+static void measure_policies(ee_session *session) {
+    const plan_t *plan = plan_of(session);
+    for (uint32_t i = 0; i < plan->policies; i++) {
+        if (!plan->policy[i].policy) continue;
+        size_t state = policy_state_bytes(plan->policy[i].policy);
+        size_t learned = policy_learned_bytes(plan->policy[i].policy);
+        if (state > session->state_bytes) session->state_bytes = state;
+        if (learned > session->learned_bytes) session->learned_bytes = learned;
+    }
+}
+
+static ee_status read_options(ee_session *session, const ee_options *options) {
+    const plan_t *plan = plan_of(session);
+    if (options && options->size < sizeof(size_t))
+        return fail(EE_BAD_ARGUMENT, "the options have no size: begin with EE_OPTIONS");
+    if (options) {
+        size_t size = options->size < sizeof(ee_options) ? options->size : sizeof(ee_options);
+        memcpy(&session->options, options, size);
+    }
+    session->threads = session->options.threads ? session->options.threads : plan->threads;
+    if (session->threads < 1 || session->threads > 1024)
+        return fail(EE_BAD_ARGUMENT, "there are no sessions of %d threads", (int)session->threads);
+    return EE_OK;
+}
+
+static ee_status allocate(ee_session *session) {
+    const plan_t *plan = plan_of(session);
+    if (session->threads > 1) {
+        session->team = eecompile_team_open(session->threads);
+        if (!session->team)
+            return fail(EE_NO_MEMORY, "the system gives no %d threads", (int)session->threads);
+    }
+    ee_status status = lane_open(&session->lane, session->network, session->team, session->threads);
+    if (status) return status;
+    measure_policies(session);
+    session->lane.state = calloc(1, session->state_bytes + 1);
+    session->learned = calloc(1, session->learned_bytes + 1);
+    session->halting = calloc(1, halting_bytes(plan));
+    session->exits = calloc((size_t)plan->exits + 1, sizeof(uint64_t));
+    session->offloaded = calloc((size_t)plan->classes + 1, sizeof(float));
+    session->unforked = page_of_this_process();
+    session->owner = (int32_t)getpid();
+    if (session->lane.state && session->learned && session->halting && session->exits &&
+        session->offloaded)
+        return EE_OK;
+    return fail(EE_NO_MEMORY, "there is no memory for a session of `%s`", plan->name);
+}
+
+ee_status session_open(ee_network *network, const ee_options *options, ee_session **found) {
+    ee_session *session = calloc(1, sizeof *session);
+    if (!session) return fail(EE_NO_MEMORY, "there is no memory for a session");
+    session->operations = network->operations;
+    session->network = network;
+    session->options = (ee_options)EE_OPTIONS;
+    atomic_flag_clear(&session->in_use);
+    atomic_fetch_add(&network->users, 1);
+    ee_status status = read_options(session, options);
+    if (!status) status = allocate(session);
+    if (!status) status = session_set_policy(session, session->options.policy);
+    if (status) {
+        session_close(session);
+        return status;
+    }
+    *found = session;
+    return EE_OK;
+}
+
+static void close_clocks(ee_session *session) {
+    clocks_close(session->clocks);
+    sysfs_governor_close(session->governor);
+    session->clocks = NULL;
+    session->governor = NULL;
+}
+
+void session_close(ee_session *session) {
+    close_clocks(session);
+    for (int32_t i = 0; session->more && i < session->threads - 1; i++)
+        lane_close(&session->more[i]);
+    free(session->more);
+    lane_close(&session->lane);
+    if (session->team) eecompile_team_close(session->team);
+    if (session->unforked) munmap(session->unforked, (size_t)sysconf(_SC_PAGESIZE));
+    free(session->learned);
+    free(session->halting);
+    free(session->exits);
+    free(session->offloaded);
+    arena_free(&session->own);
+    network_release(session->network);
+    free(session);
+}
+
+/* -- who decides -------------------------------------------------------------------------------- */
+
+static ee_status open_clocks(
+    ee_session *session, const policy_entry_t *entry, clocks_t **clocks, ee_governor **own) {
+    const plan_t *plan = plan_of(session);
+    const ee_governor *governor = NULL;
+    char why[200] = "";
+    *clocks = NULL;
+    *own = NULL;
+    if (!entry->clock.present) return EE_OK;
+    if (session->options.clocks) {
+        governor = session->options.governor;
+        if (!governor) governor = *own = sysfs_governor_open(plan->costs, "", why);
+    }
+    ee_status status = clocks_open(clocks, plan->costs, &entry->clock, governor, NULL, 0);
+    if (status) {
+        sysfs_governor_close(*own);
+        *own = NULL;
+    }
+    return status;
+}
+
+static ee_status find_policy(
+    const ee_session *session, const char *name, const policy_entry_t **entry) {
+    const plan_t *plan = plan_of(session);
+    *entry = NULL;
+    if (!name && plan->default_policy != NONE) *entry = &plan->policy[plan->default_policy];
+    for (uint32_t i = 0; name && i < plan->policies; i++)
+        if (!strcmp(plan->policy[i].name, name)) *entry = &plan->policy[i];
+    if (name && *name && !*entry)
+        return fail(
+            EE_BAD_ARGUMENT, "`%s` has no policy `%.100s`%s%s", plan->name, name,
+            plan->policies ? "; its first one is " : " (it has none)",
+            plan->policies ? plan->policy[0].name : "");
+    if (*entry && (!(*entry)->policy || (*entry)->guarded))
+        return fail(
+            EE_UNSUPPORTED, "the policy `%s` %s, which needs eecompile's Python runtime",
+            (*entry)->name, (*entry)->policy ? "has a guard" : "is of the builder's own kind");
+    return EE_OK;
+}
+
+static ee_status decide_by(ee_session *session, const policy_entry_t *entry) {
+    decider_t decider = {0};
+    clocks_t *clocks = NULL;
+    ee_governor *governor = NULL;
+    ee_status status = EE_OK;
+    if (entry) {
+        decider = (decider_t){.policy = entry->policy, .gates = true, .halts = entry->halts};
+        if (policy_learned_bytes(entry->policy)) decider.learned = session->learned;
+        if (entry->halts)
+            status = halting_set(session->halting, plan_of(session), &entry->halt, true);
+        if (!status) status = open_clocks(session, entry, &clocks, &governor);
+        if (status) return status;
+        if (decider.learned) {
+            deciding_t deciding = {entry->policy, session->lane.state, session->learned};
+            policy_reset(&deciding);
+        }
+    }
+    close_clocks(session);
+    session->decider = decider;
+    session->clocks = clocks;
+    session->governor = governor;
+    return EE_OK;
+}
+
+ee_status session_set_policy(ee_session *session, const char *name) {
+    const policy_entry_t *entry;
+    ee_status status = find_policy(session, name, &entry);
+    if (!status) status = begin(session);
+    return status ? status : end(session, decide_by(session, entry));
+}
+
+ee_status session_set_own_policy(ee_session *session, const ee_policy *policy) {
+    const plan_t *plan = plan_of(session);
+    if (policy && (!policy->decide || policy->first > plan->exits))
+        return fail(EE_BAD_ARGUMENT, "the policy has no `decide`, or begins at no exit");
+    ee_status status = begin(session);
+    if (status) return status;
+    decide_by(session, NULL);
+    session->decider = (decider_t){.own = policy, .gates = policy != NULL};
+    return end(session, EE_OK);
+}
+
+static ee_status limit(ee_session *session, const halt_rule_t *rule) {
+    decider_t *decider = &session->decider;
+    if (isnan(rule->macs) && isnan(rule->latency_s) && isnan(rule->energy_j)) {
+        decider->halts = false;
+        return EE_OK;
+    }
+    const char *with = session->clocks                                  ? "chooses clocks"
+                       : decider->learned                               ? "learns"
+                       : decider->policy && policy_offloads(decider->policy) ? "asks a server"
+                                                                        : NULL;
+    if (with)
+        return fail(EE_BAD_ARGUMENT, "no budget for each sample goes with a policy that %s", with);
+    ee_status status = halting_set(session->halting, plan_of(session), rule, decider->gates);
+    if (!status) decider->halts = true;
+    return status;
+}
+
+ee_status session_set_halt(ee_session *session, double macs, double latency_s, double energy_j) {
+    const double given[] = {macs, latency_s, energy_j};
+    for (size_t i = 0; i < 3; i++)
+        if (!isnan(given[i]) && !(given[i] > 0 && isfinite(given[i])))
+            return fail(EE_BAD_ARGUMENT, "a budget must be above 0 and finite, or NAN for none");
+    halt_rule_t rule = {macs, latency_s, energy_j};
+    ee_status status = begin(session);
+    return status ? status : end(session, limit(session, &rule));
+}
+
+/* -- inputs ------------------------------------------------------------------------------------- */
+
+static ee_status copy_inputs(
+    const ee_session *session, lane_t *lane, const void *const *inputs, size_t sample) {
+    const plan_t *plan = plan_of(session);
+    for (uint32_t i = 0; i < plan->inputs; i++) {
+        const value_t *value = &plan->value[plan->input[i].value];
+        if (!inputs[i]) return fail(EE_BAD_ARGUMENT, "the input `%s` is NULL", value->name);
+        const char *from = (const char *)inputs[i] + sample * (size_t)value->bytes;
+        memcpy(lane_value(lane, plan->input[i].value), from, (size_t)value->bytes);
+    }
+    return EE_OK;
+}
+
+/* Channels lie first in the network's own images, and last in the raw ones. */
+static void normalize(const input_t *input, const value_t *value, const uint8_t *raw, float *to) {
+    uint32_t lead = value->rank && value->shape[0] == 1;
+    const uint32_t *shape = value->shape + lead;
+    int64_t count = value->bytes / 4, channels = 1, inner = 1;
+    bool image = value->rank - lead == 3;
+    bool first = image && (input->channels == 1 ? shape[0] <= 4 : shape[0] == input->channels);
+    if (first) {
+        channels = shape[0];
+        inner = count / channels;
+    } else if (input->channels > 1) {
+        /* Of other ranks the channels are where there are so many. */
+        bool leading = value->rank > lead && shape[0] == input->channels && !image;
+        channels = input->channels;
+        inner = leading ? count / channels : 1;
+    }
+    float scale = (float)input->scale;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t channel = i / inner % channels, k = input->channels > 1 ? channel : 0;
+        int64_t from = first ? i % inner * channels + channel : i;
+        to[i] = ((float)raw[from] / scale - (float)input->mean[k]) / (float)input->std[k];
+    }
+}
+
+static ee_status copy_raw(
+    const ee_session *session, lane_t *lane, const void *const *inputs) {
+    const plan_t *plan = plan_of(session);
+    bool any = false;
+    for (uint32_t i = 0; i < plan->inputs; i++) any |= plan->input[i].normalizes;
+    if (!any)
+        return fail(
+            EE_BAD_ARGUMENT, "`%s` does not say how its inputs are normalised: use ee_run",
+            plan->name);
+    for (uint32_t i = 0; i < plan->inputs; i++) {
+        const input_t *input = &plan->input[i];
+        const value_t *value = &plan->value[input->value];
+        if (!inputs[i]) return fail(EE_BAD_ARGUMENT, "the input `%s` is NULL", value->name);
+        void *to = lane_value(lane, input->value);
+        if (input->normalizes) normalize(input, value, inputs[i], to);
+        else memcpy(to, inputs[i], (size_t)value->bytes);
+    }
+    return EE_OK;
+}
+
+/* -- answers ------------------------------------------------------------------------------------ */
+
+static void count_answer(ee_session *session, const ee_answer *answer) {
+    ee_statistics *all = &session->statistics;
+    all->answers++;
+    all->offloaded += (answer->flags & EE_OFFLOADED) != 0;
+    all->halted += (answer->flags & EE_HALTED) != 0;
+    all->cancelled += (answer->flags & EE_CANCELLED) != 0;
+    all->late += (answer->flags & EE_LATE) != 0;
+    all->latency_s += answer->latency_s;
+    all->energy_j += answer->energy_j;
+    all->macs += answer->macs;
+    session->exits[answer->exit]++;
+}
+
+typedef enum { PLAIN, RAW, WHOLE } how_t;
+
+static ee_status run_one(
+    ee_session *session, const void *const *inputs, size_t sample, how_t how, ee_answer *answer) {
+    static const decider_t nobody;
+    int64_t start_ns = monotonic_ns();
+    const ee_meter *meter = session->options.meter;
+    double before_j = meter ? meter->energy_j(meter->context) : NAN;
+    ee_answer found = EE_ANSWER;
+    session->at_end = false;
+    ee_status status = how == RAW ? copy_raw(session, &session->lane, inputs)
+                                  : copy_inputs(session, &session->lane, inputs, sample);
+    if (status) return status;
+    const decider_t *decider = how == WHOLE ? &nobody : &session->decider;
+    status = run_sample(session, &session->lane, decider, start_ns, &found);
+    if (status) return status;
+    if (meter) found.energy_j = meter->energy_j(meter->context) - before_j;
+    count_answer(session, &found);
+    return tell(answer, &found, sizeof found);
+}
+
+static ee_status run_alone(
+    ee_session *session, const void *const *inputs, how_t how, ee_answer *answer) {
+    ee_status status = begin(session);
+    if (status) return status;
+    atomic_store_explicit(&session->stop, 0, memory_order_relaxed);
+    atomic_store_explicit(&session->running, how != WHOLE, memory_order_relaxed);
+    status = run_one(session, inputs, 0, how, answer);
+    atomic_store_explicit(&session->running, 0, memory_order_relaxed);
+    return end(session, status);
+}
+
+ee_status session_run(ee_session *session, const void *const *inputs, ee_answer *answer) {
+    return run_alone(session, inputs, PLAIN, answer);
+}
+
+ee_status session_run_raw(ee_session *session, const void *const *inputs, ee_answer *answer) {
+    return run_alone(session, inputs, RAW, answer);
+}
+
+ee_status session_run_whole(ee_session *session, const void *const *inputs, ee_answer *answer) {
+    return run_alone(session, inputs, WHOLE, answer);
+}
+
+int session_cancel(ee_session *session) {
+    if (!atomic_load_explicit(&session->running, memory_order_relaxed)) return 0;
+    atomic_store_explicit(&session->stop, 1, memory_order_relaxed);
+    return 1;
+}
+
+/* -- batches ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    ee_session *session;
+    const void *const *inputs;
+    size_t count;
+    float *logits;
+    char *answers;
+    size_t answer_bytes;
+    atomic_size_t next;
+    atomic_int status;
+} batch_t;
+
+/* The answers' logits go where the caller wants them, as the next sample overwrites them. */
+static void keep(batch_t *batch, size_t sample, const ee_answer *found) {
+    ee_answer kept = *found;
+    if (batch->logits && found->logits) {
+        float *to = batch->logits + sample * found->classes;
+        memcpy(to, found->logits, found->classes * sizeof(float));
+        kept.logits = to;
+    } else {
+        kept.logits = NULL;
+    }
+    tell(batch->answers + sample * batch->answer_bytes, &kept, sizeof kept);
+}
+
+static int32_t share(const int64_t *frame, int32_t thread, int32_t threads, void *team) {
+    (void)threads, (void)team;
+    batch_t *batch = (batch_t *)(intptr_t)frame[0];
+    ee_session *session = batch->session;
+    lane_t *lane = thread ? &session->more[thread - 1] : &session->lane;
+    size_t sample;
+    while ((sample = atomic_fetch_add(&batch->next, 1)) < batch->count) {
+        int64_t start_ns = monotonic_ns();
+        ee_answer found = EE_ANSWER;
+        ee_status status = copy_inputs(session, lane, batch->inputs, sample);
+        if (!status) status = run_sample(session, lane, &session->decider, start_ns, &found);
+        if (status) {
+            atomic_store(&batch->status, (int)status);
+            return 0;
+        }
+        keep(batch, sample, &found);
+    }
+    return 0;
+}
+
+static ee_status open_more(ee_session *session) {
+    if (session->more) return EE_OK;
+    size_t count = (size_t)session->threads - 1;
+    lane_t *more = calloc(count, sizeof(lane_t));
+    ee_status status = more ? EE_OK : fail(EE_NO_MEMORY, "there is no memory for a batch");
+    size_t made = 0;
+    while (!status && made < count) {
+        status = lane_open(&more[made++], session->network, NULL, 1);
+        if (status) break;
+        more[made - 1].state = calloc(1, session->state_bytes + 1);
+        if (!more[made - 1].state) status = fail(EE_NO_MEMORY, "there is no memory for a batch");
+    }
+    for (size_t i = 0; status && i < made; i++) lane_close(&more[i]);
+    if (status) free(more);
+    else session->more = more;
+    return status;
+}
+
+/* Whether samples may be answered side by side: what one does must not depend on others or time. */
+static bool can_share(const ee_session *session) {
+    const decider_t *decider = &session->decider;
+    return session->team && !session->clocks && !session->options.meter && !decider->own &&
+           !decider->halts && !decider->learned && !session->options.server;
+}
+
+static ee_status run_shared(batch_t *batch) {
+    ee_session *session = batch->session;
+    ee_status status = open_more(session);
+    if (status) return status;
+    int64_t frame[] = {(int64_t)(intptr_t)batch};
+    eecompile_team_run(session->team, session->threads, share, frame);
+    status = (ee_status)atomic_load(&batch->status);
+    if (status) return fail(status, "a sample of the batch could not be answered");
+    for (size_t i = 0; i < batch->count; i++) {
+        ee_answer found = EE_ANSWER;
+        size_t known = batch->answer_bytes < sizeof found ? batch->answer_bytes : sizeof found;
+        memcpy(&found, batch->answers + i * batch->answer_bytes, known);
+        count_answer(session, &found);
+    }
+    return EE_OK;
+}
+
+static ee_status run_in_turn(batch_t *batch) {
+    for (size_t sample = 0; sample < batch->count; sample++) {
+        ee_answer found = EE_ANSWER;
+        ee_status status = run_one(batch->session, batch->inputs, sample, PLAIN, &found);
+        if (status) return status;
+        keep(batch, sample, &found);
+    }
+    return EE_OK;
+}
+
+ee_status session_run_batch(
+    ee_session *session, const void *const *inputs, size_t count, float *logits,
+    ee_answer *answers) {
+    batch_t batch = {
+        .session = session,
+        .inputs = inputs,
+        .count = count,
+        .logits = logits,
+        .answers = (char *)answers,
+        .answer_bytes = count ? answers->size : sizeof(ee_answer),
+    };
+    /* All have the size of the first: that is how far apart they are. */
+    if (batch.answer_bytes < sizeof(size_t))
+        return fail(EE_BAD_ARGUMENT, "the answers have no size: begin each with EE_ANSWER");
+    for (size_t i = 0; i < count; i++)
+        memcpy(batch.answers + i * batch.answer_bytes, &batch.answer_bytes, sizeof(size_t));
+    ee_status status = begin(session);
+    if (status) return status;
+    atomic_store_explicit(&session->stop, 0, memory_order_relaxed);
+    status = can_share(session) ? run_shared(&batch) : run_in_turn(&batch);
+    session->at_end = false;
+    return end(session, status);
+}
+
+/* -- what else is known ------------------------------------------------------------------------- */
+
+const void *session_output(const ee_session *session, const char *name) {
+    const plan_t *plan = plan_of(session);
+    for (uint32_t i = 0; session->at_end && i < plan->outputs; i++)
+        if (!strcmp(plan->value[plan->outputs_values[i]].name, name))
+            return lane_value(&session->lane, plan->outputs_values[i]);
+    return NULL;
+}
+
+ee_status session_statistics_get(
+    const ee_session *session, ee_statistics *statistics, uint64_t *exits) {
+    ee_statistics found = session->statistics;
+    found.transitions = session->clocks ? clocks_transitions(session->clocks) : 0;
+    if (exits) memcpy(exits, session->exits, (plan_of(session)->exits + 1) * sizeof(uint64_t));
+    return tell(statistics, &found, sizeof found);
+}
+
+void session_statistics_reset(ee_session *session) {
+    session->statistics = (ee_statistics){0};
+    memset(session->exits, 0, (plan_of(session)->exits + 1) * sizeof(uint64_t));
+}
+
+ee_status session_state_get(const ee_session *session, void *bytes, size_t *count) {
+    const decider_t *decider = &session->decider;
+    size_t room = *count;
+    *count = decider->learned ? policy_learned_bytes(decider->policy) : 0;
+    if (!*count || !bytes) return EE_OK;
+    if (room < *count)
+        return fail(EE_BAD_ARGUMENT, "what was learned takes %zu bytes, there are %zu", *count, room);
+    memcpy(bytes, decider->learned, *count);
+    return EE_OK;
+}
+
+ee_status session_state_set(ee_session *session, const void *bytes, size_t count) {
+    const decider_t *decider = &session->decider;
+    size_t wanted = decider->learned ? policy_learned_bytes(decider->policy) : 0;
+    if (count != wanted || (wanted && !policy_learned_is_sound(decider->policy, bytes)))
+        return fail(EE_BAD_ARGUMENT, "this was not learned by the policy in use");
+    ee_status status = begin(session);
+    if (status) return status;
+    if (wanted) memcpy(decider->learned, bytes, wanted);
+    return end(session, status);
+}

@@ -1,0 +1,186 @@
+"""The native runtime's C code, and the table that tells it of a library's functions.
+
+Both are compiled by whatever links the library; nothing of TVM is needed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Protocol
+
+from eecompile.hardware import Machine, cpuinfo_names
+from eecompile.ir import TensorType
+
+__all__ = [
+    "COMPILED",
+    "HEADERS",
+    "OPTIONS",
+    "PRIVATE",
+    "PUBLIC",
+    "VERSION",
+    "Linked",
+    "exports",
+    "identity_of",
+    "library_file",
+    "library_symbol",
+    "native_folder",
+    "plain_name",
+    "table_source",
+]
+
+#: Symbol version of the public functions; see eecompile.h for what is promised.
+VERSION = "EECOMPILE_1"
+
+#: How the runtime is compiled. No multiplication is fused with an addition, so that all machines
+#: decide alike.
+OPTIONS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
+
+#: What Python calls in a library, beside its functions and the public ones: see team.c, steps.c.
+PRIVATE = (
+    "eecompile_team_open",
+    "eecompile_team_close",
+    "eecompile_team_run",
+    "eecompile_team_samples",
+    "eecompile_chain",
+    "eecompile_steps",
+)
+
+#: What stands before the identity in a library; see eecompile/native_plan.py.
+_MARK = "eecompile identity 1:\n"
+
+_DECLARED = re.compile(r"^(?:[a-z_0-9]+ )+\*?(ee_[a-z_]+)\(", re.MULTILINE)
+
+
+def native_folder() -> Path:
+    """Where the C code is."""
+    return Path(str(files("eecompile") / "native"))
+
+
+def _named(suffix: str) -> tuple[str, ...]:
+    return tuple(sorted(path.name for path in native_folder().iterdir() if path.suffix == suffix))
+
+
+#: Files that are compiled, and those they include.
+COMPILED, HEADERS = _named(".c"), _named(".h")
+
+#: The functions that eecompile.h declares.
+PUBLIC = tuple(
+    sorted(set(_DECLARED.findall((native_folder() / "eecompile.h").read_text(encoding="utf-8"))))
+)
+
+
+class Linked(Protocol):
+    """What the table says of a function."""
+
+    @property
+    def symbol(self) -> str: ...  # noqa: D102
+    @property
+    def inputs(self) -> tuple[tuple[str, TensorType], ...]: ...  # noqa: D102
+    @property
+    def outputs(self) -> tuple[tuple[str, TensorType], ...]: ...  # noqa: D102
+    @property
+    def workspace_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def private_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def threads(self) -> int: ...  # noqa: D102
+
+
+def library_symbol(network: str) -> str:
+    """Name of a library's `ee_library`: apps that use several networks tell them apart by it.
+
+    >>> library_symbol("resnet-56 v2"), library_symbol("7up")
+    ('ee_library_resnet_56_v2', 'ee_library_7up')
+    """
+    return f"ee_library_{plain_name(network)}"
+
+
+def library_file(network: str) -> str:
+    """Name of a library's file in an app.
+
+    >>> library_file("resnet56")
+    'libresnet56.so'
+    """
+    return f"lib{plain_name(network)}.so"
+
+
+def plain_name(network: str) -> str:
+    """A network's name as it may be part of a C name: other characters become underscores."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", network).strip("_") or "network"
+
+
+def identity_of(parts: Sequence[bytes], functions: Sequence[Linked], weights_bytes: int) -> bytes:
+    """32 bytes that a library and its plans have in common: equal for equal code only."""
+    told = [_told(function) for function in functions]
+    digest = hashlib.sha256(json.dumps([told, weights_bytes]).encode())
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.digest()
+
+
+def _told(function: Linked) -> list[object]:
+    sizes = [type_.nbytes for _, type_ in (*function.inputs, *function.outputs)]
+    numbers = function.workspace_bytes, function.private_bytes, function.threads
+    return [function.symbol, len(function.inputs), *numbers, *sizes]
+
+
+def table_source(
+    network: str,
+    functions: Sequence[Linked],
+    identity: bytes,
+    weights_bytes: int,
+    machine: Machine | None = None,
+) -> str:
+    """C code of a library's `ee_library`; see internal.h.
+
+    Args:
+        network: its name.
+        functions: of the library.
+        identity: see `identity_of`.
+        weights_bytes: size of the blob that the functions read.
+        machine: whose features the code needs; None: nothing beyond the architecture.
+    """
+    functions = sorted(functions, key=lambda function: function.symbol)
+    lines = ['#include "internal.h"', ""]
+    for function in functions:
+        lines.append(f"int32_t {function.symbol}(const int64_t *, int32_t, int32_t, void *);")
+    sizes: list[int] = []
+    rows = []
+    for function in functions:
+        own = [type_.nbytes for _, type_ in (*function.inputs, *function.outputs)]
+        rows.append(
+            f'    {{"{function.symbol}", {function.symbol}, {function.workspace_bytes},'
+            f" {function.private_bytes}, {function.threads}, {len(function.inputs)},"
+            f" {len(function.outputs)}, bytes + {len(sizes)}}},"
+        )
+        sizes += own
+    written = "".join(f"\\x{byte:02x}" for byte in identity)
+    features = " ".join(cpuinfo_names(machine.features, machine.arch)) if machine else ""
+    lines += [
+        "",
+        f"static const int64_t bytes[] = {{{', '.join(map(str, sizes or [0]))}}};",
+        "static const function_t functions[] = {",
+        *rows,
+        "};",
+        f'static const char identity[] = {json.dumps(_MARK)} "{written}";',
+        f"VISIBLE const ee_library {library_symbol(network)} = {{",
+        f"    &eecompile_operations, {json.dumps(network)},",
+        f"    (const unsigned char *)identity + {len(_MARK)}, {json.dumps(features)},",
+        f"    functions, {len(functions)}, {weights_bytes}}};",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def exports(network: str, symbols: Sequence[str]) -> str:
+    """The linker's version script: the public functions with their version, and nothing unnamed."""
+    public = "".join(f" {name};" for name in (*PUBLIC, library_symbol(network)))
+    private = "".join(f" {name};" for name in (*symbols, *PRIVATE))
+    return (
+        f"{VERSION} {{ global:{public} local: *; }};\nEECOMPILE_PRIVATE {{ global:{private} }};\n"
+    )
