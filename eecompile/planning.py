@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eecompile.artifact import check_destination
+from eecompile.artifact_writing import check_destination
 from eecompile.atomic import check_file, write_errors
 from eecompile.board import Board, DvfsState
 from eecompile.boards.file import read_board

@@ -179,7 +179,7 @@ def test_a_failed_write_leaves_the_earlier_artifact(
             raise error
         path.write_bytes(data)
 
-    monkeypatch.setattr("eecompile.artifact.write_file", failing)
+    monkeypatch.setattr("eecompile.artifact_writing.write_file", failing)
     with pytest.raises((CompileErrors, KeyboardInterrupt)) as failure:
         write_artifact(tmp_path / "out", tiny.contents(weights=OTHER))
     if isinstance(failure.value, CompileErrors):

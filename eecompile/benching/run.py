@@ -8,7 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from eecompile.artifact import Artifact, check_destination, read_artifact
+from eecompile.artifact import Artifact, read_artifact
+from eecompile.artifact_writing import check_destination
 from eecompile.benching.blocks import Settings
 from eecompile.benching.clocks import Wanted, read_wanted, wanted_by_file
 from eecompile.benching.comparing import compared
@@ -34,6 +35,7 @@ from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.runtime.governor import ClockWarning, Governor, NoGovernor
 from eecompile.runtime.sysfs import LocalFiles, SysFiles
 from eecompile.runtime.sysfs_governor import open_governor
+from eecompile.signatures import Trusted
 
 __all__ = ["BenchOptions", "bench_artifact"]
 
@@ -52,6 +54,7 @@ class BenchOptions:
         threads: None: as many as the artifact's.
         update: whether the artifact keeps the costs.
         settings: how long to measure.
+        trusted: public keys, one of which must have signed the artifact; None: anybody may have.
     """
 
     artifact: Path
@@ -63,6 +66,7 @@ class BenchOptions:
     threads: int | None = None
     update: bool = False
     settings: Settings = field(default_factory=Settings)
+    trusted: Trusted | None = None
 
 
 def bench_artifact(options: BenchOptions, steps: Steps, files: SysFiles | None = None) -> Report:
@@ -84,7 +88,7 @@ def bench_artifact(options: BenchOptions, steps: Steps, files: SysFiles | None =
     with ExitStack() as stack:
         with steps.step("see what can be measured"), _clock_warnings(notes):
             elsewhere = options.rpc is not None or options.board not in (None, "host")
-            artifact = _read(options.artifact, elsewhere)
+            artifact = _read(options.artifact, elsewhere, options.trusted)
             policy = policy_shares(artifact, options.policy)
             device, board = _device(artifact, options, stack, files or LocalFiles())
             if options.update and device is None:
@@ -109,6 +113,8 @@ def bench_artifact(options: BenchOptions, steps: Steps, files: SysFiles | None =
             with steps.step(name) as progress, _clock_warnings(notes):
                 taken = measured(device, governor, plan, options.settings, progress)
     notes += [*taken.notes, *told_blocks(taken.found)]
+    if options.update and artifact.signature is not None:
+        notes.append("its signature is of the costs it had: sign it again, with `eecompile sign`")
     with steps.step("model what was not measured"):
         report = _report(artifact, device, plan, taken, policy, notes, options.threads)
     if options.update:
@@ -117,10 +123,10 @@ def bench_artifact(options: BenchOptions, steps: Steps, files: SysFiles | None =
     return report
 
 
-def _read(path: Path, elsewhere: bool) -> Artifact:
+def _read(path: Path, elsewhere: bool, trusted: Trusted | None) -> Artifact:
     """The artifact, which has to run here unless another machine is meant."""
     try:
-        return read_artifact(path, must_run=not elsewhere)
+        return read_artifact(path, must_run=not elsewhere, trusted=trusted)
     except CompileErrors as errors:
         if any(found.id != "wrong-machine" for found in errors.diagnostics):
             raise

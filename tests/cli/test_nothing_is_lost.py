@@ -71,7 +71,7 @@ def test_an_interrupt_while_writing_leaves_the_earlier_artifact(
             signal.raise_signal(signal.SIGINT)
         write_file(path, data)
 
-    monkeypatch.setattr("eecompile.artifact.write_file", interrupted)
+    monkeypatch.setattr("eecompile.artifact_writing.write_file", interrupted)
     out = changed.parent / "out"
     before = content(out)
     assert call("build", changed, "-o", out, "--json").status == 130
