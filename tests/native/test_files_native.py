@@ -14,9 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from eecompile.artifact import write_artifact
 from eecompile.packed_form import PackedError, read_directory
 from tests.native.conftest import Compile
 from tests.native.packed_files import ATTACKS, FILES, entries, good, sparse, zipped
+from tests.runtime import tiny
 
 OK, BAD_ARGUMENT, BAD_ARTIFACT, NO_FILE = 0, 1, 2, 6
 DRIVER = Path(__file__).with_name("packed_driver.c")
@@ -233,6 +235,15 @@ def test_nothing_stays_open_or_mapped(native: ctypes.CDLL, folder: Path, tmp_pat
 
 
 # Packed files.
+
+
+def test_an_artifact_opens_as_folder_and_packed(native: ctypes.CDLL, tmp_path: Path) -> None:
+    for path in (tmp_path / "out", tmp_path / "out.eec"):
+        members = write_artifact(path, tiny.contents()).members
+        seen = Seen()
+        assert native.opened(os.fsencode(path), ctypes.byref(seen)) == OK, native.said()
+        assert bytes(seen.plan).hex() == members["plan.bin"].sha256
+        assert bytes(seen.weights).hex() == members["weights.bin"].sha256
 
 
 def test_a_packed_file_opens_from_disk_and_memory(native: ctypes.CDLL, tmp_path: Path) -> None:
