@@ -51,6 +51,8 @@ def command_line() -> argparse.ArgumentParser:
         _run_,
         _verify,
         _inspect,
+        _pack,
+        _sign,
         _targets,
         _doctor,
         _demo,
@@ -142,7 +144,24 @@ def _file(parser: argparse.ArgumentParser) -> None:
 
 
 def _artifact(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("artifact", type=Path, help="folder written by `eecompile build`")
+    _unchecked_artifact(parser)
+    _trusted(parser)
+
+
+def _unchecked_artifact(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "artifact", type=Path, help="folder or .eec file written by `eecompile build`"
+    )
+
+
+def _trusted(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trusted",
+        type=Path,
+        action="append",
+        metavar="KEY",
+        help="public key (.pem) that must have signed the artifact; may be repeated",
+    )
 
 
 def _threads(parser: argparse.ArgumentParser) -> None:
@@ -303,7 +322,10 @@ def _build(verbs: Any) -> None:
     _file(parser)
     parser.add_argument("-t", "--target", help="target name (default: the file's, else host)")
     parser.add_argument(
-        "-o", "--output", type=Path, help="artifact folder (default: MODEL.artifact)"
+        "-o",
+        "--output",
+        type=Path,
+        help="artifact folder, or NAME.eec for one packed file (default: MODEL.artifact)",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     parser.add_argument(
@@ -324,6 +346,7 @@ def _build(verbs: Any) -> None:
     parser.add_argument(
         "--jobs", type=_at_least(0), default=0, metavar="N", help="threads (default: all cores)"
     )
+    _key(parser, "--sign")
 
 
 def _eval(verbs: Any) -> None:
@@ -447,9 +470,51 @@ def _inspect(verbs: Any) -> None:
         "show segments, exits and costs without running anything",
         "eecompile inspect out/ --svg out.svg",
     )
-    parser.add_argument("what", type=Path, help="an artifact folder or a .ee file")
+    parser.add_argument("what", type=Path, help="an artifact, or a .ee file")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the graph with its exits")
     parser.add_argument("--ir", action="store_true", help="print the segment graph as IR text")
+    _trusted(parser)
+
+
+def _pack(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "pack",
+        "write an artifact's folder as one file, which is used in the same way",
+        "eecompile pack out/ -o resnet56.eec\n  unzip resnet56.eec -d out/    (and back)",
+    )
+    _unchecked_artifact(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="NAME.eec",
+        help="the packed file (default: beside the folder)",
+    )
+
+
+def _sign(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "sign",
+        "sign an artifact, so that others can check that it is yours",
+        "openssl genpkey -algorithm ed25519 -out key.pem\n"
+        "  openssl pkey -in key.pem -pubout -out key.pub.pem\n"
+        "  eecompile sign out/ --key key.pem\n"
+        "  eecompile run out/ --input x.npy --trusted key.pub.pem",
+    )
+    _unchecked_artifact(parser)
+    _key(parser, "--key", required=True)
+
+
+def _key(parser: argparse.ArgumentParser, name: str, *, required: bool = False) -> None:
+    parser.add_argument(
+        name,
+        type=Path,
+        metavar="KEY",
+        required=required,
+        help="sign it with this private key, an Ed25519 one in a .pem file",
+    )
 
 
 def _targets(verbs: Any) -> None:

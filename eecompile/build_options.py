@@ -15,13 +15,15 @@ class BuildOptions:
 
     Attributes:
         target: target name; None for the file's, else this machine.
-        output: artifact folder; None for ``<model>.artifact`` beside the file.
+        output: artifact folder, or ``NAME.eec`` for a packed one; None for ``<model>.artifact``
+            beside the file.
         overrides: ``key.path=value`` texts.
         emit: where to save the network with all its exits, and masks for what gates leave out, in
             its host's format.
         dump_ir: folder for the IR after each pass.
         threads: used while recording; 0 for all cores.
         seed: of everything random.
+        sign: file of the private key to sign the artifact with; None to leave it unsigned.
         tune: seconds to measure kernels for before compiling; None to take what was measured.
     """
 
@@ -33,7 +35,8 @@ class BuildOptions:
     threads: int = 0
     seed: int = 0
     tune: float | None = None
+    sign: Path | None = None
 
     def output_for(self, path: Path) -> Path:
-        """The artifact's folder for a `.ee` file."""
+        """Where the artifact of a `.ee` file is written."""
         return self.output or path.with_suffix(".artifact")

@@ -346,6 +346,16 @@ _BUILD = {
         "The error names the version found and the versions supported.",
         "format 3, runtime supports 1",
     ),
+    "untrusted-artifact": DiagnosticInfo(
+        "An artifact is not signed by any of the trusted keys.",
+        "Its code would run with the rights of who loads it, so nothing more of it is read.",
+        "an artifact that was built again and not signed again",
+    ),
+    "bad-key": DiagnosticInfo(
+        "A file holds no key that can sign artifacts, or check who signed them.",
+        "Without the key nothing is signed, and nothing is taken for signed.",
+        "a private key where the public one is asked for",
+    ),
     "wrong-machine": DiagnosticInfo(
         "An artifact was built for another kind of machine.",
         "Its machine code cannot run here.",

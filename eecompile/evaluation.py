@@ -27,6 +27,7 @@ from eecompile.policies import ExitPolicy
 from eecompile.runtime.budgets import choose_point
 from eecompile.runtime.guard_report import GuardReport
 from eecompile.runtime.session import Session
+from eecompile.signatures import Trusted
 from eecompile.spec import DataSet
 
 __all__ = ["Evaluation", "choose_budget", "evaluate_artifact", "open_test_data"]
@@ -170,13 +171,15 @@ def evaluate_artifact(
     halt: str | None = None,
     endpoint: str | None = None,
     state: Path | None = None,
+    trusted: Trusted | None = None,
 ) -> Evaluation:
     """Every sample through the exits and at full depth, in turn, so that noise hits both alike.
 
     On the artifact's threads unless their number is given. Where the policy chooses clocks, a few
     samples at a time take turns: full depth runs at the fastest clock, and going there and back
     for each would be no use of the policy. A policy that learns, and a guard, begin with what
-    `state` holds, where that is a file, and it is written at the end.
+    `state` holds, where that is a file, and it is written at the end. Where `trusted` names public
+    keys, one of them must have signed the artifact.
 
     Raises:
         CompileErrors: the artifact, the data, the policy, the budget, the halt, the endpoint or the
@@ -184,7 +187,7 @@ def evaluate_artifact(
     """
     if state is not None:
         check_file(state, may_make_folder=False)  # before anything takes time
-    artifact = read_artifact(path)
+    artifact = read_artifact(path, trusted=trusted)
     name = policy or artifact.manifest.default_policy
     with Session(artifact, policy, threads, endpoint=endpoint) as session:
         if budget is not None:

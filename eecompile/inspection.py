@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eecompile.artifact import Artifact, read_artifact
-from eecompile.artifact_files import bad_json
+from eecompile.artifact_files import bad_artifact, bad_json
 from eecompile.clock_rule import ClockRule
 from eecompile.cost_table import CostTable
 from eecompile.exit_table import exit_rows
@@ -20,10 +20,15 @@ from eecompile.ir import TensorType
 from eecompile.memory import Peak
 from eecompile.report import held_out_lines
 from eecompile.segments import SegmentGraph, Step
+from eecompile.signatures import Trusted
 from eecompile.svg import draw
 from eecompile.text import parse_segments, print_segments
 
-__all__ = ["Inspection", "inspect_path"]
+__all__ = ["Inspection", "inspect_artifact", "inspect_path"]
+
+
+#: Facts that are told apart from the others.
+_APART = ("features", "memory", "signature")
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,23 @@ class Inspection:
     @property
     def title(self) -> str:
         """What is to be said of the whole; the processor's features are for scripts."""
-        facts = {k: v for k, v in self.facts.items() if k not in ("features", "memory")}
+        facts = {k: v for k, v in self.facts.items() if k not in _APART}
         told = ", ".join(f"{key} {value}" for key, value in facts.items())
         title = f"{self.segments.name}: {readable(self.segments.macs, 'MACs')}"
         title += f"; {told}" if told else ""
         memory = self.facts.get("memory")
-        return title + (f"\nmemory: {Peak.from_json(memory)}" if memory else "")
+        title += f"\nmemory: {Peak.from_json(memory)}" if memory else ""
+        return title + (f"\n{self._signed}" if "signature" in self.facts else "")
+
+    @property
+    def _signed(self) -> str:
+        signature = self.facts["signature"]
+        if signature is None:
+            return "not signed"
+        who = f"signed by the key {signature['key_id']}"
+        if signature["checked"]:
+            return f"{who}, which is trusted"
+        return f"{who}, it says: not checked, which `--trusted KEY.pub.pem` does"
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -156,17 +172,27 @@ class Inspection:
         }
 
 
-def inspect_path(path: Path) -> Inspection:
-    """What is to be seen in an artifact folder, or in a `.ee` file and its network.
+def inspect_path(path: Path, trusted: Trusted | None = None) -> Inspection:
+    """What is to be seen in an artifact, or in a `.ee` file and its network.
 
     An artifact for another machine can be inspected too: nothing of it is loaded as code.
 
     Raises:
-        CompileErrors: it is neither, or is damaged.
+        CompileErrors: it is neither, or is damaged; or keys are given, and none of them has signed
+            it.
+        ToolError: keys are given, and `cryptography` is not installed.
     """
     if path.suffix == ".ee" and not path.is_dir():
         return _of_file(path)
-    artifact = read_artifact(path, must_run=False)
+    return inspect_artifact(read_artifact(path, must_run=False, trusted=trusted))
+
+
+def inspect_artifact(artifact: Artifact) -> Inspection:
+    """What is to be seen in an artifact.
+
+    Raises:
+        CompileErrors: a file of it does not hold what it should.
+    """
     manifest = artifact.manifest
     facts = {
         "target": manifest.target.name,
@@ -175,8 +201,10 @@ def inspect_path(path: Path) -> Inspection:
         "cores": manifest.target.cores,
         "policies": ", ".join(manifest.policies) or "none",
         "memory": Peak.of(manifest.network, len(artifact.weights), manifest.target.cores).to_json(),
+        "signature": artifact.signature
+        and {"key_id": artifact.signature.key_id, "checked": artifact.signature.checked},
     }
-    segments = parse_segments(artifact.segments_text, _absent)
+    segments = _segments(artifact)
     heads = dict(manifest.fitted.get("heads", {}))
     placing = manifest.fitted.get("placing")
     # Policies of an artifact that no `.ee` file was behind have nothing to report.
@@ -184,6 +212,24 @@ def inspect_path(path: Path) -> Inspection:
     rules = _rules(artifact)
     gates = manifest.fitted.get("gates")
     return Inspection(segments, heads, facts, artifact.costs, rules, placing, reports, gates)
+
+
+def _segments(artifact: Artifact) -> SegmentGraph:
+    """The graph in ``segments.txt``, counted once so that it can be shown.
+
+    Raises:
+        CompileErrors: it is no text of a graph, or of one that does not fit together.
+    """
+    try:
+        found = parse_segments(artifact.segments_text, _absent)
+        exit_rows(found, {})
+        [step.macs for segment in found.segments for step in segment.steps]
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+        # A text with a hash that is right may still hold anything.
+        reason = str(error) if isinstance(error, ValueError) else "its parts do not fit together"
+        message = f"`segments.txt` cannot be used: {reason}"
+        raise bad_artifact(artifact.path, message) from error
+    return found
 
 
 def _step_json(step: Step) -> dict[str, Any]:

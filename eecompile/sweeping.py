@@ -29,6 +29,7 @@ from eecompile.record import TestRecord
 from eecompile.runtime.budgets import in_words, stored_points
 from eecompile.runtime.governor import NoGovernor
 from eecompile.runtime.session import Session
+from eecompile.signatures import Trusted
 
 __all__ = ["SHARES", "Curve", "Sweep", "SweptPoint", "front", "network_costs", "sweep_artifact"]
 
@@ -142,23 +143,25 @@ def sweep_artifact(
     progress: Reporter,
     threads: int | None = None,
     policy: str | None = None,
+    trusted: Trusted | None = None,
 ) -> Sweep:
     """Every policy of an artifact at every operating point, on the same samples.
 
     Args:
-        path: the artifact's folder.
+        path: the artifact.
         data: as for `eval`.
         quantity: "macs", "latency" or "energy": the cost that budgets are of.
         samples: at most so many.
         progress: told of samples done.
         threads: that record; None: the artifact's.
         policy: only this one.
+        trusted: public keys, one of which must have signed the artifact; None: anybody may have.
 
     Raises:
         CompileErrors: the artifact or the data are wrong, there is no such policy, or it is not
             known what an answer costs in this quantity.
     """
-    artifact = read_artifact(path)
+    artifact = read_artifact(path, trusted=trusted)
     network = artifact.manifest.network
     costs = network_costs(network, artifact.costs)
     if quantity not in costs:

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("ir", "operators", "shapes", "reference", "reference_windows", "reference_resize"),
         *("spec", "hardware", "cost", "segments", "atomic", "checked_json", "packing"),
-        "array_files",
+        *("array_files", "npz", "packed_form"),
         *("board", "cost_table", "kept_macs"),
     ),
     (
@@ -38,9 +38,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("cost_model", "cost_merging"),
         "memory",
         "manifest",
-        "artifact",
-        "artifact_files",
-        "signatures",
+        *("artifact", "artifact_files", "artifact_writing", "packed"),
+        *("signatures", "signing"),
     ),
     ("heads", "policies", "gates", "native_policies"),
     ("passes", "targets", "dsl"),
@@ -55,9 +54,10 @@ RUNTIME_SEES = frozenset(
     [
         *("runtime", "policies", "diagnostics", "diagnostic_ids", "ir", "hardware", "cost"),
         *("segments", "atomic", "checked_json", "compiled", "manifest", "artifact"),
-        *("artifact_files", "signatures", "deviation", "memory", "packing", "figures"),
+        *("artifact_files", "deviation", "memory", "packing", "figures"),
+        *("signatures", "npz", "array_files"),
         *("board", "cost_table", "clock_rule", "guard_rule", "halt_rule", "offload_rule"),
-        "kept_macs",
+        *("artifact_writing", "packed_form", "kept_macs"),
     ]
 )
 #: Library -> modules that may import it, by how their names start.

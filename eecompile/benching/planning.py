@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from eecompile.artifact import Artifact, read_artifact
+from eecompile.artifact import Artifact
+from eecompile.artifact_files import check_machine
 from eecompile.benching.clocks import Wanted, extended_states
 from eecompile.benching.device import Device, LocalDevice
 from eecompile.board import Board, DvfsState
@@ -50,7 +51,8 @@ def local_device(
         CompileErrors: the artifact does not run here, or the data do not fit it.
     """
     # The session only lends its code: clocks are set by the governor of the measurement alone.
-    session = Session(read_artifact(artifact.path), threads=threads, governor=NoGovernor())
+    check_machine(artifact.path, artifact.manifest.target, artifact.library)
+    session = Session(artifact, threads=threads, governor=NoGovernor())
     network = session.manifest.network
     if data is not None:
         from eecompile.evaluation import open_test_data

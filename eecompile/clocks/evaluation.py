@@ -40,6 +40,7 @@ from eecompile.runtime.runner import Runner
 from eecompile.runtime.scheduler import Scheduler
 from eecompile.runtime.session import Session
 from eecompile.runtime.vectors import shown_values
+from eecompile.signatures import Trusted
 from eecompile.spec import Policy, Target
 
 __all__ = ["BoardOptions", "evaluate_on_board", "read_rule", "recorded"]
@@ -67,6 +68,7 @@ class BoardOptions:
         samples: at most so many.
         threads: cores that work on an answer there; None: as many as the artifact was built for.
         cluster: of the board, that answers; None: the scheduler chooses.
+        trusted: public keys, one of which must have signed the artifact; None: anybody may have.
     """
 
     artifact: Path
@@ -79,6 +81,7 @@ class BoardOptions:
     samples: int | None = None
     threads: int | None = None
     cluster: str | None = None
+    trusted: Trusted | None = None
 
 
 def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, Any]:
@@ -153,7 +156,7 @@ def _table(artifact: Artifact, board: Board, threads: int, cluster: str | None) 
 
 def _read_artifact(options: BoardOptions) -> Artifact:
     try:
-        return read_artifact(options.artifact)
+        return read_artifact(options.artifact, trusted=options.trusted)
     except CompileErrors as errors:
         if any(found.id != "wrong-machine" for found in errors.diagnostics):
             raise

@@ -6,10 +6,12 @@ from eecompile.commands.building import build
 from eecompile.commands.evaluating import demo, eval
 from eecompile.commands.files import check, format, init
 from eecompile.commands.looking import doctor, inspect
+from eecompile.commands.packing import pack
 from eecompile.commands.running import run, verify
+from eecompile.commands.signing import sign
 from eecompile.commands.training import train
 
 __all__ = [
-    "bench", "build", "check", "demo", "doctor", "eval", "format", "init", "inspect", "run",
-    "targets", "train", "verify",
+    "bench", "build", "check", "demo", "doctor", "eval", "format", "init", "inspect", "pack",
+    "run", "sign", "targets", "train", "verify",
 ]  # fmt: skip

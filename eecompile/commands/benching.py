@@ -30,6 +30,7 @@ def bench(options: argparse.Namespace) -> int:
         options.threads,
         options.update,
         Settings.of(**limits),
+        options.trusted,
     )
     report = bench_artifact(chosen, Steps(4, options.quiet or options.json))
     if options.svg is not None:

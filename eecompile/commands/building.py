@@ -28,6 +28,7 @@ def build(options: argparse.Namespace) -> int:
         options.dump_ir,
         options.jobs,
         tune=options.tune,
+        sign=options.sign,
     )
     if options.dry_run:
         planned = plan(options.file, chosen)

@@ -50,6 +50,7 @@ def eval(options: argparse.Namespace) -> int:
             endpoint=options.endpoint,
             state=options.state,
             halt=options.halt,
+            trusted=options.trusted,
         ).to_json()
     if options.json:
         print_json(options, found)

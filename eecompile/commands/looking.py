@@ -23,7 +23,7 @@ def inspect(options: argparse.Namespace) -> int:
     from eecompile.atomic import replaced_file
     from eecompile.inspection import inspect_path
 
-    found = inspect_path(options.what)
+    found = inspect_path(options.what, options.trusted)
     if options.svg is not None:
         replaced_file(options.svg, found.svg().encode())
     if options.json:

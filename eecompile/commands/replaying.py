@@ -25,8 +25,11 @@ def eval_board(options: argparse.Namespace, steps: Steps) -> int:
     """Replay an artifact's policy and clocks for a board."""
     from eecompile.clocks.evaluation import BoardOptions, evaluate_on_board
 
-    names = ("artifact", "data", "board", "cluster", "policy", "deadline", "frequency")
-    chosen = {name: getattr(options, name) for name in (*names, "budget", "samples", "threads")}
+    names = (
+        *("artifact", "data", "board", "cluster", "policy", "deadline", "frequency"),
+        *("budget", "samples", "threads", "trusted"),
+    )
+    chosen = {name: getattr(options, name) for name in names}
     with steps.step("evaluate") as progress:
         found = evaluate_on_board(BoardOptions(**chosen), progress)
     if options.json:

@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
         *(options.artifact, options.policy, options.threads),
         endpoint=options.endpoint,
         state=options.state,
+        trusted=options.trusted,
     ) as session:
         if limits is not None:
             session.set_budget(limits)
@@ -174,7 +175,7 @@ def verify(options: argparse.Namespace) -> int:
     """Run an artifact's test vectors; 1 if they disagree."""
     from eecompile.runtime.vectors import verify_artifact
 
-    found = verify_artifact(options.artifact)
+    found = verify_artifact(options.artifact, trusted=options.trusted)
     if options.json:
         print_json(options, found.to_json())
     else:

@@ -49,6 +49,7 @@ def eval_sweep(options: argparse.Namespace, steps: Steps) -> int:
             progress,
             options.threads,
             options.policy,
+            options.trusted,
         )
     if options.svg is not None:
         replaced_file(options.svg, draw_sweep(found).encode())

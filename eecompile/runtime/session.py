@@ -40,6 +40,7 @@ from eecompile.runtime.opening import (
     threads_for,
 )
 from eecompile.runtime.single import Singles
+from eecompile.signatures import Trusted
 
 __all__ = ["Session", "load"]
 
@@ -55,14 +56,16 @@ def load(
     endpoint: str | None = None,
     state: str | Path | None = None,
     audit_seed: int | None = None,
+    trusted: Trusted | None = None,
 ) -> Session:
-    """The network in an artifact's folder, ready to run.
+    """The network in an artifact, ready to run.
 
-    Every check of `eecompile.artifact` is made before any of its code is loaded. They show that
-    the artifact is whole, not who made it: load only what comes from people you trust.
+    Every check of `eecompile.artifact` is made before any of its code is loaded. Without `trusted`
+    they show that the artifact is whole, not who made it: load only what comes from people you
+    trust, or name their keys.
 
     Args:
-        path: the folder.
+        path: the folder, or the packed file.
         policy: name of an exit policy in it, or one of your own; its default one if not given.
         threads: cores that work on an answer, the caller's included. None: as many as the `.ee`
             file says (``cores``). Never more than the CPUs this process may use: a larger number
@@ -82,16 +85,19 @@ def load(
         state: what `Session.save_state` wrote, to go on from; where there is no such file yet,
             everything starts afresh.
         audit_seed: makes a guard audit the same samples in every run; the system's if not given.
+        trusted: public keys (PEM files, their bytes, or 32 bytes), one of which must have signed
+            the artifact, see `eecompile sign`. None: whoever made it is believed.
 
     Raises:
-        CompileErrors: it is no artifact, damaged, for another machine or version, or has no such
-            policy; `threads` is no whole number above 0; the system gives no such threads; the
-            policy cannot keep the budget, or may not ask `endpoint`; no answer keeps `halt`; or
-            `state` is another policy's, or damaged.
-        ToolError: the policy offloads, and the library that speaks to servers is not installed.
+        CompileErrors: it is no artifact, damaged, for another machine or version, not signed by a
+            trusted key where any were given, or has no such policy; `threads` is no whole number
+            above 0; the system gives no such threads; the policy cannot keep the budget, or may
+            not ask `endpoint`; no answer keeps `halt`; or `state` is another policy's, or damaged.
+        ToolError: the policy offloads, and the library that speaks to servers is not installed; or
+            there are trusted keys, and `cryptography` is not.
     """
     session = Session(
-        *(read_artifact(path), policy, threads, None, governor),
+        *(read_artifact(path, trusted=trusted), policy, threads, None, governor),
         endpoint=endpoint,
         audit_seed=audit_seed,
     )

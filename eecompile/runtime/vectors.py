@@ -35,6 +35,7 @@ from eecompile.policies import (
 )
 from eecompile.runtime.runner import Runner, batch_inputs
 from eecompile.runtime.session import Session
+from eecompile.signatures import Trusted
 
 __all__ = ["Verification", "make_vectors", "shown_values", "verify_artifact"]
 
@@ -131,13 +132,17 @@ def _rows(scores: np.ndarray) -> np.ndarray:
     return scores.reshape(len(scores), -1)
 
 
-def verify_artifact(path: str | Path, threads: int | None = None) -> Verification:
-    """Check an artifact's files, then run its test vectors.
+def verify_artifact(
+    path: str | Path, threads: int | None = None, *, trusted: Trusted | None = None
+) -> Verification:
+    """Check an artifact's files, and who signed it if keys are given, then run its test vectors.
 
     Raises:
-        CompileErrors: it cannot be loaded here, or its test vectors do not fit it.
+        CompileErrors: it cannot be loaded here, is not signed by a trusted key where any were
+            given, or its test vectors do not fit it.
+        ToolError: there are trusted keys, and `cryptography` is not installed.
     """
-    artifact = read_artifact(path)
+    artifact = read_artifact(path, trusted=trusted)
     # Opened with no policy of its own: one may need a server.
     session = Session(artifact, NeverPolicy(len(artifact.manifest.network.exits)), threads)
     vectors, network = artifact.vectors(), artifact.manifest.network

@@ -183,7 +183,9 @@ def manifest_that_is_a_list(folder: Path) -> None:
 # 3. The format version, before any field that another version may have changed.
 
 
-@attack("wrong-artifact-version", "Artifact version mismatch: runtime supports 5 and 6, artifact has 7")
+@attack(
+    "wrong-artifact-version", "Artifact version mismatch: runtime supports 5 and 6, artifact has 7"
+)
 def future_version(folder: Path) -> None:
     edit(folder, lambda m: (m.clear(), m.update(format="eecompile artifact", format_version=7)))
 

@@ -37,7 +37,7 @@ RULES = {
 def inspected(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Inspection:
     """The demo with these costs and rules, which `inspect` then shows."""
     found = replace(inspect_path(demo), costs=TABLE, rules=RULES, reports={})
-    monkeypatch.setattr("eecompile.inspection.inspect_path", lambda path: found)
+    monkeypatch.setattr("eecompile.inspection.inspect_path", lambda path, trusted: found)
     return found
 
 
