@@ -1,9 +1,10 @@
 /* Budgets for every sample while it is computed: what was spent, what the rest may take.
  *
- * The same rule as eecompile/runtime/halting.py and piece_costs.py. Multiply-accumulates are counted
- * and energies are the cost table's. Time is read from the clock wherever there is a decision; what
- * the rest takes is the cost table's, times the pace of this process: the machine may be slower
- * today than when it was measured. Of the table the fastest clock counts: what clocks are left at.
+ * The same rule as eecompile/runtime/halting.py and piece_costs.py. Multiply-accumulates are
+ * counted and energies are the cost table's. Time is read from the clock wherever there is a
+ * decision; what the rest takes is the cost table's, times the pace of this process: the machine
+ * may be slower today than when it was measured. Of the table the fastest clock counts: what clocks
+ * are left at.
  */
 
 #include "internal.h"
@@ -48,7 +49,7 @@ struct halting {
      * samples that take less because of gates make nothing faster. */
     double factor[2];
     int gates;        /* which of them */
-    int half;         /* of `numbers`, in use: the other is for the next rule, which may be refused */
+    int half;         /* of `numbers`, in use: the other is for a rule that may be refused yet */
     double numbers[]; /* [2][see `numbers_of`] */
 };
 
@@ -60,7 +61,7 @@ typedef struct {
     bool gates;
 } pieces_t;
 
-/* -- what pieces cost --------------------------------------------------------------------------- */
+/* -- what pieces cost -------------------------------------------------------------------------- */
 
 static size_t numbers_of(const plan_t *plan) {
     return QUANTITIES * ((size_t)plan->segments + plan->exits) + plan->steps;
@@ -161,7 +162,7 @@ static void look_up_needs(double *needs, const pieces_t *pieces, int quantity) {
     }
 }
 
-/* -- what fits ---------------------------------------------------------------------------------- */
+/* -- what fits --------------------------------------------------------------------------------- */
 
 /* Index of the exit whose answer costs least, the number of exits for the network's own. */
 static uint32_t cheapest_answer(const limit_t *one, uint32_t exits, double *cost) {
@@ -206,7 +207,7 @@ static bool can_go_on(const limits_t *limits, const double *spent, uint32_t next
     return false;
 }
 
-/* -- what is wrong, in words -------------------------------------------------------------------- */
+/* -- what is wrong, in words ------------------------------------------------------------------- */
 
 typedef struct {
     char text[400];
@@ -276,7 +277,7 @@ static ee_status not_known(int quantity, const pieces_t *pieces) {
         quantity == ENERGY && pieces->costs ? "; halt by macs or latency" : "; halt by macs");
 }
 
-/* -- a rule ------------------------------------------------------------------------------------- */
+/* -- a rule ------------------------------------------------------------------------------------ */
 
 static ee_status add_limit(
     limits_t *limits, const pieces_t *pieces, int quantity, const double *given) {
@@ -345,7 +346,7 @@ ee_status halting_set(
     return EE_OK;
 }
 
-/* -- a sample ----------------------------------------------------------------------------------- */
+/* -- a sample ---------------------------------------------------------------------------------- */
 
 /* Looks at the clock, where there is a limit of time. */
 static void tick(halting_t *halting) {
