@@ -89,7 +89,8 @@ def compile_graphs(
     """
     choices = choices or {}
     # Neither the board nor the script is part of it: no byte of the code depends on them.
-    key = digest("library", source_digest(), tuple(graphs), machine, sorted(plain), choices, network)
+    parts = tuple(graphs), machine, sorted(plain), choices, network
+    key = digest("library", source_digest(), *parts)
 
     def write(text: str) -> None:
         assert ir is not None, "not asked for otherwise"

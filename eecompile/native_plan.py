@@ -33,11 +33,12 @@ from eecompile.cost_table import CostRow, CostTable
 from eecompile.diagnostics import InternalError
 from eecompile.halt_rule import HaltRule
 from eecompile.memory import lasting_values
+from eecompile.native_names import code_identity
 from eecompile.native_policies import policy_bytes
-from eecompile.policies import from_json
+from eecompile.policies import ExitPolicy, from_json
 from eecompile.segments import SHIFT
 
-__all__ = ["MARK", "PLAN_VERSION", "code_identity", "plan_bytes"]
+__all__ = ["PLAN_VERSION", "plan_bytes", "runs_natively"]
 
 PLAN_VERSION = 1
 _MAGIC = b"\x89EEP\r\n\x1a\n"
@@ -45,20 +46,7 @@ _NONE = 0xFFFFFFFF
 _DTYPES = ("float32", "int64", "int32", "int16", "int8", "uint16", "uint8", "bool")
 _OBJECTIVES = ("lowest_energy", "lowest_latency", "race_to_idle", "fixed", "unchanged")
 
-#: What stands in a library before its 32-byte identity.
-MARK = b"eecompile identity 1:\n"
-
 T = TypeVar("T")
-
-
-def code_identity(library: bytes) -> bytes | None:
-    """The 32 bytes that a library and its plans have in common; None where it has none.
-
-    >>> code_identity(b"..." + MARK + bytes(range(32)) + b"...") == bytes(range(32))
-    True
-    """
-    _, mark, rest = library.partition(MARK)
-    return rest[:32] if mark and len(rest) >= 32 else None
 
 
 @dataclass
@@ -237,13 +225,25 @@ def plan_bytes(contents: Contents) -> bytes:
     return _MAGIC + head + hashlib.sha256(stream).digest() + stream
 
 
+def _is_ours(rule: ExitPolicy) -> bool:
+    """A kind of somebody else's runs in Python alone."""
+    return type(rule).__module__.startswith("eecompile.")
+
+
+def runs_natively(entry: PolicyEntry) -> bool:
+    """Whether the native runtime decides by a policy; session.c refuses the others."""
+    try:
+        return entry.guard is None and _is_ours(from_json(entry.rule))
+    except ValueError:  # of a kind that nobody here knows
+        return False
+
+
 def _put_policy(out: _Stream, name: str, entry: PolicyEntry) -> None:
     try:
         found = None if entry.clock is None else ClockRule.from_json(entry.clock)
         limits = None if entry.halt is None else HaltRule.from_json(entry.halt)
         rule = from_json(entry.rule)
-        # A kind of somebody else's runs in Python alone.
-        is_ours = type(rule).__module__.startswith("eecompile.")
+        is_ours = _is_ours(rule)
         out.put("B", is_ours)
         if is_ours:
             out.parts.append(policy_bytes(rule))

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from eecompile.hardware import Machine, cpuinfo_names
 from eecompile.ir import TensorType
+from eecompile.native_names import MARK, library_symbol
 
 __all__ = [
     "COMPILED",
@@ -26,10 +27,7 @@ __all__ = [
     "Linked",
     "exports",
     "identity_of",
-    "library_file",
-    "library_symbol",
     "native_folder",
-    "plain_name",
     "table_source",
 ]
 
@@ -40,8 +38,15 @@ VERSION = "EECOMPILE_1"
 #: decide alike.
 OPTIONS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
 
-#: What Python calls in a library, beside its functions and the public ones: see team.c, steps.c.
+#: What Python calls in a library, beside its functions and the public ones: see team.c, steps.c and
+#: python.c.
 PRIVATE = (
+    "eecompile_open_parts",
+    "eecompile_session_open",
+    "eecompile_decide_by",
+    "eecompile_run",
+    "eecompile_input",
+    "eecompile_value",
     "eecompile_team_open",
     "eecompile_team_close",
     "eecompile_team_run",
@@ -49,9 +54,6 @@ PRIVATE = (
     "eecompile_chain",
     "eecompile_steps",
 )
-
-#: What stands before the identity in a library; see eecompile/native_plan.py.
-_MARK = "eecompile identity 1:\n"
 
 _DECLARED = re.compile(r"^(?:[a-z_0-9]+ )+\*?(ee_[a-z_]+)\(", re.MULTILINE)
 
@@ -89,29 +91,6 @@ class Linked(Protocol):
     def private_bytes(self) -> int: ...  # noqa: D102
     @property
     def threads(self) -> int: ...  # noqa: D102
-
-
-def library_symbol(network: str) -> str:
-    """Name of a library's `ee_library`: apps that use several networks tell them apart by it.
-
-    >>> library_symbol("resnet-56 v2"), library_symbol("7up")
-    ('ee_library_resnet_56_v2', 'ee_library_7up')
-    """
-    return f"ee_library_{plain_name(network)}"
-
-
-def library_file(network: str) -> str:
-    """Name of a library's file in an app.
-
-    >>> library_file("resnet56")
-    'libresnet56.so'
-    """
-    return f"lib{plain_name(network)}.so"
-
-
-def plain_name(network: str) -> str:
-    """A network's name as it may be part of a C name: other characters become underscores."""
-    return re.sub(r"[^A-Za-z0-9]+", "_", network).strip("_") or "network"
 
 
 def identity_of(parts: Sequence[bytes], functions: Sequence[Linked], weights_bytes: int) -> bytes:
@@ -167,10 +146,10 @@ def table_source(
         "static const function_t functions[] = {",
         *rows,
         "};",
-        f'static const char identity[] = {json.dumps(_MARK)} "{written}";',
+        f'static const char identity[] = {json.dumps(MARK.decode())} "{written}";',
         f"VISIBLE const ee_library {library_symbol(network)} = {{",
         f"    &eecompile_operations, {json.dumps(network)},",
-        f"    (const unsigned char *)identity + {len(_MARK)}, {json.dumps(features)},",
+        f"    (const unsigned char *)identity + {len(MARK)}, {json.dumps(features)},",
         f"    functions, {len(functions)}, {weights_bytes}}};",
         "",
     ]

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("ir", "operators", "shapes", "reference", "reference_windows", "reference_resize"),
         *("spec", "hardware", "cost", "segments", "atomic", "checked_json", "packing"),
-        *("array_files", "npz", "packed_form"),
+        *("array_files", "native_names", "npz", "packed_form"),
         *("board", "cost_table", "kept_macs"),
     ),
     (
@@ -55,7 +55,7 @@ RUNTIME_SEES = frozenset(
         *("runtime", "policies", "diagnostics", "diagnostic_ids", "ir", "hardware", "cost"),
         *("segments", "atomic", "checked_json", "compiled", "manifest", "artifact"),
         *("artifact_files", "deviation", "memory", "packing", "figures"),
-        *("signatures", "npz", "array_files"),
+        *("signatures", "npz", "array_files", "native_names", "native_policies"),
         *("board", "cost_table", "clock_rule", "guard_rule", "halt_rule", "offload_rule"),
         *("artifact_writing", "packed_form", "kept_macs"),
     ]

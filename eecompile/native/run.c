@@ -26,7 +26,7 @@ typedef struct {
 static double elapsed_s(const way_t *way) { return (double)(monotonic_ns() - way->start_ns) * 1e-9; }
 
 static bool cancelled(const way_t *way) {
-    return atomic_load_explicit(&way->session->stop, memory_order_relaxed) != 0;
+    return atomic_load_explicit(way->session->stop, memory_order_relaxed) != 0;
 }
 
 /* -- steps of a way ----------------------------------------------------------------------------- */
@@ -42,7 +42,7 @@ static bool run_head(way_t *way, uint32_t exit) {
     way->answer->heads_run += way->plan->exit[exit].calls;
     way->answer->macs += (uint64_t)way->plan->exit[exit].macs;
     way->held = exit;
-    way->lane->program.stop = (int64_t)(intptr_t)&way->session->stop;
+    way->lane->program.stop = (int64_t)(intptr_t)way->session->stop;
     return !way->status;
 }
 
@@ -126,7 +126,7 @@ static bool offload(way_t *way, uint32_t exit) {
     const ee_server *server = way->session->options.server;
     const exit_t *of = &way->plan->exit[exit];
     if (!server) return false;
-    const void *values[of->border_count + 1];
+    const void **values = way->session->border;
     for (uint32_t i = 0; i < of->border_count; i++)
         values[i] = lane_value(way->lane, of->border[i]);
     return !server->answer(

@@ -2,24 +2,32 @@
 
 #include "session.h"
 
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+enum { IDLE = -1 };        /* of own_stop */
+enum { MOST_ANSWER = 4096 }; /* bytes: no version's is larger */
+
+static atomic_int never; /* 0: what nobody can cancel */
+
 static const plan_t *plan_of(const ee_session *session) { return &session->network->plan; }
 
 /* -- one thread at a time ----------------------------------------------------------------------- */
 
+/* In a forked process the threads are gone. (Clocks, which are the parent's, notice by themselves.) */
+static void forget_parent(ee_session *session) {
+    bool forked = session->unforked ? !*session->unforked : session->owner != getpid();
+    if (forked) session->lane.team = session->team = session->own_team = NULL;
+}
+
 static ee_status begin(ee_session *session) {
     if (atomic_flag_test_and_set_explicit(&session->in_use, memory_order_acquire))
         return fail(EE_BUSY, "another thread is using the session: open one for each thread");
-    /* In a forked process the threads are gone, and clocks are the parent's. */
-    bool forked = session->unforked ? !*session->unforked : session->owner != getpid();
-    if (forked) {
-        session->lane.team = session->team = NULL;
-        session->clocks = NULL;
-    }
+    forget_parent(session);
     return EE_OK;
 }
 
@@ -57,6 +65,14 @@ static void measure_policies(ee_session *session) {
     }
 }
 
+/* Every function an app gives is there. */
+static bool are_complete(const ee_options *options) {
+    const ee_governor *governor = options->governor;
+    return (!governor || (governor->offers && governor->set && governor->restore)) &&
+           (!options->meter || options->meter->energy_j) &&
+           (!options->server || options->server->answer);
+}
+
 static ee_status read_options(ee_session *session, const ee_options *options) {
     const plan_t *plan = plan_of(session);
     if (options && options->size < sizeof(size_t))
@@ -68,13 +84,16 @@ static ee_status read_options(ee_session *session, const ee_options *options) {
     session->threads = session->options.threads ? session->options.threads : plan->threads;
     if (session->threads < 1 || session->threads > 1024)
         return fail(EE_BAD_ARGUMENT, "there are no sessions of %d threads", (int)session->threads);
+    if (!are_complete(&session->options))
+        return fail(EE_BAD_ARGUMENT, "a governor, meter or server lacks a function");
     return EE_OK;
 }
 
-static ee_status allocate(ee_session *session) {
+static ee_status allocate(ee_session *session, team_t *team) {
     const plan_t *plan = plan_of(session);
-    if (session->threads > 1) {
-        session->team = eecompile_team_open(session->threads);
+    session->team = team;
+    if (session->threads > 1 && !team) {
+        session->team = session->own_team = eecompile_team_open(session->threads);
         if (!session->team)
             return fail(EE_NO_MEMORY, "the system gives no %d threads", (int)session->threads);
     }
@@ -86,24 +105,34 @@ static ee_status allocate(ee_session *session) {
     session->halting = calloc(1, halting_bytes(plan));
     session->exits = calloc((size_t)plan->exits + 1, sizeof(uint64_t));
     session->offloaded = calloc((size_t)plan->classes + 1, sizeof(float));
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < plan->exits; i++)
+        if (plan->exit[i].border_count > most) most = plan->exit[i].border_count;
+    session->border = calloc((size_t)most + 1, sizeof(void *));
     session->unforked = page_of_this_process();
     session->owner = (int32_t)getpid();
     if (session->lane.state && session->learned && session->halting && session->exits &&
-        session->offloaded)
+        session->offloaded && session->border)
         return EE_OK;
     return fail(EE_NO_MEMORY, "there is no memory for a session of `%s`", plan->name);
 }
 
 ee_status session_open(ee_network *network, const ee_options *options, ee_session **found) {
+    return session_open_with(network, options, NULL, found);
+}
+
+ee_status session_open_with(
+    ee_network *network, const ee_options *options, team_t *team, ee_session **found) {
     ee_session *session = calloc(1, sizeof *session);
     if (!session) return fail(EE_NO_MEMORY, "there is no memory for a session");
     session->operations = network->operations;
     session->network = network;
     session->options = (ee_options)EE_OPTIONS;
     atomic_flag_clear(&session->in_use);
+    atomic_init(&session->own_stop, IDLE);
     atomic_fetch_add(&network->users, 1);
     ee_status status = read_options(session, options);
-    if (!status) status = allocate(session);
+    if (!status) status = allocate(session, team);
     if (!status) status = session_set_policy(session, session->options.policy);
     if (status) {
         session_close(session);
@@ -113,25 +142,21 @@ ee_status session_open(ee_network *network, const ee_options *options, ee_sessio
     return EE_OK;
 }
 
-static void close_clocks(ee_session *session) {
+void session_close(ee_session *session) {
+    if (session->owner) forget_parent(session);
     clocks_close(session->clocks);
     sysfs_governor_close(session->governor);
-    session->clocks = NULL;
-    session->governor = NULL;
-}
-
-void session_close(ee_session *session) {
-    close_clocks(session);
     for (int32_t i = 0; session->more && i < session->threads - 1; i++)
         lane_close(&session->more[i]);
     free(session->more);
     lane_close(&session->lane);
-    if (session->team) eecompile_team_close(session->team);
+    if (session->own_team) eecompile_team_close(session->own_team);
     if (session->unforked) munmap(session->unforked, (size_t)sysconf(_SC_PAGESIZE));
     free(session->learned);
     free(session->halting);
     free(session->exits);
     free(session->offloaded);
+    free(session->border);
     arena_free(&session->own);
     network_release(session->network);
     free(session);
@@ -139,24 +164,21 @@ void session_close(ee_session *session) {
 
 /* -- who decides -------------------------------------------------------------------------------- */
 
+/* Linux's governor stays open from one policy to the next: there can be only one. */
 static ee_status open_clocks(
-    ee_session *session, const policy_entry_t *entry, clocks_t **clocks, ee_governor **own) {
+    ee_session *session, const policy_entry_t *entry, clocks_t **clocks) {
     const plan_t *plan = plan_of(session);
     const ee_governor *governor = NULL;
     char why[200] = "";
     *clocks = NULL;
-    *own = NULL;
     if (!entry->clock.present) return EE_OK;
     if (session->options.clocks) {
         governor = session->options.governor;
-        if (!governor) governor = *own = sysfs_governor_open(plan->costs, "", why);
+        if (!governor && !session->governor)
+            session->governor = sysfs_governor_open(plan->costs, "", why);
+        if (!governor) governor = session->governor;
     }
-    ee_status status = clocks_open(clocks, plan->costs, &entry->clock, governor, NULL, 0);
-    if (status) {
-        sysfs_governor_close(*own);
-        *own = NULL;
-    }
-    return status;
+    return clocks_open(clocks, plan->costs, &entry->clock, governor, NULL, 0);
 }
 
 static ee_status find_policy(
@@ -181,24 +203,22 @@ static ee_status find_policy(
 static ee_status decide_by(ee_session *session, const policy_entry_t *entry) {
     decider_t decider = {0};
     clocks_t *clocks = NULL;
-    ee_governor *governor = NULL;
     ee_status status = EE_OK;
     if (entry) {
         decider = (decider_t){.policy = entry->policy, .gates = true, .halts = entry->halts};
         if (policy_learned_bytes(entry->policy)) decider.learned = session->learned;
         if (entry->halts)
             status = halting_set(session->halting, plan_of(session), &entry->halt, true);
-        if (!status) status = open_clocks(session, entry, &clocks, &governor);
+        if (!status) status = open_clocks(session, entry, &clocks);
         if (status) return status;
         if (decider.learned) {
             deciding_t deciding = {entry->policy, session->lane.state, session->learned};
             policy_reset(&deciding);
         }
     }
-    close_clocks(session);
+    clocks_close(session->clocks);
     session->decider = decider;
     session->clocks = clocks;
-    session->governor = governor;
     return EE_OK;
 }
 
@@ -256,7 +276,8 @@ static ee_status copy_inputs(
         const value_t *value = &plan->value[plan->input[i].value];
         if (!inputs[i]) return fail(EE_BAD_ARGUMENT, "the input `%s` is NULL", value->name);
         const char *from = (const char *)inputs[i] + sample * (size_t)value->bytes;
-        memcpy(lane_value(lane, plan->input[i].value), from, (size_t)value->bytes);
+        void *to = lane_value(lane, plan->input[i].value);
+        if (from != to) memcpy(to, from, (size_t)value->bytes);
     }
     return EE_OK;
 }
@@ -342,32 +363,41 @@ static ee_status run_one(
 }
 
 static ee_status run_alone(
-    ee_session *session, const void *const *inputs, how_t how, ee_answer *answer) {
+    ee_session *session, const void *const *inputs, how_t how, ee_answer *answer,
+    atomic_int *stop) {
+    if (answer->size < sizeof(size_t))
+        return fail(EE_BAD_ARGUMENT, "the answer has no size: begin with EE_ANSWER");
     ee_status status = begin(session);
     if (status) return status;
-    atomic_store_explicit(&session->stop, 0, memory_order_relaxed);
-    atomic_store_explicit(&session->running, how != WHOLE, memory_order_relaxed);
+    session->stop = stop;
+    bool own = stop == &session->own_stop;
+    if (own) atomic_store_explicit(stop, 0, memory_order_relaxed);
     status = run_one(session, inputs, 0, how, answer);
-    atomic_store_explicit(&session->running, 0, memory_order_relaxed);
+    if (own) atomic_store_explicit(stop, IDLE, memory_order_relaxed);
     return end(session, status);
 }
 
 ee_status session_run(ee_session *session, const void *const *inputs, ee_answer *answer) {
-    return run_alone(session, inputs, PLAIN, answer);
+    return run_alone(session, inputs, PLAIN, answer, &session->own_stop);
+}
+
+ee_status session_run_until(
+    ee_session *session, const void *const *inputs, ee_answer *answer, atomic_int *stop) {
+    return run_alone(session, inputs, PLAIN, answer, stop);
 }
 
 ee_status session_run_raw(ee_session *session, const void *const *inputs, ee_answer *answer) {
-    return run_alone(session, inputs, RAW, answer);
+    return run_alone(session, inputs, RAW, answer, &session->own_stop);
 }
 
 ee_status session_run_whole(ee_session *session, const void *const *inputs, ee_answer *answer) {
-    return run_alone(session, inputs, WHOLE, answer);
+    return run_alone(session, inputs, WHOLE, answer, &never);
 }
 
 int session_cancel(ee_session *session) {
-    if (!atomic_load_explicit(&session->running, memory_order_relaxed)) return 0;
-    atomic_store_explicit(&session->stop, 1, memory_order_relaxed);
-    return 1;
+    /* At once, or it might reach a later call. */
+    int found = 0;
+    return atomic_compare_exchange_strong(&session->own_stop, &found, 1) || found == 1;
 }
 
 /* -- batches ------------------------------------------------------------------------------------ */
@@ -380,7 +410,9 @@ typedef struct {
     char *answers;
     size_t answer_bytes;
     atomic_size_t next;
-    atomic_int status;
+    pthread_mutex_t lock; /* of what follows, and of the session's statistics */
+    ee_status status;     /* the first one that was not 0, and what it said: on a thread of ours */
+    char message[512];
 } batch_t;
 
 /* The answers' logits go where the caller wants them, as the next sample overwrites them. */
@@ -396,6 +428,19 @@ static void keep(batch_t *batch, size_t sample, const ee_answer *found) {
     tell(batch->answers + sample * batch->answer_bytes, &kept, sizeof kept);
 }
 
+/* Counts a sample, or remembers why there is no answer. Whether to go on. */
+static bool account(batch_t *batch, ee_status status, const ee_answer *found) {
+    pthread_mutex_lock(&batch->lock);
+    if (!status) count_answer(batch->session, found);
+    if (status && !batch->status) {
+        batch->status = status;
+        snprintf(batch->message, sizeof batch->message, "%s", latest_message());
+    }
+    bool good = !batch->status;
+    pthread_mutex_unlock(&batch->lock);
+    return good;
+}
+
 static int32_t share(const int64_t *frame, int32_t thread, int32_t threads, void *team) {
     (void)threads, (void)team;
     batch_t *batch = (batch_t *)(intptr_t)frame[0];
@@ -407,11 +452,8 @@ static int32_t share(const int64_t *frame, int32_t thread, int32_t threads, void
         ee_answer found = EE_ANSWER;
         ee_status status = copy_inputs(session, lane, batch->inputs, sample);
         if (!status) status = run_sample(session, lane, &session->decider, start_ns, &found);
-        if (status) {
-            atomic_store(&batch->status, (int)status);
-            return 0;
-        }
-        keep(batch, sample, &found);
+        if (!status) keep(batch, sample, &found);
+        if (!account(batch, status, &found)) break;
     }
     return 0;
 }
@@ -446,16 +488,10 @@ static ee_status run_shared(batch_t *batch) {
     ee_status status = open_more(session);
     if (status) return status;
     int64_t frame[] = {(int64_t)(intptr_t)batch};
+    pthread_mutex_init(&batch->lock, NULL);
     eecompile_team_run(session->team, session->threads, share, frame);
-    status = (ee_status)atomic_load(&batch->status);
-    if (status) return fail(status, "a sample of the batch could not be answered");
-    for (size_t i = 0; i < batch->count; i++) {
-        ee_answer found = EE_ANSWER;
-        size_t known = batch->answer_bytes < sizeof found ? batch->answer_bytes : sizeof found;
-        memcpy(&found, batch->answers + i * batch->answer_bytes, known);
-        count_answer(session, &found);
-    }
-    return EE_OK;
+    pthread_mutex_destroy(&batch->lock);
+    return batch->status ? fail(batch->status, "%s", batch->message) : EE_OK;
 }
 
 static ee_status run_in_turn(batch_t *batch) {
@@ -480,13 +516,14 @@ ee_status session_run_batch(
         .answer_bytes = count ? answers->size : sizeof(ee_answer),
     };
     /* All have the size of the first: that is how far apart they are. */
-    if (batch.answer_bytes < sizeof(size_t))
+    if (batch.answer_bytes < sizeof(size_t) || batch.answer_bytes % sizeof(size_t) ||
+        batch.answer_bytes > MOST_ANSWER)
         return fail(EE_BAD_ARGUMENT, "the answers have no size: begin each with EE_ANSWER");
     for (size_t i = 0; i < count; i++)
         memcpy(batch.answers + i * batch.answer_bytes, &batch.answer_bytes, sizeof(size_t));
     ee_status status = begin(session);
     if (status) return status;
-    atomic_store_explicit(&session->stop, 0, memory_order_relaxed);
+    session->stop = &never;
     status = can_share(session) ? run_shared(&batch) : run_in_turn(&batch);
     session->at_end = false;
     return end(session, status);

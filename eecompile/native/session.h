@@ -23,7 +23,7 @@ typedef struct {
 
 /* Memory for one sample, and everything bound to it. For one thread at a time. */
 typedef struct {
-    char *block;
+    char *memory, *block; /* as it was allocated; from the first multiple of ALIGNMENT on */
     layout_t layout;
     int64_t *frames;   /* of all calls, one behind the other */
     step_t *table;     /* of all segments' steps */
@@ -42,8 +42,7 @@ ee_status lane_open(lane_t *lane, const ee_network *network, team_t *team, int32
 void lane_close(lane_t *lane);
 /* A sample begins: nothing spent, nothing stopped. */
 void lane_begin(lane_t *lane, const plan_t *plan, bool gates, double shift);
-/* Runs steps, or the calls of an exit; EE_INTERNAL where one fails. */
-ee_status lane_steps(lane_t *lane, const plan_t *plan, uint32_t first, uint32_t end);
+/* Runs a segment's steps, or the calls of an exit; EE_INTERNAL where one fails. */
 ee_status lane_segment(lane_t *lane, const plan_t *plan, uint32_t segment);
 ee_status lane_exit(lane_t *lane, const plan_t *plan, uint32_t exit);
 void *lane_value(const lane_t *lane, uint32_t value);
@@ -62,11 +61,11 @@ struct ee_session {
     const operations_t *operations; /* first, see dispatch.c */
     ee_network *network;
     ee_options options;
-    team_t *team;
+    team_t *team, *own_team; /* own: ended with the session */
     int32_t threads;
     atomic_flag in_use;
-    atomic_int running;      /* a call of ee_run is under way */
-    atomic_int stop;         /* it was cancelled */
+    atomic_int own_stop;     /* 0: a call of ee_run is under way; 1: it was cancelled; -1: none is */
+    atomic_int *stop;        /* what ends the call under way once it is not 0 */
     unsigned char *unforked; /* a page whose first byte is 0 in forked processes; NULL: owner tells */
     int32_t owner;           /* process */
     lane_t lane;
@@ -76,6 +75,7 @@ struct ee_session {
     clocks_t *clocks;
     ee_governor *governor;   /* of its own; NULL: none, or the app's */
     float *offloaded;        /* [classes] what a server answered */
+    const void **border;     /* what it is given: as many as any exit has */
     size_t state_bytes, learned_bytes;
     void *learned;
     ee_statistics statistics;
@@ -95,11 +95,17 @@ ee_status tell(void *to, const void *from, size_t size);
 
 /* The public functions of sessions. */
 ee_status session_open(ee_network *network, const ee_options *options, ee_session **session);
+/* With a team of as many threads as the options say, that somebody else ends. */
+ee_status session_open_with(
+    ee_network *network, const ee_options *options, team_t *team, ee_session **session);
 void session_close(ee_session *session);
 ee_status session_set_policy(ee_session *session, const char *name);
 ee_status session_set_own_policy(ee_session *session, const ee_policy *policy);
 ee_status session_set_halt(ee_session *session, double macs, double latency_s, double energy_j);
 ee_status session_run(ee_session *session, const void *const *inputs, ee_answer *answer);
+/* The same, ended early once *stop is not 0. */
+ee_status session_run_until(
+    ee_session *session, const void *const *inputs, ee_answer *answer, atomic_int *stop);
 ee_status session_run_raw(ee_session *session, const void *const *inputs, ee_answer *answer);
 ee_status session_run_whole(ee_session *session, const void *const *inputs, ee_answer *answer);
 ee_status session_run_batch(

@@ -11,7 +11,15 @@ from eecompile.diagnostics import CompileErrors, Diagnostic
 from eecompile.ir import TensorType
 from eecompile.manifest import Manifest, Normalization
 
-__all__ = ["Inputs", "as_batch", "as_mapping", "bad_argument", "normalized", "raw_inputs"]
+__all__ = [
+    "Inputs",
+    "as_batch",
+    "as_mapping",
+    "bad_argument",
+    "copy_inputs",
+    "normalized",
+    "raw_inputs",
+]
 
 #: What a session is given: one array, or one for each input by name.
 Inputs = np.ndarray | Mapping[str, np.ndarray]
@@ -76,6 +84,35 @@ def as_batch(name: str, type_: TensorType, given: np.ndarray, *, single: bool) -
             raise bad_argument(f"Expected {type_} for the input `{name}`, found {found}", help_)
     shape = str(type_) if single else f"{type_.dtype}[n, {str(list(sample_shape(type_)))[1:]}"
     raise bad_argument(f"Expected {shape} for the input `{name}`, found {found}")
+
+
+def copy_inputs(
+    x: Inputs,
+    normalize: bool,
+    manifest: Manifest,
+    places: Sequence[tuple[str, TensorType, np.ndarray]],
+) -> None:
+    """Copy one sample to where it is read, which also aligns it and makes it dense.
+
+    Args:
+        x: the sample, see `as_batch`.
+        normalize: whether it is raw data, see `raw_inputs`.
+        manifest: of the artifact.
+        places: each input's name and type, and memory of its batch shape.
+
+    Raises:
+        CompileErrors: `x` is no such sample.
+    """
+    if not normalize and len(places) == 1:
+        ((_, _, memory),) = places
+        # What is as it should be needs no looking into, which takes longer than copying it.
+        if type(x) is np.ndarray and x.shape == memory.shape and x.dtype == memory.dtype:
+            memory[:] = x
+            return
+    given = raw_inputs(x, manifest) if normalize else x
+    arrays = as_mapping(given, manifest.network.inputs)
+    for name, type_, memory in places:
+        memory[:] = as_batch(name, type_, arrays[name], single=True)
 
 
 def raw_inputs(x: Inputs, manifest: Manifest) -> dict[str, np.ndarray]:

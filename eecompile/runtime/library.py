@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from eecompile.artifact import Artifact
 from eecompile.compiled import Function
 from eecompile.diagnostics import CompileErrors, Diagnostic
+from eecompile.native_names import library_symbol
 from eecompile.packing import ALIGNMENT
 from eecompile.runtime.affinity import threads_here
+from eecompile.runtime.native import Native
 
 __all__ = ["Code", "Library", "Team", "aligned"]
 
@@ -54,6 +57,7 @@ class Library:
         """
         self.name = name
         self._teams: dict[int, Team] = {}
+        self._native: Native | None = None
         self.weights = weights.view(np.uint8).reshape(-1)
         if self.weights.ctypes.data % ALIGNMENT:
             self.weights = aligned(weights.nbytes)
@@ -101,6 +105,20 @@ class Library:
             return code
         except AttributeError as error:
             raise self._bad(f"`{Path(self.name).name}` has no code for {what}: {error}") from error
+
+    def native(self, artifact: Artifact) -> Native:
+        """The artifact's network, opened by the runtime that the library carries.
+
+        Raises:
+            CompileErrors: it carries none, or the plan is another library's.
+        """
+        if self._native is None:
+            symbol = library_symbol(artifact.manifest.network.name)
+            try:
+                self._native = Native(self._loaded, symbol, artifact)
+            except (AttributeError, ValueError) as error:
+                raise self._bad(f"`{Path(self.name).name}` has no runtime: {error}") from error
+        return self._native
 
     def memory(self, nbytes: int) -> np.ndarray:
         """Aligned bytes for the functions to work in.

@@ -10,6 +10,7 @@ import numpy as np
 from eecompile.artifact import Artifact, PolicyEntry
 from eecompile.artifact_files import bad_artifact
 from eecompile.clock_rule import ClockRule
+from eecompile.compiled import CompiledGraph
 from eecompile.diagnostics import CompileErrors, did_you_mean_help
 from eecompile.guard_rule import GuardRule
 from eecompile.halt_rule import HaltRule
@@ -27,6 +28,7 @@ from eecompile.runtime.limiting import Limiter
 from eecompile.runtime.sysfs_governor import open_governor
 
 __all__ = [
+    "exit_shapes",
     "policy_entry",
     "stored_clock",
     "stored_guard",
@@ -72,6 +74,13 @@ def policy_entry(artifact: Artifact, name: str) -> PolicyEntry:
 def _unusable(artifact: Artifact, name: str, error: Exception) -> CompileErrors:
     """The exception for a stored policy that cannot be used, and why."""
     return bad_artifact(artifact.path, f"The policy `{name}` cannot be used: {error}")
+
+
+def exit_shapes(network: CompiledGraph) -> list[ExitOutputs]:
+    """What each exit computes for one sample, all zeros."""
+    zeros = np.zeros((1, network.classes or 0), np.float32)
+    means = (None if exit_.comparator is None else zeros for exit_ in network.exits)
+    return [ExitOutputs(zeros, found) for found in means]
 
 
 def stored_policy(

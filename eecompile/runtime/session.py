@@ -30,7 +30,9 @@ from eecompile.runtime.inputs import Inputs, bad_argument
 from eecompile.runtime.learning import forget, recall, store
 from eecompile.runtime.library import Library
 from eecompile.runtime.limiting import Limiter
+from eecompile.runtime.native_singles import NativeSingles, is_native
 from eecompile.runtime.opening import (
+    exit_shapes,
     policy_entry,
     stored_clock,
     stored_guard,
@@ -40,6 +42,7 @@ from eecompile.runtime.opening import (
     threads_for,
 )
 from eecompile.runtime.single import Singles
+from eecompile.runtime.stopping import StopWord, StopWords
 from eecompile.signatures import Trusted
 
 __all__ = ["Session", "load"]
@@ -170,7 +173,9 @@ class Session:
         name = str(artifact.path / LIBRARY)
         self.library = library or Library(artifact.library, artifact.weights, name)
         self._team = self.library.team(threads) if threads > 1 else None
-        self._singles = Singles(self.library, artifact.manifest, self._team)
+        self._counts = [0] * len(artifact.manifest.network.exit_names)
+        self._native: NativeSingles | None = None
+        self._stepwise: Singles | None = None
         self._batches = Batches(self.library, artifact.manifest, self._team)
         if governor is not None and not hasattr(governor, "set"):
             raise bad_argument(
@@ -182,11 +187,26 @@ class Session:
         self._how: Deciding | None = None
         self._budget: dict[str, float] | None = None
         self._limits = Limiter(artifact)
-        #: Of the call under way, not all 0 once it is cancelled; bytes of its own for each call, so
-        #: that cancelling one that has just ended does nothing to the next. Quicker than a number
-        #: of ctypes.
-        self._stop: bytearray | None = None
+        self._stops = StopWords()
+        #: Of the call under way.
+        self._stop: StopWord | None = None
         self.set_policy(artifact.manifest.default_policy if policy is None else policy)
+        # Functions that somebody stands before, to count their calls, are called one by one.
+        if artifact.plan and type(self.library) is Library:
+            self._native = NativeSingles(self.library, artifact, self._team, self._counts)
+
+    @property
+    def _singles(self) -> Singles:
+        """The same in Python, segment by segment, for what only that can do."""
+        if self._stepwise is None:
+            manifest = self.artifact.manifest
+            self._stepwise = Singles(self.library, manifest, self._team, self._counts)
+        return self._stepwise
+
+    def _by_native(self, how: Deciding | None) -> NativeSingles | None:
+        """What answers single samples, where the native runtime can decide so."""
+        recorded = self._stepwise is not None and self._stepwise.steps_kept is not None
+        return self._native if not recorded and is_native(how) else None
 
     @property
     def manifest(self) -> Manifest:
@@ -211,7 +231,7 @@ class Session:
     @property
     def exit_counts(self) -> dict[str, int]:
         """Samples each exit has answered since the session was opened or `reset_counts` called."""
-        return dict(zip(self.exit_names, self._singles.counts, strict=True))
+        return dict(zip(self.exit_names, self._counts, strict=True))
 
     @property
     def clock_counts(self) -> dict[str, int]:
@@ -266,7 +286,7 @@ class Session:
         By the steps of all segments, in order: groups of channels that ran, 0 where a step has
         none, -1 where it did not run. None where nothing is recorded.
         """
-        return self._singles.steps_kept
+        return None if self._stepwise is None else self._stepwise.steps_kept
 
     def record_steps(self) -> None:
         """Fill in `steps_kept` from the next sample on; nothing without gates."""
@@ -274,7 +294,7 @@ class Session:
 
     def reset_counts(self) -> None:
         """Count from zero."""
-        self._singles.counts = [0] * len(self.exit_names)
+        self._counts[:] = [0] * len(self._counts)
         if self._clock is not None:
             self._clock.reset_counts()
 
@@ -312,7 +332,7 @@ class Session:
 
     def _stored(self, name: str) -> Deciding:
         """All that the artifact holds of a policy, ready."""
-        artifact, stops = self.artifact, [stop.outputs for stop in self._singles.stops]
+        artifact, stops = self.artifact, exit_shapes(self.manifest.network)
         entry = policy_entry(artifact, name)
         policy = stored_policy(artifact, name, entry, stops)
         guard = stored_guard(artifact, name, entry, self._audit_seed)
@@ -400,7 +420,7 @@ class Session:
         stop = self._stop
         if stop is None:
             return False
-        stop[0] = 1
+        stop.set()
         return True
 
     def connect(self) -> bool:
@@ -514,7 +534,10 @@ class Session:
         if not self._in_use.acquire(False):
             raise _in_use()
         try:
-            self._stop = stop = bytearray(4)
+            self._stop = stop = self._stops.begin()
+            native = self._by_native(how)
+            if native is not None:
+                return native.run(how, x, normalize, stop)
             if how is None:
                 return self._singles.whole(None, x, normalize, stop)
             return self._singles.run(how, x, normalize, stop)
@@ -527,6 +550,9 @@ class Session:
         if not self._in_use.acquire(False):
             raise _in_use()
         try:
+            native = self._by_native(None) if self._clock is None else None
+            if native is not None:
+                return native.whole(x, normalize)
             return self._singles.whole(self._clock, x, normalize)
         finally:
             self._in_use.release()
@@ -561,16 +587,17 @@ class Session:
         try:
             gated = self.manifest.network.gated and how is not None and how.halt is not None
             if how is not None and (how.one_by_one or gated):
-                singles = self._singles
+                native, singles = self._by_native(how), self._singles
+                stop = StopWords().begin()  # Nothing of a batch is cancelled.
+                ask = singles if native is None else native
                 return run_in_turn(
-                    lambda one: singles.run(how, one, False, bytearray(4)),
-                    *(self.manifest, x, normalize),
+                    lambda one: ask.run(how, one, False, stop), *(self.manifest, x, normalize)
                 )
             if self._clock is not None:
                 self._clock.full_speed()
             answers = self._batches.run(how, x, normalize)
             for index, name in enumerate(self.exit_names):
-                self._singles.counts[index] += answers.exit_counts[name]
+                self._counts[index] += answers.exit_counts[name]
             return answers
         finally:
             self._in_use.release()

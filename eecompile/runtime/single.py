@@ -17,10 +17,11 @@ from eecompile.runtime.clock import Clock
 from eecompile.runtime.deciding import Deciding
 from eecompile.runtime.guard import Guard
 from eecompile.runtime.halting import Halting
-from eecompile.runtime.inputs import Inputs, as_batch, as_mapping, raw_inputs
+from eecompile.runtime.inputs import Inputs, copy_inputs
 from eecompile.runtime.lane import Call, Chain, Lane
 from eecompile.runtime.library import Library, Team
 from eecompile.runtime.steps import Part, Program
+from eecompile.runtime.stopping import StopWord
 
 __all__ = ["Singles", "Stop"]
 
@@ -58,10 +59,12 @@ class Singles:
         lane: the memory.
         program: the steps of all segments, where gates decide.
         stops: the exits.
-        counts: samples answered by each exit, the final one last.
+        counts: samples answered by each exit, the final one last; shared with the session.
     """
 
-    def __init__(self, library: Library, manifest: Manifest, team: Team | None) -> None:
+    def __init__(
+        self, library: Library, manifest: Manifest, team: Team | None, counts: list[int]
+    ) -> None:
         """Allocates everything; answers allocate only what they hand out."""
         network = manifest.network
         self._manifest, self._exit_names = manifest, network.exit_names
@@ -90,7 +93,7 @@ class Singles:
         self._macs = 0 if self.program is not None else network.macs
         self._output, self._classes = network.output, network.classes
         self._last_outputs = [(name, values[name]) for name, _ in network.segments[-1].outputs]
-        self.counts = [0] * len(network.exit_names)
+        self.counts = counts
 
     @property
     def steps_kept(self) -> np.ndarray | None:
@@ -104,13 +107,13 @@ class Singles:
         if self.program is not None and self.program.kept is None:
             self.program.record()
 
-    def run(self, how: Deciding, x: Inputs, normalize: bool, stop: bytearray) -> Answer:
+    def run(self, how: Deciding, x: Inputs, normalize: bool, stop: StopWord) -> Answer:
         """The answer for one sample: see `Session.run`.
 
-        `stop` has 4 bytes, one of which is not 0 once it is cancelled.
+        `stop` is true once it is cancelled.
         """
         start = perf_counter()
-        self._take(x, normalize)
+        copy_inputs(x, normalize, self._manifest, self._inputs)
         policy, guard, audits = how.policy, how.guard, False
         if guard is not None:
             with how.lock:
@@ -145,14 +148,14 @@ class Singles:
         return self.program is not None and self.program.stopped is not None
 
     def whole(
-        self, clock: Clock | None, x: Inputs, normalize: bool, stop: bytearray | None = None
+        self, clock: Clock | None, x: Inputs, normalize: bool, stop: StopWord | None = None
     ) -> Answer:
         """The network's own answer for one sample: no exit head runs.
 
-        With `stop`, the next exit answers once that is not 0.
+        With `stop`, the next exit answers once that is true.
         """
         start = perf_counter()
-        self._take(x, normalize)
+        copy_inputs(x, normalize, self._manifest, self._inputs)
         if self.program is not None:
             self._begin(self.program, False)
         if clock is not None:
@@ -162,7 +165,7 @@ class Singles:
             return self._final(len(self._segments), 0, self._macs, start)
         for index, (call, _) in enumerate(self._segments):
             call.one()
-            if stop[0] and index < len(self.stops):
+            if stop and index < len(self.stops):
                 head = self.stops[index]
                 logits = head.run().logits[0].copy()
                 macs = sum(cost for _, cost in self._segments[: index + 1]) + head.macs
@@ -170,21 +173,7 @@ class Singles:
                 return self._made(index, logits, *counts, start, cancelled=True)
         return self._final(len(self._segments), 0, self._macs, start)
 
-    def _take(self, x: Inputs, normalize: bool) -> None:
-        """Copy one sample into the lane; this also aligns it and makes it dense."""
-        if not normalize and len(self._inputs) == 1:
-            ((_, _, memory),) = self._inputs
-            # What is as it should be needs no looking into, which takes longer than copying it.
-            if type(x) is np.ndarray and x.shape == memory.shape and x.dtype == memory.dtype:
-                memory[:] = x
-                return
-        manifest = self._manifest
-        given = raw_inputs(x, manifest) if normalize else x
-        arrays: Mapping[str, np.ndarray] = as_mapping(given, manifest.network.inputs)
-        for name, type_, memory in self._inputs:
-            memory[:] = as_batch(name, type_, arrays[name], single=True)
-
-    def _halted(self, policy: ExitPolicy, halt: Halting, start: float, stop: bytearray) -> Answer:
+    def _halted(self, policy: ExitPolicy, halt: Halting, start: float, stop: StopWord) -> Answer:
         """Segment by segment as far as limits go: the rule of `eecompile.policies.halted`."""
         last, account, program = len(self.stops), halt.account(start), self.program
         due, state = policy.first(), policy.start(1)
@@ -194,7 +183,7 @@ class Singles:
             call.one()
             macs += cost
             if held >= 0 and self._stopped:
-                cancelled, logits = stop[0] != 0, self._held(policy, held)
+                cancelled, logits = bool(stop), self._held(policy, held)
                 return self._made(
                     *(held, logits, index, heads_run, macs, start),
                     halted=not cancelled,
@@ -207,7 +196,7 @@ class Singles:
                 cost = gated - before
                 program.limit(None)
             account.segment(index, cost)
-            head, wanted, cancelled = self.stops[index], last, stop[0] != 0
+            head, wanted, cancelled = self.stops[index], last, bool(stop)
             asks = index == due and not cancelled and account.affords(index)
             ends = not asks and (cancelled or not account.goes_on(index))
             if asks or (ends and (held < 0 or (not cancelled and account.affords(index)))):
@@ -219,8 +208,8 @@ class Singles:
                 if asks:
                     wanted = policy.decide(index, outputs, state).item()
                 if program is not None:
-                    program.stop_by(np.frombuffer(stop, np.int32))
-                cancelled = stop[0] != 0
+                    program.stop_by(stop)
+                cancelled = bool(stop)
                 ends = ends or wanted == EXIT or cancelled or not account.goes_on(index)
             if ends and held >= 0:
                 forced = wanted != EXIT
@@ -237,7 +226,7 @@ class Singles:
                 due = wanted
         return self._final(last + 1, heads_run, macs, start)
 
-    def _decided(self, how: Deciding, policy: ExitPolicy, start: float, stop: bytearray) -> Answer:
+    def _decided(self, how: Deciding, policy: ExitPolicy, start: float, stop: StopWord) -> Answer:
         """Segment by segment; with a clock, each stretch at the one that is chosen for it."""
         clock, last, program = how.clock, len(self.stops), self.program
         heads_run = macs = 0
@@ -253,7 +242,7 @@ class Singles:
         for index, (call, cost) in enumerate(self._segments):
             call.one()
             macs += cost
-            cancelled = stop[0] != 0 and (index < last or self._stopped)
+            cancelled = bool(stop) and (index < last or self._stopped)
             if not cancelled and (index != due or index == last):
                 continue
             if not cancelled or held < 0:
@@ -263,7 +252,7 @@ class Singles:
                 macs += head.macs
                 held = index
                 if program is not None:  # There is an answer: it may end between steps as well.
-                    program.stop_by(np.frombuffer(stop, np.int32))
+                    program.stop_by(stop)
             if cancelled:
                 answer = self._made(
                     *(held, self._held(policy, held), index + 1, heads_run, macs, start),
@@ -317,7 +306,7 @@ class Singles:
         """Of one sample, from the network's output."""
         return output[0] if self._classes is None else output.reshape(-1)
 
-    def _audited(self, how: Deciding, guard: Guard, start: float, stop: bytearray) -> Answer:
+    def _audited(self, how: Deciding, guard: Guard, start: float, stop: StopWord) -> Answer:
         """The network's own answer, with every exit evaluated on the way for the guard to see.
 
         Of a sample that is cancelled it sees nothing.
@@ -334,7 +323,7 @@ class Singles:
             seen.append(head.run())
             heads_run += len(head.calls)
             macs += head.macs
-            if stop[0]:
+            if stop:
                 logits, counts = head.outputs.logits[0].copy(), (segments_run, heads_run, macs)
                 return self._made(index, logits, *counts, start, cancelled=True)
         answer = self._final(segments_run, heads_run, macs, start, audited=True)

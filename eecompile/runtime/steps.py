@@ -12,6 +12,7 @@ from eecompile.compiled import CompiledStep
 from eecompile.diagnostics import InternalError
 from eecompile.memory import lasting_values
 from eecompile.runtime.lane import WORTH_A_TEAM, Lane, leading
+from eecompile.runtime.stopping import StopWord
 
 __all__ = ["Part", "Program"]
 
@@ -127,7 +128,7 @@ class Program:
             ctypes.addressof(self._table), len(steps), ctypes.addressof(self._tallies)
         )
         self._shift, self._decided = 0.0, False
-        self._word: np.ndarray | None = None
+        self._word: StopWord | None = None
 
     def _bound(self, step: CompiledStep, counted: bool) -> _Step:
         call, values = self.lane.calls[step.function.symbol], self.lane.values
@@ -199,10 +200,10 @@ class Program:
         self.kept = np.full((self.lane.capacity, len(self.steps)), -1, np.int32)
         self._header.kept = self.kept.ctypes.data
 
-    def stop_by(self, word: np.ndarray | None) -> None:
-        """No step begins from now on while `word`, int32 (1,), is not 0. Any thread may set it."""
+    def stop_by(self, word: StopWord | None) -> None:
+        """No step begins from now on while `word` is true. Any thread may set it."""
         self._word = word
-        self._header.stop = 0 if word is None else word.ctypes.data
+        self._header.stop = 0 if word is None else word.address.value or 0
 
     def limit(self, budget: float | None, start_ns: int | None = None) -> None:
         """A step only begins where what was spent, with its ``need``, is at most `budget`.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from eecompile.diagnostics import ToolError
 from eecompile.hardware import Machine, usable_cores
+from eecompile.native_names import library_file
 from eecompile.targets.linkers import Linker, find_linkers, remedy
 from eecompile.targets.native import (
     COMPILED,
@@ -22,7 +23,6 @@ from eecompile.targets.native import (
     Linked,
     exports,
     identity_of,
-    library_file,
     native_folder,
     table_source,
 )

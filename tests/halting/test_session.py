@@ -282,7 +282,7 @@ def test_a_stored_rule_that_cannot_be_is_refused(tmp_path: Path) -> None:
         PolicyEntry(to_json(NEVER), halt={**rule, "macs": -1.0}),
         PolicyEntry(to_json(NEVER), halt=rule, clock=clock),
     ):
-        path = written(tmp_path, policies={"hard": entry}, default_policy="hard")
+        path = written(tmp_path, policies={"hard": entry}, default_policy="hard", plan=b"none")
         with pytest.raises(CompileErrors, match="`hard` cannot be used"):
             ee.load(path)
 
@@ -373,5 +373,5 @@ def test_only_the_call_under_way_is_cancelled(folder: Path) -> None:
     words: list[Any] = []
     net = Session(read_artifact(folder), NEVER, library=library)
     net.run(tiny.inputs(1))
-    words[0][0] = 1
+    words[0].set()
     assert not net.run(tiny.inputs(1)).cancelled

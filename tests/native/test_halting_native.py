@@ -45,6 +45,7 @@ from eecompile.runtime.halting import Account, Halting
 from eecompile.runtime.library import Library
 from eecompile.runtime.piece_costs import PieceCosts
 from eecompile.runtime.single import Singles
+from eecompile.runtime.stopping import StopWords
 from tests.native.conftest import Compile
 from tests.runtime import gated, tiny
 
@@ -558,12 +559,12 @@ def singles(library: Library, network: CompiledGraph) -> Singles:
     nothing: dict[str, Any] = {}
     target = TargetInfo("host", "host")
     manifest = Manifest("0", target, network, {}, None, (), None, nothing, {}, {})
-    return Singles(library, manifest, None)
+    return Singles(library, manifest, None, [0] * len(network.exit_names))
 
 
 def answers_of(asked: Singles, halting: Any, x: np.ndarray) -> list[tuple[Any, ...]]:
     how = Deciding(NeverPolicy(len(asked.stops)), halt=halting)
-    answers = [asked.run(how, sample, False, bytearray(4)) for sample in x]
+    answers = [asked.run(how, sample, False, StopWords().begin()) for sample in x]
     return [(a.exit, a.macs, a.halted, a.segments_run, a.logits.tolist()) for a in answers]
 
 

@@ -393,7 +393,8 @@ def test_failing_code_is_our_bug_not_an_answer(folder: Path) -> None:
         network=replace(network, segments=(broken,), exits=()),
         default_policy=None,
     )
-    net = Session(replace(artifact, manifest=manifest))
+    texts = {**artifact.texts, "plan.bin": b""}  # The plan is the whole network's.
+    net = Session(replace(artifact, manifest=manifest, texts=texts))
     with pytest.raises(InternalError, match="compiled function broken returned 7"):
         net.run(tiny.inputs(1))
     with pytest.raises(InternalError, match="compiled function broken returned 7"):

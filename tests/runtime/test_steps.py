@@ -24,6 +24,7 @@ from eecompile.runtime.lane import Lane
 from eecompile.runtime.library import Library
 from eecompile.runtime.runner import Runner
 from eecompile.runtime.steps import Program
+from eecompile.runtime.stopping import StopWords
 from eecompile.segments import SHIFT
 from tests.helpers import ROOT
 from tests.runtime import gated, tiny
@@ -282,7 +283,7 @@ def test_the_clock_ends_it(threads: int) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_another_thread_stops_it_between_two_steps(threads: int) -> None:
     """The word is set while a step waits, so that the one behind it must not begin."""
-    word = np.zeros(1, np.int32)
+    word = StopWords().begin()
     inside, gone = threading.Event(), threading.Event()
 
     class Waiting(Library):
@@ -307,7 +308,7 @@ def test_another_thread_stops_it_between_two_steps(threads: int) -> None:
 
     def cancel() -> None:
         assert inside.wait(30)
-        word[0] = 1
+        word.set()
         gone.set()
 
     other = threading.Thread(target=cancel)
