@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from eecompile.artifact import Artifact, check_unchanged
-from eecompile.artifact_files import MANIFEST, SIGNATURE
+from eecompile.artifact import Artifact, Contents, check_unchanged
+from eecompile.artifact_files import MANIFEST, PLAN, SIGNATURE
 from eecompile.artifact_writing import replace_artifact
 from eecompile.checked_json import canonical_json
 from eecompile.cost_table import CostTable
 from eecompile.manifest import Manifest, Member
+from eecompile.native_plan import plan_bytes
 
 __all__ = ["keep_costs"]
 
@@ -18,7 +19,7 @@ _COSTS = "costs.json"
 
 
 def keep_costs(artifact: Artifact, table: CostTable) -> Manifest:
-    """Write an artifact again with another cost table; all else stays, byte for byte.
+    """Write an artifact again with another cost table, also in its plan; all else stays as it is.
 
     It is replaced in one step: whoever looks finds the earlier artifact or the new one.
 
@@ -26,10 +27,35 @@ def keep_costs(artifact: Artifact, table: CostTable) -> Manifest:
         CompileErrors: the artifact is not the one that was read any more, or cannot be written;
             what is there is untouched.
     """
-    costs = canonical_json(table.to_json())
-    entry = Member(hashlib.sha256(costs).hexdigest(), len(costs), measured=table.device is not None)
-    manifest = replace(artifact.manifest, members={**artifact.manifest.members, _COSTS: entry})
-    files = {**artifact.files, _COSTS: costs, MANIFEST: canonical_json(manifest.to_json())}
+    changed = {_COSTS: canonical_json(table.to_json())}
+    if artifact.plan:  # It has what the native runtime decides by, costs among it.
+        changed[PLAN] = plan_bytes(_contents(artifact, table))
+    members = {
+        name: Member(hashlib.sha256(data).hexdigest(), len(data), table.device is not None)
+        for name, data in changed.items()
+    }
+    manifest = replace(artifact.manifest, members={**artifact.manifest.members, **members})
+    files = {**artifact.files, **changed, MANIFEST: canonical_json(manifest.to_json())}
     files.pop(SIGNATURE, None)  # it was of the earlier manifest
     replace_artifact(artifact.path, files, lambda: check_unchanged(artifact, "measure"))
     return manifest
+
+
+def _contents(artifact: Artifact, table: CostTable) -> Contents:
+    """What the artifact was written from, as far as its plan tells, with another table."""
+    manifest = artifact.manifest
+    return Contents(
+        version=manifest.version,
+        target=manifest.target,
+        network=manifest.network,
+        library=artifact.library,
+        weights=artifact.weights,
+        vectors={},
+        segments_text="",
+        source_text="",
+        policies=artifact.policies,
+        default_policy=manifest.default_policy,
+        costs=table,
+        normalizations=manifest.normalizations,
+        labels=manifest.labels,
+    )

@@ -262,6 +262,7 @@ ee_status session_set_halt(ee_session *session, double macs, double latency_s, d
     for (size_t i = 0; i < 3; i++)
         if (!isnan(given[i]) && !(given[i] > 0 && isfinite(given[i])))
             return fail(EE_BAD_ARGUMENT, "a budget must be above 0 and finite, or NAN for none");
+    if (macs > 2) return fail(EE_BAD_ARGUMENT, "a budget of macs is a fraction: 60 %% is 0.6");
     halt_rule_t rule = {macs, latency_s, energy_j};
     ee_status status = begin(session);
     return status ? status : end(session, limit(session, &rule));
