@@ -29,6 +29,9 @@ from eecompile.targets.native import (
 
 __all__ = ["Linker", "find_linkers", "link", "link_kernels", "link_source"]
 
+#: How C code is compiled that hides nothing by itself.
+_PLAIN = ("-std=c11", "-O2", "-fPIC", "-pthread")
+
 
 def link(
     objects: Sequence[bytes],
@@ -125,7 +128,7 @@ def link_source(
     """
     parts = {source.name: source.read_bytes() for source in sources}
     options = [f"-I{folder}" for folder in includes]
-    inputs = [sources[0].name, *options, "-ldl", *OPTIONS]
+    inputs = [sources[0].name, *options, "-ldl", *_PLAIN]
     return _linked(parts, inputs, _only(symbols), machine)
 
 
