@@ -373,7 +373,7 @@ def test_an_artifact_for_a_better_cpu(port: int, tmp_path: Path) -> None:
 
 def test_code_that_cannot_be_loaded(port: int, tmp_path: Path) -> None:
     with pytest.raises(CompileErrors, match=r"wrong-machine.*does not run on the board: .*kernels"):
-        open_device(port, artifact(tmp_path, library=b"\x7fELF" + bytes(100)))
+        open_device(port, artifact(tmp_path, library=b"\x7fELF" + bytes(100), plan=b"none"))
 
 
 def test_a_function_the_code_lacks(port: int, tmp_path: Path) -> None:
