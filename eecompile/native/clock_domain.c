@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* The table's frequency and the kernel's are the same clock where they differ by less. */
 #define SAME_CLOCK 0.005
@@ -60,7 +59,7 @@ void domain_describe(const domain_t *domain, char text[80]) {
     snprintf(text, 80, "limits %s to %s", low, high);
 }
 
-/* -- what there is ------------------------------------------------------------------------------ */
+/* -- what there is ----------------------------------------------------------------------------- */
 
 static void add_clock(domain_t *domain, int64_t value) {
     uint32_t place = domain->clocks;
@@ -122,7 +121,7 @@ static bool offers_speed(domain_t *domain) {
     if (read_in(domain, "scaling_governor", text)) return true;
     find_tunables(domain, text);
     /* Files the kernel makes anew are root's. */
-    return !domain->tunables || (!geteuid() && domain->tunables <= MOST_TUNABLES);
+    return !domain->tunables || (sysfs_privileged() && domain->tunables <= MOST_TUNABLES);
 }
 
 static int may_write(const domain_t *domain) {
@@ -162,7 +161,7 @@ int64_t domain_value(const domain_t *domain, double frequency_hz) {
     return domain->lowest <= value && value <= domain->highest ? value : -1;
 }
 
-/* -- before the first write --------------------------------------------------------------------- */
+/* -- before the first write -------------------------------------------------------------------- */
 
 static int find_speed(domain_t *domain) {
     char governor[TEXT_BYTES], speed[TEXT_BYTES];
@@ -215,7 +214,7 @@ int domain_claim(domain_t *domain) {
     return write_in(domain, "scaling_governor", "userspace");
 }
 
-/* -- changing the clock ------------------------------------------------------------------------- */
+/* -- changing the clock ------------------------------------------------------------------------ */
 
 static bool is_at(const domain_t *domain, int64_t found, int64_t value) {
     if (found < 0) return false;

@@ -19,6 +19,8 @@
 /* So that indices fit into 16 bits and counts of fronts into 32. */
 #define MOST_STATES 1024
 #define MOST_EXITS 1024
+/* So that fronts are made within seconds whatever the costs: exits squared, states cubed. */
+#define MOST_WORK 4e9
 /* So that no sum of times is infinite. */
 #define MOST_SECONDS 1e100
 
@@ -417,6 +419,8 @@ static const char *check(const costs_t *costs) {
         return "the cost table does not fit a network with exits";
     if (costs->states > MOST_STATES || costs->exits > MOST_EXITS)
         return "the cost table has too many clocks or exits";
+    if (pow(costs->segments, 2) * pow(costs->states, 3) > MOST_WORK)
+        return "the cost table has too many clocks for so many exits";
     size_t count = ((size_t)costs->segments + costs->exits) * costs->states;
     bool good = are_costs(costs->latency_s, count) && are_costs(costs->energy_j, count) &&
                 is_cost(costs->migration_s) && is_cost(costs->idle_power_w);

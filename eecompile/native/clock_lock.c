@@ -57,7 +57,7 @@ static int opened(char *folder, const char *name) {
 static int find(const char *root) {
     char name[64], folder[PATH_BYTES], user[32];
     const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    const char *temporary = getenv("TMPDIR");
+    const char *given = getenv("TMPDIR"), *temporary = given && given[0] == '/' ? given : "/tmp";
     int handle = -1;
     file_name(root, name);
     if (state && state[0] == '/' && joined(folder, sizeof folder, state, "/eecompile", ""))
@@ -66,8 +66,7 @@ static int find(const char *root) {
         joined(folder, sizeof folder, home, "/.local/state/eecompile", ""))
         handle = opened(folder, name);
     snprintf(user, sizeof user, "/eecompile-%u", (unsigned)getuid());
-    if (handle < 0 &&
-        joined(folder, sizeof folder, temporary && temporary[0] == '/' ? temporary : "/tmp", user, ""))
+    if (handle < 0 && joined(folder, sizeof folder, temporary, user, ""))
         handle = opened(folder, name);
     return handle;
 }

@@ -45,7 +45,7 @@ typedef struct {
     uint32_t state;
 } choice_t;
 
-/* -- deciding ----------------------------------------------------------------------------------- */
+/* -- deciding ---------------------------------------------------------------------------------- */
 
 static choice_t go(uint32_t due, uint32_t state) {
     return (choice_t){{(int32_t)due, false}, state};
@@ -116,7 +116,7 @@ static uint32_t rest(const fronts_t *f, double elapsed_s, uint32_t at) {
     return worth ? f->lowest[at] : at;
 }
 
-/* -- choosing among the clocks there are -------------------------------------------------------- */
+/* -- choosing among the clocks there are ------------------------------------------------------- */
 
 static void say(clocks_t *clocks, const char *what, const char *detail) {
     snprintf(clocks->reason, sizeof clocks->reason, "%s%s", what, detail);
@@ -179,7 +179,7 @@ static void ask_what_is_offered(clocks_t *clocks) {
     }
 }
 
-/* -- setting ------------------------------------------------------------------------------------ */
+/* -- setting ----------------------------------------------------------------------------------- */
 
 static const state_t *state_of(const clocks_t *clocks, uint32_t state) {
     return &clocks->costs->state[clocks->fronts.of[state]];
@@ -257,7 +257,7 @@ static void spend(clocks_t *clocks, uint32_t exit) {
     clocks->from = exit + 1;
 }
 
-/* -- a sample ----------------------------------------------------------------------------------- */
+/* -- a sample ---------------------------------------------------------------------------------- */
 
 stretch_t clocks_begin(clocks_t *clocks, uint32_t first) {
     clocks->from = 0;
@@ -301,7 +301,7 @@ uint64_t clocks_transitions(const clocks_t *clocks) { return clocks->transitions
 
 const char *clocks_reason(const clocks_t *clocks) { return clocks->reason; }
 
-/* -- opening and closing ------------------------------------------------------------------------ */
+/* -- opening and closing ----------------------------------------------------------------------- */
 
 /* NULL, or what makes no sense in a rule. */
 static const char *check_rule(const clock_rule_t *rule) {

@@ -6,7 +6,7 @@
 
 #include <sched.h>
 
-/* -- fronts (clock_fronts.c), as eecompile/runtime/clock_costs.py and clock_fronts.py ------------ */
+/* -- fronts (clock_fronts.c), as eecompile/runtime/clock_costs.py and clock_fronts.py ---------- */
 
 /* Ways are named by their first segment, `from`: 0 is the start of a sample, i + 1 exit i. States
  * are indices of those chosen among, which the governor offers; `of` leads to those of the table. */
@@ -66,7 +66,7 @@ const char *fronts_make(fronts_t *fronts, const clock_rule_t *rule);
 /* State at which the full depth, every head included, is fastest. */
 uint16_t fronts_fastest(const fronts_t *fronts);
 
-/* -- placement (placement.c), as eecompile/runtime/affinity.py ----------------------------------- */
+/* -- placement (placement.c), as eecompile/runtime/affinity.py --------------------------------- */
 
 enum { MOST_CALLERS = 16 };
 

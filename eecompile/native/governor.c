@@ -71,7 +71,7 @@ static void forked(void) {
 
 static void watch_forks(void) { pthread_atfork(NULL, NULL, forked); }
 
-/* -- words -------------------------------------------------------------------------------------- */
+/* -- words ------------------------------------------------------------------------------------- */
 
 static const char *reason_of(int status) {
     static const struct { int error; const char *words; } known[] = {
@@ -90,7 +90,7 @@ static void note(char *text, size_t size, const char *cluster, const char *what)
     snprintf(text + at, size - at, "%scluster %s: %s", at ? "; " : "", cluster, what);
 }
 
-/* -- finding clocks ----------------------------------------------------------------------------- */
+/* -- finding clocks ---------------------------------------------------------------------------- */
 
 typedef struct {
     uint64_t bits[MOST_CPUS / 64];
@@ -120,7 +120,7 @@ static bool has(const cpus_t *cpus, uint32_t cpu) {
 static void read_cpus(char *text, cpus_t *cpus) {
     char *rest = NULL;
     memset(cpus, 0, sizeof *cpus);
-    for (char *part = strtok_r(text, ", \t\n", &rest); part; part = strtok_r(NULL, ", \t\n", &rest)) {
+    for (char *part = strtok_r(text, ", ", &rest); part; part = strtok_r(NULL, ", ", &rest)) {
         char *dash = strchr(part, '-');
         if (dash) *dash = 0;
         int64_t low = number_in(part), high = dash ? number_in(dash + 1) : low;
@@ -147,7 +147,8 @@ static int shares(const sysfs_governor_t *g, const cluster_t *cluster, uint32_t 
     joined(path, sizeof path, folder, "/related_cpus", "");
     if (sysfs_read(g->root, path, text)) return 0;
     read_cpus(text, &cpus);
-    for (uint32_t i = 0; i < MOST_CPUS / 64; i++) whole += (uint32_t)__builtin_popcountll(cpus.bits[i]);
+    for (uint32_t i = 0; i < MOST_CPUS / 64; i++)
+        whole += (uint32_t)__builtin_popcountll(cpus.bits[i]);
     for (uint32_t i = 0; i < cluster->cpus; i++) mine += has(&cpus, cluster->cpu[i]);
     return !mine ? 0 : mine == whole ? 1 : 2;
 }
@@ -241,7 +242,7 @@ static uint32_t find_state(const sysfs_governor_t *g, const char *cluster, doubl
     return NONE;
 }
 
-/* -- putting back ------------------------------------------------------------------------------- */
+/* -- putting back ------------------------------------------------------------------------------ */
 
 /* What the watchdog does, in a process of its own. */
 static bool restore_copy(void *context) {
@@ -278,8 +279,22 @@ static void finish(sysfs_governor_t *g, bool all) {
         }
 }
 
+/* What could not be put back before is tried once more, unless the watchdog is still at it. */
+static void retry(sysfs_governor_t *g) {
+    char why[200];
+    bool stuck = false;
+    for (uint32_t i = 0; i < g->domains; i++) stuck |= g->domain[i].found;
+    if (!stuck) return;
+    int lock = clock_lock_take(g->root, why);
+    if (lock != -2) put_back(g, NULL);
+    clock_lock_release(lock, true);
+}
+
 static void restore_now(sysfs_governor_t *g) {
-    if (g->busy) finish(g, put_back(g, NULL));
+    if (g->busy)
+        finish(g, put_back(g, NULL));
+    else
+        retry(g);
 }
 
 /* At exit and dlclose. Where a thread is stuck within a change of clock the watchdog does it. */
@@ -294,7 +309,7 @@ __attribute__((destructor)) static void restore_at_end(void) {
     pthread_mutex_unlock(&turn);
 }
 
-/* -- changing clocks ---------------------------------------------------------------------------- */
+/* -- changing clocks --------------------------------------------------------------------------- */
 
 /* Leaves a clock alone from now on, as it was found where that is possible. */
 static int give_up(sysfs_governor_t *g, uint32_t index, const char *why) {
@@ -309,36 +324,51 @@ static int give_up(sysfs_governor_t *g, uint32_t index, const char *why) {
     return -1;
 }
 
-/* 0, or an errno or TAKEN, of which `why` is in words. */
-static int find_all(sysfs_governor_t *g, const char **why) {
+/* Whether a domain is of a clock that may still be set. */
+static bool is_in_use(const sysfs_governor_t *g, uint32_t domain) {
+    for (uint32_t index = 0; index < g->costs->clusters; index++) {
+        const lever_t *lever = &g->lever[index];
+        if (domain >= lever->first && domain < lever->first + lever->domains) return !lever->gone;
+    }
+    return false;
+}
+
+/* What could not be put back before: whether nothing of that is in the way. */
+static bool unstick(sysfs_governor_t *g) {
+    bool all = true;
+    for (uint32_t i = 0; i < g->domains; i++) {
+        if (g->domain[i].found && !domain_restore(&g->domain[i])) g->domain[i].found = false;
+        all &= !g->domain[i].found || !is_in_use(g, i);
+    }
+    return all;
+}
+
+/* NULL, or what is wrong with the settings. */
+static const char *find_all(sysfs_governor_t *g) {
+    if (!unstick(g)) return "what was changed before could not be put back";
     for (uint32_t index = 0; index < g->costs->clusters; index++) {
         lever_t *lever = &g->lever[index];
         for (uint32_t i = lever->first; !lever->gone && i < lever->first + lever->domains; i++) {
-            domain_t *domain = &g->domain[i];
-            *why = "what was changed before could not be put back";
-            if (domain->found && domain_restore(domain)) return TAKEN;
-            int status = domain_find(domain, lever->ours, lever->ours_count);
-            *why = status == TAKEN ? domain->said : reason_of(status);
-            if (status) return status;
+            int status = domain_find(&g->domain[i], lever->ours, lever->ours_count);
+            if (!status) continue;
+            for (uint32_t k = 0; k < g->domains; k++) g->domain[k].found &= !is_in_use(g, k);
+            return status == TAKEN ? g->domain[i].said : reason_of(status);
         }
     }
-    return 0;
+    return NULL;
 }
 
 /* Looks at everything that may be changed, and sees to it that it is put back; NULL, or why not. */
 static const char *prepare(sysfs_governor_t *g, char told[200]) {
-    const char *why = told;
     if (ended) return "the process ends";
     g->lock = clock_lock_take(g->root, told);
     if (g->lock == -2) return told;
-    if (find_all(g, &why)) {
-        for (uint32_t i = 0; i < g->domains; i++) g->domain[i].found = false;
+    const char *why = find_all(g);
+    if (!why && !watchdog_start(&g->watchdog, restore_copy, g, g->lock))
+        why = "nobody would restore clocks if this process were killed";
+    if (why) {
         clock_lock_release(g->lock, true);
         return why;
-    }
-    if (!watchdog_start(&g->watchdog, restore_copy, g, g->lock)) {
-        clock_lock_release(g->lock, true);
-        return "nobody would restore clocks if this process were killed";
     }
     g->busy = true;
     g->next = busy_ones;
@@ -387,7 +417,7 @@ static int move(sysfs_governor_t *g, uint32_t state) {
     return arrived ? 0 : NOT_REACHED;
 }
 
-/* -- as an ee_governor -------------------------------------------------------------------------- */
+/* -- as an ee_governor ------------------------------------------------------------------------- */
 
 static int offers(void *context, const char *cluster, double frequency_hz) {
     const sysfs_governor_t *g = context;
@@ -421,9 +451,10 @@ const char *sysfs_governor_reason(const ee_governor *governor) {
     return ((const sysfs_governor_t *)governor)->reason;
 }
 
-/* -- opening and closing ------------------------------------------------------------------------ */
+/* -- opening and closing ----------------------------------------------------------------------- */
 
-static bool open_memory(sysfs_governor_t *g, const costs_t *costs, const char *root, size_t domains) {
+static bool open_memory(
+    sysfs_governor_t *g, const costs_t *costs, const char *root, size_t domains) {
     size_t length = strlen(root) + 1;
     char *copy = arena_take(&g->arena, length, 1);
     g->lever = arena_take(&g->arena, costs->clusters, sizeof(lever_t));

@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* -- which thread, which process ---------------------------------------------------------------- */
+/* -- which thread, which process --------------------------------------------------------------- */
 
 /* Asking the kernel each time would take longer than a decision. A new thread begins with 0. */
 static _Thread_local pid_t cached_thread;
@@ -36,7 +36,7 @@ static bool is_here(pid_t thread) {
     return thread > 0 && !syscall(SYS_tgkill, getpid(), thread, 0);
 }
 
-/* -- moving ------------------------------------------------------------------------------------- */
+/* -- moving ------------------------------------------------------------------------------------ */
 
 bool placement_open(
     placement_t *placement, arena_t *arena, const int32_t *workers, uint32_t count) {

@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* -- texts -------------------------------------------------------------------------------------- */
+/* -- texts ------------------------------------------------------------------------------------- */
 
 bool joined(char *result, size_t size, const char *a, const char *b, const char *c) {
     size_t counts[] = {strlen(a), strlen(b), strlen(c)};
@@ -42,7 +42,7 @@ void number_text(int64_t number, char text[SETTING_BYTES]) {
 
 bool is_gone(int status) { return status == -ENOENT || status == -ENODEV || status == -ENXIO; }
 
-/* -- settings ----------------------------------------------------------------------------------- */
+/* -- settings ---------------------------------------------------------------------------------- */
 
 static int read_setting(const domain_t *domain, const char *name, char text[TEXT_BYTES]) {
     char path[PATH_BYTES];
@@ -104,7 +104,7 @@ int write_limits(const domain_t *domain, int64_t low, int64_t high, bool high_fi
     return 0;
 }
 
-/* -- putting back ------------------------------------------------------------------------------- */
+/* -- putting back ------------------------------------------------------------------------------ */
 
 static bool is_ours(const domain_t *domain, int64_t value) {
     for (uint32_t i = 0; i < domain->ours_count; i++)

@@ -19,7 +19,7 @@ enum {
     MOST_CPUS = 65536,
 };
 
-/* -- files (sysfs.c): by absolute paths, below `root`; 0, or an errno below 0 -------------------- */
+/* -- files (sysfs.c): by absolute paths, below `root`; 0, or an errno below 0 ------------------ */
 
 /* A file without white space around it. Safe after a fork, as all but `sysfs_names` are. */
 int sysfs_read(const char *root, const char *path, char text[TEXT_BYTES]);
@@ -27,6 +27,8 @@ int sysfs_read(const char *root, const char *path, char text[TEXT_BYTES]);
 int sysfs_write(const char *root, const char *path, const char *text);
 /* Whether a file is there and may be read and written. */
 int sysfs_may_write(const char *root, const char *path);
+/* Whether files that the kernel makes anew may be written as well: root's are. */
+bool sysfs_privileged(void);
 /* Calls `each` with the names in a folder. */
 int sysfs_names(
     const char *root, const char *folder, void (*each)(void *context, const char *name),
@@ -42,7 +44,7 @@ void number_text(int64_t number, char text[SETTING_BYTES]);
 /* Whether a file that is not there any more takes its settings with it. */
 bool is_gone(int status);
 
-/* -- one clock (clock_domain.c), as eecompile/runtime/clock_domains.py --------------------------- */
+/* -- one clock (clock_domain.c), as eecompile/runtime/clock_domains.py ------------------------- */
 
 typedef enum { BY_SPEED, BY_LIMITS, BY_DEVFREQ } way_t;
 
@@ -88,7 +90,7 @@ void domain_describe(const domain_t *domain, char text[80]);
 const char *low_name(const domain_t *domain);
 const char *high_name(const domain_t *domain);
 
-/* -- putting back (restoring.c), as eecompile/runtime/watchdog.py; safe after a fork ------------- */
+/* -- putting back (restoring.c), as eecompile/runtime/watchdog.py; safe after a fork ----------- */
 
 /* As far as it is still ours: what somebody else has changed since is left to them. */
 int domain_restore(const domain_t *domain);
@@ -96,7 +98,7 @@ int write_limits(const domain_t *domain, int64_t low, int64_t high, bool high_fi
 /* Whether a cooling device holds a processor's clock down just now. */
 bool is_cooling(const char *root);
 
-/* -- who puts back when this process is killed (watchdog.c) -------------------------------------- */
+/* -- who puts back when this process is killed (watchdog.c) ------------------------------------ */
 
 typedef struct {
     pid_t process; /* 0: none */
@@ -109,7 +111,7 @@ bool watchdog_start(watchdog_t *watchdog, bool (*restore)(void *), void *context
 /* `restored`: there is nothing left to do for it; otherwise it begins at once. */
 void watchdog_stop(watchdog_t *watchdog, bool restored);
 
-/* -- one at a time (clock_lock.c) ---------------------------------------------------------------- */
+/* -- one at a time (clock_lock.c) -------------------------------------------------------------- */
 
 /* The descriptor of a file that whoever sets clocks of a machine holds locked, the same as Python's
  * journal; -1: there is nowhere to have one, which is fine; -2: somebody else has it, or left what

@@ -120,11 +120,9 @@ class Moody(RecordingGovernor):
         self.moods = list(moods)
 
     def set(self, state: DvfsState) -> None:
-        if state == self.current:
+        if state == self.current or state not in self.states:
             return
         self.current = None
-        if state not in self.states:
-            return
         self.asked.append(state)
         mood = self.moods.pop() if self.moods else 0
         if mood == 0:
@@ -137,9 +135,7 @@ def native_governor(governor: Moody) -> native_costs.Governor:
     """The same in C's eyes."""
 
     def found(cluster: str, hz: float) -> list[DvfsState]:
-        return [
-            one for one in governor.states if (one.cluster, one.frequency_hz) == (cluster, hz)
-        ]
+        return [one for one in governor.states if (one.cluster, one.frequency_hz) == (cluster, hz)]
 
     def set_(cluster: str, hz: float) -> int:
         (state,) = found(cluster, hz)
@@ -198,12 +194,11 @@ def random_table(random: np.random.Generator) -> CostTable:
     transitions = {
         name: float(random.choice([0.0, 1e-4, 2e-3])) for name in names if random.random() < 0.8
     }
-    migration = random.choice([None, 0.0, 5e-4, 5e-3])
-    idle = random.choice([None, 0.0, 0.5, 2.0])
+    migration = (None, 0.0, 5e-4, 5e-3)[random.integers(4)]
+    idle = (None, 0.0, 0.5, 2.0)[random.integers(4)]
     return CostTable(
         *("test", "test", None, 1, states, tuple(segments), tuple(heads), transitions),
-        None if migration is None else float(migration),
-        None if idle is None else float(idle),
+        *(migration, idle),
     )
 
 
@@ -347,9 +342,7 @@ def test_a_fixed_clock_that_cannot_be_set_leaves_clocks_alone(library: ctypes.CD
 
 
 def test_what_is_given_up_is_not_asked_for_again(library: ctypes.CDLL) -> None:
-    table = table_of(
-        [("little", 1e9, 1.0), ("big", 2e9, 3.0)], [8e6] * 2, [1e6], migration_s=0.0
-    )
+    table = table_of([("little", 1e9, 1.0), ("big", 2e9, 3.0)], [8e6] * 2, [1e6], migration_s=0.0)
     governor = Moody(table.states, [0, -1])
     with opened(library, table, ClockRule("lowest_energy"), governor) as native:
         for _ in range(3):
@@ -427,9 +420,7 @@ HERE = sorted(os.sched_getaffinity(0))
 
 
 def two_clusters() -> CostTable:
-    table = table_of(
-        [("little", 1e9, 1.0), ("big", 4e9, 9.0)], [8e6] * 2, [1e6], migration_s=1e-4
-    )
+    table = table_of([("little", 1e9, 1.0), ("big", 4e9, 9.0)], [8e6] * 2, [1e6], migration_s=1e-4)
     return replace(table, cpus={"little": tuple(HERE[:1]), "big": tuple(HERE[-1:])})
 
 
@@ -470,8 +461,13 @@ def test_threads_run_on_the_cluster_whose_clock_is_set(library: ctypes.CDLL) -> 
         native.full_speed()
         assert places() == [HERE[-1:], HERE[-1:]]
         moved: list[list[list[int]]] = []
+
+        def call() -> None:
+            native.begin(1)
+            moved.append(places())
+
         for caller in callers:
-            caller.end(lambda: (native.begin(1), moved.append(places())))
+            caller.end(call)
         assert moved == [[HERE[:1]] * 2] * 20, "another caller moves too"
         os.sched_setaffinity(worker.number, HERE[-1:])
     assert places() == [HERE, HERE[-1:]], "one that somebody else has moved stays there"
