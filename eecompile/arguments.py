@@ -52,6 +52,7 @@ def command_line() -> argparse.ArgumentParser:
         _verify,
         _inspect,
         _pack,
+        _export,
         _sign,
         _targets,
         _doctor,
@@ -490,6 +491,23 @@ def _pack(verbs: Any) -> None:
         type=Path,
         metavar="NAME.eec",
         help="the packed file (default: beside the folder)",
+    )
+
+
+def _export(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "export",
+        "write an artifact as files for an app in C or C++: library, headers, a small example",
+        "eecompile export out/ -o app/",
+    )
+    _artifact(parser)
+    parser.add_argument(
+        *("-o", "--output"),
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the folder; an earlier one is replaced",
     )
 
 

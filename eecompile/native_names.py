@@ -12,15 +12,15 @@ MARK = b"eecompile identity 1:\n"
 #: What the C library, its relatives and this runtime call their headers and libraries.
 _TAKEN = frozenset(
     """
-    aio alloca argp ar assert byteswap c complex cpio crypt ctype dirent dl dlfcn eecompile elf endian
-    envz err errno error execinfo fcntl features fenv float fmtmsg fnmatch fstab fts ftw gcc gcc_s
-    gconv getopt glob grp iconv ieee754 ifaddrs inttypes iso646 langinfo libgen limits link locale m
-    malloc math mcheck memory mntent monetary mqueue netdb nl_types nsl nss obstack paths poll
-    printf proc_service pthread pty pwd re_comp regex regexp resolv rt sched search semaphore setjmp
-    sgtty shadow signal spawn stab stdalign stdarg stdatomic stdbool stdc stddef stdint stdio
-    stdio_ext stdlib stdnoreturn string strings stropts syscall sysexits syslog tar termio termios
-    tgmath threads time ttyent uchar ucontext ulimit unistd util utime utmp utmpx values wait wchar
-    wctype wordexp
+    aio alloca argp ar assert byteswap c complex cpio crypt ctype dirent dl dlfcn eecompile elf
+    endian envz err errno error execinfo fcntl features fenv float fmtmsg fnmatch fstab fts ftw
+    gcc gcc_s gconv getopt glob grp iconv ieee754 ifaddrs inttypes iso646 langinfo libgen limits
+    link locale m malloc math mcheck memory mntent monetary mqueue netdb nl_types nsl nss obstack
+    paths poll printf proc_service pthread pty pwd re_comp regex regexp resolv rt sched search
+    semaphore setjmp sgtty shadow signal spawn stab stdalign stdarg stdatomic stdbool stdc stddef
+    stdint stdio stdio_ext stdlib stdnoreturn string strings stropts syscall sysexits syslog tar
+    termio termios tgmath threads time ttyent uchar ucontext ulimit unistd util utime utmp utmpx
+    values wait wchar wctype wordexp
     """.split()
 )
 

@@ -262,6 +262,8 @@ def _put_policy(out: _Stream, name: str, entry: PolicyEntry) -> None:
 
 
 def _put_costs(out: _Stream, costs: CostTable | None) -> None:
+    if costs is not None and not costs.states:
+        costs = None  # of a board without clocks: nothing is known
     out.put("B", costs is not None)
     if costs is None:
         return

@@ -8,6 +8,14 @@
 
 /* -- the machine -------------------------------------------------------------------------------- */
 
+/* What every CPU of the architecture has, also where /proc/cpuinfo cannot be read, or is that of
+ * another machine, which emulates this one. */
+#ifdef __aarch64__
+static const char guaranteed[] = " fp asimd ";
+#else
+static const char guaranteed[] = "";
+#endif
+
 /* The features of this CPU as /proc/cpuinfo names them, between spaces; "" where it cannot be read.
  * The first line of that kind is enough: code runs on the CPU it was opened on, or one like it. */
 static void cpu_features(char *line, size_t room) {
@@ -42,7 +50,7 @@ static ee_status check_machine(const ee_library *library) {
         if (length && length < sizeof name) {
             memcpy(name, wanted, length);
             name[length] = 0;
-            if (!has_feature(line, name, length))
+            if (!has_feature(line, name, length) && !has_feature(guaranteed, name, length))
                 return fail(
                     EE_WRONG_MACHINE, "this CPU lacks what the code of `%s` needs: %s",
                     library->name, name);

@@ -6,11 +6,12 @@
 #   env.sh setup-tvm DIR       then TVM of PYTHON's version too, with what its RPC server needs
 #                              (another 100 MB); its compiler stays out (TVM_USE_RUNTIME_LIB=1)
 #   env.sh python DIR ARGS...  run that Python, as a Cortex-A72 unless the variable CPU says otherwise
+#   env.sh program DIR ARGS... run another program in the same way
 #
 # No root rights, nothing is installed outside DIR. PYTHON names the Python whose pip is used.
 # For correctness only: times under emulation mean nothing.
 set -euo pipefail
-verb=${1:?setup, setup-tvm or python}
+verb=${1:?setup, setup-tvm, python or program}
 mkdir -p "${2:?folder}"
 dir=$(cd "$2" && pwd)
 shift 2
@@ -75,12 +76,15 @@ setup() {
 }
 
 run() ( # a shell of its own: what it exports is for that Python alone
-    export QEMU_LD_PREFIX="$dir/root" PYTHONHOME="$dir/root/usr"
-    export PYTHONPATH="$dir/site${PYTHONPATH:+:$PYTHONPATH}"
+    export PYTHONHOME="$dir/root/usr" PYTHONPATH="$dir/site${PYTHONPATH:+:$PYTHONPATH}"
+    program "$dir/python" "$@"
+)
+
+program() {
     local emulator
     emulator=$(qemu)
-    "$emulator" -cpu "${CPU:-cortex-a72}" "$dir/python" "$@"
-)
+    QEMU_LD_PREFIX="$dir/root" "$emulator" -cpu "${CPU:-cortex-a72}" "$@"
+}
 
 case $verb in
 setup)
@@ -95,6 +99,7 @@ setup-tvm)
     [ -e "$dir/ready-tvm" ] || setup_tvm
     ;;
 python) run "$@" ;;
+program) program "$@" ;;
 *)
     echo "unknown verb $verb" >&2
     exit 2

@@ -21,7 +21,7 @@ from eecompile.runtime.governor import ClockWarning, NoGovernor
 from tests.cli.calls import Call, content, copy_demo, edited, start
 
 VERBS = (
-    *("init", "check", "format", "build", "eval", "run", "verify", "inspect"),
+    *("init", "check", "format", "build", "eval", "run", "verify", "inspect", "pack", "export"),
     *("targets", "doctor", "demo"),
 )
 
@@ -57,6 +57,7 @@ def test_help_of_every_verb_has_an_example(verb: str, call: Call) -> None:
                 *("mean_energy_j", "energy_provenance", "exits", "threads"),
             },
         ),
+        ("export OUT -o APP", {"folder", "name", "symbol", "target", "files"}),
         ("targets", {"targets"}),
         ("targets show arm-cpu", {"name", "triple", "sources"}),
         ("doctor", {"findings"}),
@@ -64,9 +65,10 @@ def test_help_of_every_verb_has_an_example(verb: str, call: Call) -> None:
     ],
 )
 def test_every_verb_gives_one_json_object(
-    verb: str, keys: set[str], call: Call, built: Path
+    verb: str, keys: set[str], call: Call, built: Path, tmp_path: Path
 ) -> None:
     places = {
+        "APP": tmp_path / "app",
         "FILE": built / "digits.ee",
         "OUT": built / "out",
         "TEST": built / "test.npz",
@@ -102,7 +104,7 @@ def test_wrong_arguments_are_wrong_input(wrong: str, call: Call) -> None:
 def test_a_bug_of_ours_is_told_as_one(
     call: Call, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path) -> None:
+    def broken(*given: object) -> None:
         raise ZeroDivisionError("an invariant")
 
     monkeypatch.setattr("eecompile.inspection.inspect_path", broken)
