@@ -17,9 +17,6 @@ static int64_t address_of(const lane_t *lane, uint32_t value) {
 
 /* -- binding ------------------------------------------------------------------------------------ */
 
-
-
-
 static int64_t frame_length(const call_t *call) { return 3 + (int64_t)call->inputs + call->outputs; }
 
 static bound_t bind(
@@ -108,18 +105,19 @@ ee_status lane_open(lane_t *lane, const ee_network *network, team_t *team, int32
     ee_status status = layout_make(&lane->layout, network->library, plan, threads);
     if (status) return status;
     int64_t longest, frames = all_frames(plan, &longest);
-    size_t bytes = ((size_t)lane->layout.bytes + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
-    lane->block = aligned_alloc(ALIGNMENT, bytes);
+    /* Zeros that the system gives when they are touched: what nothing uses takes no memory. */
+    size_t bytes = (size_t)lane->layout.bytes + ALIGNMENT;
+    lane->memory = calloc(bytes, 1);
+    lane->block = lane->memory + (ALIGNMENT - (uintptr_t)lane->memory % ALIGNMENT) % ALIGNMENT;
     /* Strides lie behind the frames: zeros, as there is one sample. */
     lane->frames = calloc((size_t)(frames + longest + 1), sizeof(int64_t));
     lane->table = calloc(plan->steps + 1, sizeof(step_t));
     lane->heads = calloc(2 * (size_t)plan->exits + 1, sizeof(bound_t));
-    if (!lane->block || !lane->frames || !lane->table || !lane->heads) {
+    if (!lane->memory || !lane->frames || !lane->table || !lane->heads) {
         lane_close(lane);
         return fail(
             EE_NO_MEMORY, "there are no %zu bytes for a session of `%s`", bytes, plan->name);
     }
-    memset(lane->block, 0, bytes);
     bind_all(lane, network, lane->frames + frames);
     keep_everything(lane, plan);
     set_shift(lane, plan, 0);
@@ -127,7 +125,7 @@ ee_status lane_open(lane_t *lane, const ee_network *network, team_t *team, int32
 }
 
 void lane_close(lane_t *lane) {
-    free(lane->block);
+    free(lane->memory);
     free(lane->frames);
     free(lane->table);
     free(lane->heads);
@@ -159,21 +157,13 @@ static ee_status lead(lane_t *lane, code_t code, const int64_t *frame, int32_t t
     return status ? fail(EE_INTERNAL, "compiled code returned %d", (int)status) : EE_OK;
 }
 
-ee_status lane_steps(lane_t *lane, const plan_t *plan, uint32_t first, uint32_t end) {
-    int32_t threads = 1;
-    for (uint32_t s = 0; lane->team && s < plan->segments; s++)
-        if (plan->segment[s].end > first && plan->segment[s].first < end &&
-            plan->segment[s].threads > threads)
-            threads = plan->segment[s].threads;
+ee_status lane_segment(lane_t *lane, const plan_t *plan, uint32_t segment) {
+    const segment_t *of = &plan->segment[segment];
     lane->range[0] = 1;
     lane->range[1] = ADDRESS(&lane->program);
-    lane->range[2] = first;
-    lane->range[3] = end;
-    return lead(lane, eecompile_steps, lane->range, threads);
-}
-
-ee_status lane_segment(lane_t *lane, const plan_t *plan, uint32_t segment) {
-    return lane_steps(lane, plan, plan->segment[segment].first, plan->segment[segment].end);
+    lane->range[2] = of->first;
+    lane->range[3] = of->end;
+    return lead(lane, eecompile_steps, lane->range, of->threads);
 }
 
 ee_status lane_exit(lane_t *lane, const plan_t *plan, uint32_t exit) {

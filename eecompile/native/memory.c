@@ -9,6 +9,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct {
     int64_t bytes, offset; /* bytes: a multiple of ALIGNMENT */
@@ -166,16 +167,19 @@ static void add_all(planner_t *planner) {
                 planner, &plan->exit[s].call[c],
                 &planner->layout->workspace[plan->steps + 2 * s + c]);
     }
-    /* A server may be asked for what the rest of the network would read. */
+    for (uint32_t i = 0; i < plan->outputs; i++)
+        planner->last[plan->outputs_values[i]] = planner->now;
     for (uint32_t i = 0; i < plan->values; i++) {
         const value_t *value = &plan->value[i];
         uint32_t last = value->lasting || planner->last[i] == NONE ? planner->now : planner->last[i];
         add(planner, value->bytes, planner->first[i], last, &planner->layout->value[i]);
     }
-    for (uint32_t i = 0; i < plan->outputs; i++)
-        for (uint32_t b = 0; b < planner->count; b++)
-            if (planner->buffers[b].place == &planner->layout->value[plan->outputs_values[i]])
-                planner->buffers[b].last = planner->now;
+}
+
+/* Bytes of memory in this machine. */
+static double all_memory(void) {
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    return pages > 0 && page > 0 ? (double)pages * (double)page : MOST_TOTAL;
 }
 
 ee_status layout_make(layout_t *layout, const ee_library *library, const plan_t *plan, int threads) {
@@ -198,6 +202,8 @@ ee_status layout_make(layout_t *layout, const ee_library *library, const plan_t 
         bool fits = planner.total < MOST_TOTAL;
         if (!fits) status = fail(EE_NO_MEMORY, "`%s` needs more memory than there is", plan->name);
         layout->bytes = fits ? best_pack(planner.buffers, planner.count, placed) : 0;
+        if (fits && (double)layout->bytes > all_memory())
+            status = fail(EE_NO_MEMORY, "`%s` needs more memory than there is", plan->name);
         for (uint32_t i = 0; i < planner.count; i++)
             *planner.buffers[i].place = planner.buffers[i].offset;
     }

@@ -17,6 +17,8 @@ enum { VERSION = 1, HEAD = 8 + 4 + 4 + 32 };
 #define MOST_BYTES ((int64_t)1 << 40) /* of a value or workspace */
 #define MOST_MACS ((int64_t)1 << 52)  /* so that sums stay exact as doubles */
 #define MOST_RANK 32
+#define MOST_EXITS 1024
+#define MOST_UNREAD ((int64_t)1 << 28) /* bytes of inputs that nothing reads */
 #define MOST_MEMORY ((size_t)1 << 30) /* of a plan that was read */
 
 static const int64_t DTYPE_BYTES[] = {4, 8, 4, 2, 1, 2, 1, 1};
@@ -26,6 +28,8 @@ typedef struct {
     plan_t *plan;
     const ee_library *library;
     bool *known; /* [values]: computed by now */
+    bool *used;  /* [values]: functions read or compute them, which says how large they are */
+    int64_t gates_macs;
 } build_t;
 
 static int64_t read_macs(reader_t *in) {
@@ -61,6 +65,7 @@ static void read_values(build_t *build) {
         read_value(&build->in, &values[i]);
     plan->value = values;
     build->known = take(&build->in, plan->values, sizeof(bool));
+    build->used = take(&build->in, plan->values, sizeof(bool));
     for (uint32_t i = 0; !build->in.failed && i < plan->values; i++)
         build->known[i] = values[i].lasting;
 }
@@ -145,7 +150,23 @@ static void read_call(build_t *build, call_t *call) {
         else
             expect(in, !known || value->lasting, "a value is computed twice");
         if (i >= call->inputs) build->known[all[i]] = true;
+        build->used[all[i]] = true;
     }
+}
+
+/* A value that no function knows may be of any size; inputs that are not read may be there. */
+static void check_used(build_t *build) {
+    const plan_t *plan = build->plan;
+    int64_t unread = 0;
+    for (uint32_t i = 0; i < plan->inputs; i++) {
+        uint32_t value = plan->input[i].value;
+        if (build->used[value]) continue;
+        build->used[value] = true;
+        unread += plan->value[value].bytes;
+        if (!expect(&build->in, unread <= MOST_UNREAD, "inputs that nothing reads are large")) return;
+    }
+    for (uint32_t i = 0; i < plan->values; i++)
+        expect(&build->in, build->used[i], "a value is neither read nor computed");
 }
 
 static bool is_score(const plan_t *plan, uint32_t value, int64_t groups) {
@@ -199,12 +220,14 @@ static void read_segment(build_t *build, segment_t *segment, step_plan_t *steps,
         if (threads > segment->threads) segment->threads = threads;
         if (step->gate) segment->gates_macs += step->call.macs;
         else segment->macs += step->call.macs;
+        int64_t macs = build->plan->macs + build->gates_macs + segment->macs + segment->gates_macs;
+        if (!expect(in, macs <= MOST_MACS, "a number of multiply-accumulates is too large")) return;
         segment->gated |= step->gate || step->keep != NONE || step->channels != NONE;
         build->plan->blocks += step->block;
         if (build->plan->blocks > INT32_MAX) expect(in, false, "it has too many blocks");
     }
     build->plan->macs += segment->macs;
-    expect(in, build->plan->macs <= MOST_MACS, "a number of multiply-accumulates is too large");
+    build->gates_macs += segment->gates_macs;
 }
 
 /* -- exits -------------------------------------------------------------------------------------- */
@@ -280,6 +303,7 @@ static void read_network(build_t *build) {
     /* No step takes less room in the stream. */
     step_plan_t *steps = take(in, (size_t)(in->end - in->at) / 48, sizeof(step_plan_t));
     expect(in, plan->segments > 0, "it has no segments");
+    expect(in, plan->segments <= MOST_EXITS + 1, "it has too many exits");
     for (uint32_t i = 0; !in->failed && i < plan->segments; i++) {
         read_segment(build, &segments[i], steps, plan->steps);
         plan->steps = segments[i].end;
@@ -298,6 +322,7 @@ static void read_network(build_t *build) {
     for (uint32_t i = 0; !in->failed && i < plan->exits; i++) read_exit(build, &exits[i]);
     plan->exit = exits;
     if (!in->failed) check_order(build);
+    if (!in->failed) check_used(build);
 }
 
 /* -- costs and policies ------------------------------------------------------------------------- */

@@ -12,9 +12,11 @@ struct block {
 
 void *arena_take(arena_t *arena, size_t count, size_t size) {
     size_t bytes;
-    if (__builtin_mul_overflow(count, size, &bytes) || bytes > arena->most - arena->bytes)
+    if (__builtin_mul_overflow(count, size, &bytes) ||
+        __builtin_add_overflow(bytes, sizeof(struct block), &bytes) ||
+        bytes > arena->most - arena->bytes)
         return NULL;
-    struct block *block = calloc(1, sizeof(struct block) + bytes + !bytes);
+    struct block *block = calloc(1, bytes);
     if (!block) return NULL;
     arena->bytes += bytes;
     block->next = arena->blocks;

@@ -20,8 +20,8 @@ static const plan_t *plan_of(const ee_session *session) { return &session->netwo
 
 /* In a forked process the threads are gone. (Clocks, which are the parent's, notice by themselves.) */
 static void forget_parent(ee_session *session) {
-    bool forked = session->unforked ? !*session->unforked : session->owner != getpid();
-    if (forked) session->lane.team = session->team = session->own_team = NULL;
+    session->forked = session->unforked ? !*session->unforked : session->owner != getpid();
+    if (session->forked) session->lane.team = session->team = session->own_team = NULL;
 }
 
 static ee_status begin(ee_session *session) {
@@ -172,7 +172,7 @@ static ee_status open_clocks(
     char why[200] = "";
     *clocks = NULL;
     if (!entry->clock.present) return EE_OK;
-    if (session->options.clocks) {
+    if (session->options.clocks && !session->forked) {
         governor = session->options.governor;
         if (!governor && !session->governor)
             session->governor = sysfs_governor_open(plan->costs, "", why);

@@ -68,6 +68,7 @@ struct ee_session {
     atomic_int *stop;        /* what ends the call under way once it is not 0 */
     unsigned char *unforked; /* a page whose first byte is 0 in forked processes; NULL: owner tells */
     int32_t owner;           /* process */
+    bool forked;             /* this is another one */
     lane_t lane;
     lane_t *more;            /* of the team's other threads, for batches; NULL until there was one */
     decider_t decider;
