@@ -100,6 +100,7 @@ class _Run:
             first = measure(network, samples["calibrate"].first(_STARTED), terms).cost
         self.task = Task(
             network,
+            prepared.classes,
             (teacher_of(prepared.host.copy().module).to(device), prepared.answer),
             terms,
             samples["fit"],

@@ -48,6 +48,7 @@ class Task:
 
     Attributes:
         network: with the parameters to begin with.
+        classes: of its answers.
         teacher: the frozen ungated network, and the name of its answer.
         terms: what the gated network costs.
         fit: what is trained on.
@@ -61,6 +62,7 @@ class Task:
     """
 
     network: Network
+    classes: int
     teacher: tuple[fx.GraphModule, str]
     terms: tuple[Term, ...]
     fit: Samples
@@ -110,7 +112,6 @@ class Trainer:
         if self.state.optimiser:
             self.optimiser.load_state_dict(self.state.optimiser)
         self.controller = Controller(self.state.lasting)
-        self.classes = 1 + int(max(self.task.fit.labels.max(), self.task.calibrate.labels.max()))
         self.watched = self.task.calibrate.first(_CHECKED)
         self.least = self._least_accuracy()
 
@@ -148,7 +149,7 @@ class Trainer:
         inputs, labels = task.fit.batch(self.state.step, recipe.batch, recipe.seed, task.augment)
         if "mixtures" in task.augment:
             chance = np.random.default_rng((recipe.seed, self.state.step, 2))
-            inputs, labels = mixed(inputs, labels, self.classes, chance)
+            inputs, labels = mixed(inputs, labels, task.classes, chance)
         inputs, labels = inputs.to(self.device), labels.to(self.device)
         for group in self.optimiser.param_groups:
             group["lr"] = group["base"] * moment.rate

@@ -22,8 +22,9 @@ from tests.helpers import TextHost
 torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
-from eecompile.training.augment import augmented  # noqa: E402
+from eecompile.training.augment import augmented, mixed  # noqa: E402
 from eecompile.training.checkpoint import (  # noqa: E402
     State,
     read_checkpoint,
@@ -229,6 +230,19 @@ def test_images_are_mirrored_and_moved_with_zeros() -> None:
         (*[1] * 6, 2, 0),
         *((tuple([1] * 7 + [0])), tuple([0] + [1] * 7)),
     }
+
+
+def test_mixtures_are_of_two_samples_and_their_labels() -> None:
+    labels = torch.arange(32) % 4
+    images = functional.one_hot(torch.arange(32), 32).float().view(32, 1, 4, 8)
+    found, shares = mixed(images, labels, 5, np.random.default_rng(0))
+    parts = found.view(32, 32)
+    torch.testing.assert_close(parts.sum(1), torch.ones(32))
+    assert int((parts > 0).sum(1).max()) == 2
+    kept = parts.diagonal()
+    assert 0 < float(kept.min()) < 0.1 < 0.9 < float(kept.max()) <= 1
+    wanted = torch.zeros(32, 5).index_add_(1, labels, parts)
+    torch.testing.assert_close(shares, wanted)
 
 
 KEY = {"network": "a", "steps": "10"}

@@ -155,7 +155,7 @@ def test_training_begins_with_the_weights_that_were_tuned_with_the_gates(
 def test_a_killed_run_goes_on_and_comes_to_the_same_file(written: Written, call: Call) -> None:
     file = written(BOTH)
     targets = ("--macs", "85%,75%", "--tune-backbone", "--exit-weight", 0.5)
-    options = (*SHORT, "--steps", 60, "--augment", "crops", *targets)
+    options = (*SHORT, "--steps", 60, "--augment", "crops,mixtures", *targets)
     output = file.parent / "killed.gates.npz"
     line = ["train", file, *options, "-o", output, "--every", 0.01]
     killed = subprocess.Popen(
