@@ -357,9 +357,9 @@ uint64_t clocks_transitions(const clocks_t *clocks);
 const char *clocks_reason(const clocks_t *clocks);
 
 /* Linux's cpufreq as an ee_governor: NULL with a reason in `why` where no clock of these clusters
- * can be set; else which ones cannot, or "". Restores what it found when `restore` is called, closed,
- * at exit, and through a process of its own when this one is killed. `root` is "", or a folder with
- * a copy of such files. Only one at a time sets clocks of a machine. */
+ * can be set; else which ones cannot, or "". Restores what it found when `restore` is called, when
+ * closed, at exit, and through a process of its own when this one is killed. `root` is "", or a
+ * folder with a copy of such files. Only one at a time sets clocks of a machine. */
 ee_governor *sysfs_governor_open(const costs_t *costs, const char *root, char why[200]);
 /* Which clocks it has given up since, and why; "" where none. */
 const char *sysfs_governor_reason(const ee_governor *governor);
