@@ -104,7 +104,8 @@ static void give_final(way_t *way) {
     give(
         way, way->last, plan->classes ? lane_value(way->lane, plan->output) : NULL, plan->segments,
         0);
-    way->session->at_end |= way->lane == &way->session->lane;
+    /* Other lanes are other threads'. */
+    if (way->lane == &way->session->lane) way->session->at_end = true;
 }
 
 /* -- the ways ----------------------------------------------------------------------------------- */

@@ -21,7 +21,9 @@ static const plan_t *plan_of(const ee_session *session) { return &session->netwo
 /* In a forked process the threads are gone. (Clocks, which are the parent's, notice by themselves.) */
 static void forget_parent(ee_session *session) {
     session->forked = session->unforked ? !*session->unforked : session->owner != getpid();
-    if (session->forked) session->lane.team = session->team = session->own_team = NULL;
+    if (!session->forked) return;
+    free(session->own_team);
+    session->lane.team = session->team = session->own_team = NULL;
 }
 
 static ee_status begin(ee_session *session) {

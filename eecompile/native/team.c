@@ -39,6 +39,12 @@
 #define MOST_THREADS 1024
 #define TAKING_PART (2 * MOST_THREADS - 1)
 
+typedef struct {
+    team_t *team;
+    int32_t thread;
+    pthread_t id;
+} worker_t;
+
 struct team {
     atomic_uint_least64_t call;  /* counts calls; what idle workers wait on */
     atomic_uint_least64_t phase; /* counts barriers; what threads within a call wait on */
@@ -57,13 +63,8 @@ struct team {
     pthread_mutex_t busy; /* held during a call */
     pthread_mutex_t lock; /* protects sleeping on `changed` */
     pthread_cond_t changed;
-    pthread_t ids[];
+    worker_t worker[];
 };
-
-typedef struct {
-    team_t *team;
-    int32_t thread;
-} worker_t;
 
 /* The new value of *counter as soon as it is no longer `seen`. */
 static uint64_t await(team_t *team, atomic_uint_least64_t *counter, uint64_t seen, int spin) {
@@ -178,11 +179,10 @@ static void take_part(team_t *team, int32_t thread) {
 }
 
 static void *work(void *given) {
-    worker_t worker = *(worker_t *)given;
-    team_t *team = worker.team;
+    const worker_t *worker = given;
+    team_t *team = worker->team;
     uint64_t call = 0;
     int spin = 0;
-    free(given);
 #ifdef __linux__
     pthread_setname_np(pthread_self(), "eecompile");
 #endif
@@ -190,10 +190,10 @@ static void *work(void *given) {
         call = await(team, &team->call, call, spin);
         int32_t active = (int32_t)(call & TAKING_PART);
         if (!active) return NULL;
-        spin = worker.thread < active;
+        spin = worker->thread < active;
         if (!spin) continue;
-        leave_taken_core(team, worker.thread);
-        take_part(team, worker.thread);
+        leave_taken_core(team, worker->thread);
+        take_part(team, worker->thread);
     }
 }
 
@@ -206,7 +206,7 @@ static void begin(team_t *team, int32_t active) {
 /* Ends the threads of a team that no call is using. */
 void eecompile_team_close(team_t *team) {
     begin(team, 0);
-    for (int32_t i = 0; i < team->workers; i++) pthread_join(team->ids[i], NULL);
+    for (int32_t i = 0; i < team->workers; i++) pthread_join(team->worker[i].id, NULL);
     pthread_cond_destroy(&team->changed);
     pthread_mutex_destroy(&team->lock);
     pthread_mutex_destroy(&team->busy);
@@ -226,7 +226,7 @@ static void block_signals(sigset_t *before) {
 /* A team of the calling thread and `threads - 1` workers; NULL where the system gives none. */
 team_t *eecompile_team_open(int32_t threads) {
     if (threads < 1 || threads > MOST_THREADS) return NULL;
-    team_t *team = calloc(1, sizeof(team_t) + (size_t)threads * sizeof(pthread_t));
+    team_t *team = calloc(1, sizeof(team_t) + (size_t)threads * sizeof(worker_t));
     if (!team) return NULL;
     for (int32_t i = 0; i < MOST_THREADS; i++) team->cores[i] = -1;
     pthread_mutex_init(&team->busy, NULL);
@@ -235,13 +235,10 @@ team_t *eecompile_team_open(int32_t threads) {
     sigset_t before;
     block_signals(&before);
     while (team->workers < threads - 1) {
-        worker_t *worker = malloc(sizeof(worker_t));
-        if (!worker) break;
-        *worker = (worker_t){team, team->workers + 1};
-        if (pthread_create(&team->ids[team->workers], NULL, work, worker)) {
-            free(worker);
-            break;
-        }
+        worker_t *worker = &team->worker[team->workers];
+        worker->team = team;
+        worker->thread = team->workers + 1;
+        if (pthread_create(&worker->id, NULL, work, worker)) break;
         team->workers++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
