@@ -370,6 +370,8 @@ void sysfs_governor_close(ee_governor *governor);
 typedef struct team team_t;
 VISIBLE team_t *eecompile_team_open(int32_t threads);
 VISIBLE void eecompile_team_close(team_t *team);
+/* The system's numbers of a team's own threads, one fewer than it has; how many. */
+uint32_t team_threads(team_t *team, int32_t *tids);
 int32_t eecompile_team_wait(team_t *team);
 VISIBLE int32_t eecompile_team_run(
     team_t *team, int32_t threads, code_t function, const int64_t *frame);

@@ -17,6 +17,10 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
 #if defined(__x86_64__) || defined(__i386__)
 #define RELAX() __builtin_ia32_pause()
@@ -60,6 +64,7 @@ struct team {
     const int64_t *strides; /* NULL: threads share phases; else samples, see below */
     int64_t places;
     atomic_int cores[MOST_THREADS]; /* where each thread was when it last began a call, or -1 */
+    atomic_int tids[MOST_THREADS];  /* the system's numbers of the workers; -1: it has none */
     pthread_mutex_t busy; /* held during a call */
     pthread_mutex_t lock; /* protects sleeping on `changed` */
     pthread_cond_t changed;
@@ -185,6 +190,9 @@ static void *work(void *given) {
     int spin = 0;
 #ifdef __linux__
     pthread_setname_np(pthread_self(), "eecompile");
+    atomic_store(&team->tids[worker->thread], (int)syscall(SYS_gettid));
+#else
+    atomic_store(&team->tids[worker->thread], -1);
 #endif
     for (;;) {
         call = await(team, &team->call, call, spin);
@@ -245,6 +253,13 @@ team_t *eecompile_team_open(int32_t threads) {
     if (team->workers == threads - 1) return team;
     eecompile_team_close(team);
     return NULL;
+}
+
+uint32_t team_threads(team_t *team, int32_t *tids) {
+    if (!team) return 0;
+    for (int32_t i = 1; i <= team->workers; i++)
+        while (!(tids[i - 1] = atomic_load(&team->tids[i]))) sched_yield(); /* It has just begun. */
+    return (uint32_t)team->workers;
 }
 
 static int32_t lead(team_t *team, int32_t threads) {
