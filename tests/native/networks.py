@@ -1,10 +1,11 @@
-"""Networks in C with policies of all kinds, as artifacts, and as sources for programs of C alone."""
+"""Networks in C with policies of all kinds: as artifacts, and in programs of C alone."""
 
 from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
@@ -28,7 +29,6 @@ from eecompile.policies import (
     ExitPolicy,
     LearnedScorePolicy,
     NeverPolicy,
-    PatiencePolicy,
     PredictedPolicy,
     SplitPolicy,
     ThresholdPolicy,
@@ -37,7 +37,8 @@ from eecompile.policies import (
 from eecompile.policies.learned_score import MEASURES
 from eecompile.policies.split import SplitCosts
 from eecompile.policies.split_bandit import UcbOptions
-from eecompile.targets.native import identity_of, table_source
+from eecompile.targets.native import COMPILED, identity_of, native_folder, table_source
+from eecompile.targets.native import OPTIONS as RUNTIME_OPTIONS
 from tests.runtime import gated, tiny
 
 SPLIT_COSTS = SplitCosts((0.3, 0.6, 1.0), (0.01, 0.02), 0.3)
@@ -187,3 +188,36 @@ def table(name: str) -> str:
     functions, size = made.network.functions(), made.weights.nbytes
     identity = identity_of([SOURCES[name].read_bytes()], functions, size)
     return table_source(name, functions, identity, size)
+
+
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-sign-compare")
+#: Names that C's library has, too, or several networks.
+_RENAMED = ("calls", "samples", "times", "end")
+
+
+def programs(
+    compiler: str, folder: Path, mains: Mapping[Path, Sequence[str]], options: Sequence[str]
+) -> dict[str, Path]:
+    """Programs, each of a file and the whole runtime with all networks; by their names.
+
+    `mains` tells what each is linked with, `options` how all of it is compiled.
+    """
+    command = [compiler, *RUNTIME_OPTIONS, *WARNINGS, "-g", *options, f"-I{native_folder()}"]
+    sources = [(native_folder() / name, list[str]()) for name in COMPILED]
+    for name, source in SOURCES.items():
+        renamed = [f"-D{word}={name}_{word}" for word in _RENAMED]
+        (folder / f"table_{name}.c").write_text(table(name))
+        sources += [(source, [*renamed, "-Wno-error"]), (folder / f"table_{name}.c", renamed)]
+    shared = [_compile(command, folder, *one) for one in sources]
+    found = {}
+    for main, linked in mains.items():
+        made = found[main.stem] = folder / main.stem
+        objects = [_compile(command, folder, main, []), *shared]
+        subprocess.run([*command, *linked, "-o", str(made), *objects, "-lm"], check=True)
+    return found
+
+
+def _compile(command: Sequence[str], folder: Path, source: Path, options: Sequence[str]) -> str:
+    made = str(folder / f"{source.stem}.o")
+    subprocess.run([*command, *options, "-c", str(source), "-o", made], check=True)
+    return made

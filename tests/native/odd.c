@@ -16,7 +16,7 @@ int32_t mix(const int64_t *frame, int32_t thread, int32_t threads, void *team) {
     float *y = AT(float, 7);
     int64_t *z = AT(int64_t, 8);
     if (thread) return 0;
-    y[0] = (float)(ids[0] + ids[1]);
+    y[0] = (float)ids[0] + (float)ids[1];
     for (int i = 0; i < 12; i++) y[0] += image[i];
     y[1] = *flag ? *scalar : -*scalar;
     z[0] = ids[1];

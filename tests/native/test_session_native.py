@@ -551,7 +551,7 @@ def test_a_network_without_classes_and_with_inputs_of_all_kinds(net: Nets, threa
     many[3][4] = -1
     with pytest.raises(Failed, match="compiled code returned 3"):
         net.api.batch(session, 7, 0, *many)
-    with pytest.raises(Failed, match="has no policy `fast` .it has none."):
+    with pytest.raises(Failed, match=r"has no policy `fast` \(it has none\)"):
         net.api.set_policy(session, b"fast")
     with pytest.raises(Failed, match="the input `flag` is NULL"):
         pointers = capi.addresses(odd_inputs(0))
