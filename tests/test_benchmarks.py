@@ -19,6 +19,7 @@ MODULES = [
     "kernels",
     "layers",
     "models",
+    "native",
     "networks",
     "overheads",
     "peak",
