@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from math import isfinite
 from typing import Any, NoReturn, TypeVar
@@ -83,6 +84,11 @@ def shortened(value: Any) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number, and a whole one not beyond all floats."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
 class ObjectReader:
     """One JSON object, read field by field; each method takes one and raises if it is not as told.
 
@@ -134,7 +140,7 @@ class ObjectReader:
     def number(self, key: str) -> float:
         """A finite number."""
         value = self.take(key)
-        if type(value) not in (int, float):
+        if not _is_finite(value):
             self.fail(key, "a number")
         return float(value)
 
@@ -178,7 +184,7 @@ class ObjectReader:
     def numbers(self, key: str) -> tuple[float, ...]:
         """A list of finite numbers."""
         found = self.items(key)
-        if not all(type(value) in (int, float) for value in found):
+        if not all(map(_is_finite, found)):
             self.fail(key, "a list of numbers")
         return tuple(map(float, found))
 

@@ -27,6 +27,9 @@ from eecompile.text import parse_segments, print_segments
 __all__ = ["Inspection", "inspect_artifact", "inspect_path"]
 
 
+#: What telling a report raises that is not as this version writes it.
+_OTHER_REPORT = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+
 #: Facts that are told apart from the others.
 _APART = ("features", "memory", "signature")
 
@@ -115,7 +118,7 @@ class Inspection:
         for name, report in self.reports.items():
             try:
                 lines += [*held_out_lines(name, report, threads), *_settings_lines(report)]
-            except (KeyError, TypeError):  # whoever wrote the artifact keeps other reports
+            except _OTHER_REPORT:  # whoever wrote the artifact keeps other reports
                 lines.append(f"{name}: its report is none of this version's")
         return lines
 
@@ -124,7 +127,7 @@ class Inspection:
         """What gates may leave out, and how they were made."""
         try:
             return gating_lines(self.gates) if self.gates else []
-        except (KeyError, TypeError):
+        except _OTHER_REPORT:
             return ["gates: what is told of them is none of this version's"]
 
     @property
@@ -134,7 +137,7 @@ class Inspection:
         try:
             known = {name: found for name, found in counts.items() if found}
             return gate_rows(self.gates, known) if self.gates else None
-        except (KeyError, TypeError, AttributeError):
+        except _OTHER_REPORT:
             return None
 
     @property

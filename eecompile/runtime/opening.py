@@ -100,7 +100,7 @@ def stored_policy(
     try:
         _try(from_json(entry.rule), stops, entry.offload is not None)
         return from_json(entry.rule)  # The one that was tried may have learned from it.
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise _unusable(artifact, name, error) from error
 
 
@@ -152,7 +152,7 @@ def stored_guard(
         if network.classes is None:
             raise ValueError("a guard compares classes")
         return Guard(GuardRule.from_json(entry.guard), network.exit_names, Random(seed))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise _unusable(artifact, name, error) from error
 
 

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,7 @@ __all__ = ["good_files", "main", "tiny_artifact"]
 _GOLDEN = Path(__file__).parents[1] / "golden"
 _SECONDS = 20  #: a hang: reading takes a millisecond
 _BYTES = 4 << 30  #: of memory of a reading process
-_BLOCK = 2000
+_BLOCK = 1000
 
 
 def good_files(path: Path) -> dict[str, bytes]:
@@ -72,6 +73,7 @@ def _read_all(results: Connection, base: Path, numbers: range) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        warnings.simplefilter("ignore")  # a mutation puts one name twice into a ZIP file
         mutator = Mutator(good_files(base), Path(folder))
         for number in numbers:
             path = mutator.path(number)
@@ -109,9 +111,9 @@ def _block(base: Path, numbers: range, counts: Counter[str]) -> list[str]:
     return bugs
 
 
-def _task(given: tuple[Path, range]) -> tuple[list[str], Counter[str]]:
+def _task(base: Path, numbers: range, end: float) -> tuple[list[str], Counter[str]]:
     counts: Counter[str] = Counter()
-    return _block(*given, counts), counts
+    return (_block(base, numbers, counts) if time.monotonic() < end else []), counts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,10 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun = time.monotonic()
     # Threads that only wait: each has one process at a time that reads.
     with ThreadPoolExecutor(given.jobs) as pool:
-        waiting = [pool.submit(_task, block) for block in blocks]
-        for task in waiting:
-            if time.monotonic() - begun > given.seconds and task.cancel():
-                continue
+        end = begun + given.seconds
+        for task in [pool.submit(_task, *block, end) for block in blocks]:
             found, own = task.result()
             counts.update(own)
             bugs += found
@@ -160,6 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    multiprocessing.set_start_method("spawn")
+    # From a process that has imported everything and runs no threads.
+    multiprocessing.set_start_method("forkserver")
+    multiprocessing.set_forkserver_preload(["tests.attacks.mutations", "tests.runtime.tiny"])
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.exit(main())

@@ -8,6 +8,7 @@ it is accepted, or refused with a `CompileErrors`; anything else is a bug.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import io
@@ -21,10 +22,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
+
 from eecompile.artifact import Artifact, read_artifact
+from eecompile.checked_json import JsonError
+from eecompile.cli import main
 from eecompile.diagnostics import CompileErrors
-from eecompile.inspection import inspect_artifact
+from eecompile.halt_rule import HaltRule
+from eecompile.offload_rule import OffloadRule
 from eecompile.packed_form import packed
+from eecompile.policies import ExitOutputs
+from eecompile.runtime.opening import stored_guard, stored_policy
 
 __all__ = ["Mutator", "outcome"]
 
@@ -41,27 +49,53 @@ _NAMES = ("../x", "..", "/x", "a/b", ".hidden", "x" * 101, "KERNELS.SO", "kernel
 def outcome(path: Path, whole: bool = True) -> str:
     """``accepted``, or ids of the diagnostics it was refused with; everything else is raised.
 
-    `whole`: whether the segments' text is read as well, which takes most of the time.
+    `whole`: whether `inspect` shows it as well, which takes most of the time.
     """
     try:
-        artifact = read_artifact(path, must_run=False)
-        _use(artifact, whole)
+        _use(read_artifact(path, must_run=False))
     except CompileErrors as errors:
         found = sorted({diagnostic.id for diagnostic in errors.diagnostics})
         assert found and all(diagnostic.message for diagnostic in errors.diagnostics)
         str(errors), errors.full()
         return " ".join(found)
+    if whole:
+        _inspect(path)
     return "accepted"
 
 
-def _use(artifact: Artifact, whole: bool) -> None:
+def _inspect(path: Path) -> None:
+    """Show it to people and to scripts; segments, reports and gates are read for that only."""
+    for options in ((), ("--json",)):
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+            status = main(["inspect", str(path), *options])
+        assert status in (0, 1), told.getvalue()
+
+
+def _use(artifact: Artifact) -> None:
     """Everything that is read of an artifact without running its code."""
     artifact.vectors()
     _ = artifact.costs
-    if not whole:
-        return
-    found = inspect_artifact(artifact)
-    assert json.dumps(found.to_json()) and found.title and found.policy_lines is not None
+    for name, entry in artifact.policies.items():
+        stored_policy(artifact, name, entry, _scores(artifact))
+        stored_guard(artifact, name, entry, 0)
+        with contextlib.suppress(JsonError):
+            _ = entry.halt and HaltRule.from_json(entry.halt)
+            _ = entry.offload and OffloadRule.from_json(entry.offload)
+
+
+def _scores(artifact: Artifact) -> list[ExitOutputs]:
+    """Scores of every exit, as policies are tried on before anything is run."""
+    found = []
+    for exit_ in artifact.manifest.network.exits:
+        logits, means = (
+            None if f is None else np.zeros((1, f.outputs[0][1].size), np.float32)
+            for f in (exit_.head, exit_.comparator)
+        )
+        answer = means if logits is None else logits
+        assert answer is not None
+        found.append(ExitOutputs(answer, means))
+    return found
 
 
 class Mutator:
@@ -195,7 +229,8 @@ def _set(random: Random, parent: Any, key: Any, top: Any) -> None:
             other = other[step]
         parent[key] = copy.deepcopy(other)
     elif isinstance(parent[key], int | float) and random.random() < 0.5:
-        parent[key] += random.choice((-1, 1, 0.5))
+        with contextlib.suppress(OverflowError):  # there are whole numbers beyond all floats
+            parent[key] += random.choice((-1, 1, 0.5))
     else:
         parent[key] = random.choice(_NASTY)
 

@@ -154,6 +154,22 @@ def nan_in_manifest(folder: Path) -> None:
     raw(folder, '"macs": 1,', '"macs": NaN,')
 
 
+@attack(
+    "bad-artifact",
+    "`manifest.json` cannot be used: `inputs[0].normalize.scale` must be a number",
+)
+def whole_number_beyond_all_floats(folder: Path) -> None:
+    raw(folder, '"scale": 255.0', '"scale": 1' + "0" * 400)
+
+
+@attack(
+    "bad-artifact",
+    "`manifest.json` cannot be used: `inputs[0].normalize.std` must be a list of numbers",
+)
+def whole_number_beyond_all_floats_in_a_list(folder: Path) -> None:
+    edit(folder, lambda m: m["inputs"][0]["normalize"].update(std=[10**400]))
+
+
 @attack("bad-artifact", "`manifest.json` cannot be used: `1e999` is out of range")
 def infinity_in_manifest(folder: Path) -> None:
     raw(folder, '"macs": 1,', '"macs": 1e999,')
