@@ -30,6 +30,7 @@ __all__ = [
     "Source",
     "Span",
     "ToolError",
+    "columns_of",
     "did_you_mean",
     "did_you_mean_help",
     "missing_package",
@@ -181,12 +182,12 @@ def _snippet(span: Span, label: str, mark: str, width: int) -> list[str]:
     dots = "..." if left else ""
     before = dots + _drawn(text[left : column - 1])
     marked = _drawn(text[column - 1 : min(column - 1 + span.end - span.start, right)])
-    marks = mark * max(1, _columns(marked))
+    marks = mark * max(1, columns_of(marked))
     shown = dots + _drawn(text[left:right]) + ("..." if right < len(text) else "")
     return [
         f"{'':{width}} |",
         f"{line:>{width}} | {shown}".rstrip(),
-        f"{'':{width}} | {' ' * _columns(before)}{marks} {label}".rstrip(),
+        f"{'':{width}} | {' ' * columns_of(before)}{marks} {label}".rstrip(),
     ]
 
 
@@ -205,8 +206,12 @@ def _drawn(text: str) -> str:
     return _safe(text).replace("\n", "\N{REPLACEMENT CHARACTER}").replace("\t", _TAB)
 
 
-def _columns(text: str) -> int:
-    """Terminal columns a text takes."""
+def columns_of(text: str) -> int:
+    """Terminal columns a text takes.
+
+    >>> columns_of("x"), columns_of("\N{CJK UNIFIED IDEOGRAPH-4E00}")
+    (1, 2)
+    """
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
     return len(text) + wide - sum(unicodedata.combining(char) != 0 for char in text)
 
@@ -235,18 +240,21 @@ class ToolError(Exception):
         super().__init__(f"{message}: {remedy}")
 
 
+#: What builds artifacts; running one needs numpy only.
+_BUILDS = {
+    "networkx": "networkx",
+    "onnx": "onnx",
+    "onnx_graphsurgeon": "onnx-graphsurgeon",
+    "scipy": "scipy",
+    "threadpoolctl": "threadpoolctl",
+    "tvm": "apache-tvm",
+}
 #: Import name -> distribution and what installs it.
 _PACKAGES = {
-    "torch": ("torch", "pip install 'eecompile[torch]'"),
-    "tvm": ("apache-tvm", "pip install apache-tvm"),
     "fdt": ("fdt", "pip install 'eecompile[boards]'"),
-    **{
-        name.replace("-", "_"): (name, f"pip install {name}")
-        for name in (
-            *("lark", "networkx", "numpy", "onnx", "onnx-graphsurgeon", "rich", "scipy"),
-            "threadpoolctl",
-        )
-    },
+    "numpy": ("numpy", "pip install numpy"),
+    "torch": ("torch", "pip install 'eecompile[torch]'"),
+    **{name: (package, "pip install 'eecompile[build]'") for name, package in _BUILDS.items()},
 }
 
 
@@ -254,7 +262,7 @@ def missing_package(error: ModuleNotFoundError) -> ToolError | None:
     """The environment's failure behind an import that failed; None where it is not ours to need.
 
     >>> str(missing_package(ModuleNotFoundError("No module named 'tvm'", name="tvm.tirx")))
-    'apache-tvm is not installed: pip install apache-tvm'
+    "apache-tvm is not installed: pip install 'eecompile[build]'"
     """
     found = _PACKAGES.get((error.name or "").partition(".")[0])
     return found and ToolError(f"{found[0]} is not installed", found[1])

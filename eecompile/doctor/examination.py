@@ -31,8 +31,9 @@ def examine() -> list[Finding]:
 
 #: Import name, distribution, whether needed, remedy, what for.
 _PACKAGES = (
-    ("tvm", "apache-tvm", True, "pip install apache-tvm", "compiling"),
-    ("onnx", "onnx", True, "pip install onnx", "ONNX networks"),
+    ("numpy", "numpy", True, "pip install numpy", "running artifacts"),
+    ("tvm", "apache-tvm", True, "pip install 'eecompile[build]'", "building artifacts"),
+    ("onnx", "onnx", True, "pip install 'eecompile[build]'", "building from ONNX networks"),
     ("torch", "torch", False, "pip install 'eecompile[torch]'", "PyTorch networks, `train`"),
     (
         "tritonclient",

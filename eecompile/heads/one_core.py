@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
 __all__ = ["one_core"]
 
 
@@ -16,5 +14,7 @@ def one_core() -> AbstractContextManager[object]:
     ten times more on a machine that is busy otherwise. Several heads can be fitted side by side
     instead (`jobs.fit_heads`).
     """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
     limits: AbstractContextManager[object] = threadpool_limits(1)
     return limits

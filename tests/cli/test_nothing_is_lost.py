@@ -272,8 +272,8 @@ def test_missing_packages_are_the_environments_failure(demo: Path, tmp_path: Pat
     cold = {"EECOMPILE_CACHE": str(tmp_path / "cold")}
     for package, file, remedy in (
         ("torch", "torch.ee", "pip install 'eecompile[torch]'"),
-        ("onnx", "digits.ee", "pip install onnx"),
-        ("tvm", "digits.ee", "pip install apache-tvm"),
+        ("onnx", "digits.ee", "pip install 'eecompile[build]'"),
+        ("tvm", "digits.ee", "pip install 'eecompile[build]'"),
     ):
         done = without(package, "build", demo.parent / file, "-o", tmp_path / "new", **cold)
         assert done.returncode == 2, done.stderr
