@@ -108,15 +108,14 @@ class Governor(ctypes.Structure):
 def governor(told: list[float | None]) -> Governor:
     """One whose clocks can all be set: it writes down what it was told, None to put them back."""
 
-    def restore(_: int) -> None:
+    def set_(context: int, cluster: bytes, hertz: float) -> int:
+        told.append(hertz)
+        return 0
+
+    def restore(context: int) -> None:
         told.append(None)
 
-    return Governor(
-        None,
-        OFFERS(lambda *_: 1),
-        OFFERS(lambda _, cluster, hertz: told.append(hertz) or 0),
-        RESTORE(restore),
-    )
+    return Governor(None, OFFERS(lambda *_: 1), OFFERS(set_), RESTORE(restore))
 
 
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
@@ -174,7 +173,7 @@ class Api:
             function.restype, function.argtypes = result, arguments
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        function = getattr(self.loaded, f"ee_{name}")
+        function: Callable[..., Any] = getattr(self.loaded, f"ee_{name}")
         if FUNCTIONS[name][0] is not c_int or name == "cancel":
             return function
 

@@ -172,20 +172,25 @@ def contents(name: str) -> Contents:
     return {"tiny": _tiny, "gated": _gated, "odd": _odd}[name]()
 
 
+def blob(made: Contents) -> bytes:
+    """The weights."""
+    return made.weights if isinstance(made.weights, bytes) else made.weights.tobytes()
+
+
 def write_members(folder: Path, name: str) -> Path:
     """A folder of plan and weights alone: enough for the native runtime."""
     made = contents(name)
     path = folder / name
     path.mkdir()
     (path / "plan.bin").write_bytes(made.plan)
-    (path / "weights.bin").write_bytes(made.weights.tobytes())
+    (path / "weights.bin").write_bytes(blob(made))
     return path
 
 
 def table(name: str) -> str:
     """C code of a network's `ee_library`, equal to that of its shared library."""
     made = contents(name)
-    functions, size = made.network.functions(), made.weights.nbytes
+    functions, size = made.network.functions(), len(blob(made))
     identity = identity_of([SOURCES[name].read_bytes()], functions, size)
     return table_source(name, functions, identity, size)
 

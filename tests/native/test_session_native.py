@@ -9,18 +9,23 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from eecompile.artifact import Artifact, read_artifact, write_artifact
+from eecompile.artifact import Artifact, PolicyEntry, read_artifact, write_artifact
 from eecompile.clock_rule import ClockRule
+from eecompile.compiled import CompiledGraph, Function
+from eecompile.cost import Work
 from eecompile.diagnostics import CompileErrors
 from eecompile.halt_rule import HaltRule
-from eecompile.policies import from_json
+from eecompile.ir import TensorType
+from eecompile.native_plan import plan_bytes
+from eecompile.policies import from_json, to_json
 from eecompile.policies.never import NeverPolicy
 from eecompile.runtime.answers import Answer
 from eecompile.runtime.clock import Clock
@@ -76,7 +81,7 @@ class Nets:
         self.api, self.artifact = artifacts.apis[name], artifacts.read[name]
         self.sessions: list[ctypes.c_void_p] = []
 
-    def open(self, policy: str | None = None, **options: object) -> ctypes.c_void_p:
+    def open(self, policy: str | None = None, **options: Any) -> ctypes.c_void_p:
         """A session; closed at the end."""
         found = self.api.session(self.network, policy, **options)
         self.sessions.append(found)
@@ -294,7 +299,7 @@ def test_a_policys_own_budget_comes_back_with_it(net: Nets) -> None:
 def test_a_policy_of_the_apps_own(net: Nets) -> None:
     asked = []
 
-    def decide(context: int, index: int, logits: object, means: object, classes: int) -> int:
+    def decide(context: int, index: int, logits: Any, means: Any, classes: int) -> int:
         asked.append(
             (index, bool(means), classes, np.ctypeslib.as_array(logits, (classes,)).copy())
         )
@@ -332,7 +337,7 @@ def test_a_server_answers_what_is_sent(net: Nets, policy: str, down: bool) -> No
     names = [["a", "b"], ["b", "c"]]
     asked = []
 
-    def answer(context: int, index: int, values: object, count: int, logits: object) -> int:
+    def answer(context: int, index: int, values: Any, count: int, logits: Any) -> int:
         asked.append(index)
         assert count == len(names[index])
         types = {"a": np.float32, "b": np.int64, "c": np.float32}
@@ -349,7 +354,8 @@ def test_a_server_answers_what_is_sent(net: Nets, policy: str, down: bool) -> No
 
     given = capi.Server(None, capi.ANSWER(answer))
     session = net.open(policy, server=ctypes.addressof(given))
-    reference = Reference(net.artifact, policy, learning.Rest(down=down))
+    server = learning.Rest(down=down)
+    reference = Reference(net.artifact, policy, server)
     sent = 0
     for x in INPUTS["tiny"]:
         net.ran()
@@ -357,11 +363,8 @@ def test_a_server_answers_what_is_sent(net: Nets, policy: str, down: bool) -> No
         check(net, found, reference.answer(x[None]))
         sent += bool(found.flags & capi.OFFLOADED)
         assert sum(ran[f"segment_{k}"] for k in range(3)) == found.segments_run
-    assert (
-        asked
-        and (sent == 0) == down
-        and len(asked) == reference.how.server.counts["failed" if down else "answered"]
-    )
+    assert len(asked) == server.counts["failed" if down else "answered"] > 0
+    assert (sent == 0) == down
     assert net.api.counted(session, 3)[0].offloaded == sent
     x = INPUTS["tiny"]
     one, other = net.open(policy, server=ctypes.addressof(given), threads=2), net.open(policy)
@@ -410,7 +413,7 @@ def test_what_apps_give_must_be_complete(net: Nets) -> None:
         ("governor", capi.Governor()), ("meter", capi.Meter()), ("server", capi.Server()),
     ):  # fmt: skip
         with pytest.raises(Failed, match="lacks a function") as error:
-            net.open(**{name: ctypes.addressof(given)})
+            net.open(None, **{name: ctypes.addressof(given)})
         assert error.value.status == "BAD_ARGUMENT"
 
 
@@ -872,10 +875,9 @@ def test_an_older_library_is_told_what_it_lacks(net: Nets) -> None:
     """The first field of every handle is its library's table of functions, with their number."""
     session = net.open()
     count = 3
-    whole = (ctypes.c_char * 256).from_address(
-        ctypes.c_void_p.from_address(net.network.value).value or 0
-    )
-    old = ctypes.create_string_buffer(whole.raw, 256)
+    table = ctypes.c_void_p.from_address(net.network.value or 0).value
+    whole = (ctypes.c_char * 208).from_address(table or 0)
+    old = ctypes.create_string_buffer(whole.raw, 208)
     ctypes.c_uint32.from_buffer(old).value = count
     handle = ctypes.create_string_buffer(64)
     ctypes.c_void_p.from_buffer(handle).value = ctypes.addressof(old)
@@ -936,11 +938,11 @@ def test_messages_are_the_threads_own(net: Nets) -> None:
 
 def test_policies_that_need_python_are_told(artifacts: Artifacts, tmp_path: Path) -> None:
     made = tiny.contents(
-        policies={"own": networks.PolicyEntry(networks.to_json(learning.Sending(0)))},
+        policies={"own": PolicyEntry(to_json(learning.Sending(0)))},
         default_policy=None, fitted={},
     )  # fmt: skip
     (tmp_path / "plan.bin").write_bytes(made.plan)
-    (tmp_path / "weights.bin").write_bytes(made.weights.tobytes())
+    (tmp_path / "weights.bin").write_bytes(networks.blob(made))
     api = artifacts.apis["tiny"]
     if networks.contents("tiny").library != made.library:
         pytest.skip("the library was compiled anew")
@@ -960,3 +962,37 @@ def test_rules_are_stored_as_they_are_written() -> None:
     assert asdict(HaltRule(macs=0.02)) == entry.halt
     assert isinstance(from_json(networks.contents("tiny").policies["never"].rule), NeverPolicy)
     assert os.path.exists(networks.ODD)
+
+
+def test_plans_of_absurd_sizes_are_refused(artifacts: Artifacts, tmp_path: Path) -> None:
+    """Whole and unchanged as they are: what they ask for is compared with what the code says."""
+    made, api = networks.contents("tiny"), artifacts.apis["tiny"]
+    network = made.network
+    first = network.segments[0]
+    assert isinstance(first, Function)
+
+    def with_first(function: Function) -> CompiledGraph:
+        return replace(network, segments=(function, *network.segments[1:]))
+
+    many = replace(first, work=Work(macs=2**52))
+    forged = {
+        "inputs that nothing reads are large": replace(
+            network, inputs=(*network.inputs, ("more", TensorType("int64", (1, 64, 2**30))))
+        ),
+        "multiply-accumulates is too large": with_first(many),
+        "values have other sizes": with_first(
+            replace(first, outputs=(("a", TensorType("float32", (1, 5))), tiny.B))
+        ),
+        "other inputs": with_first(replace(first, inputs=(tiny.X, tiny.X))),
+        "a function reads what is not there yet": replace(
+            network, segments=(network.segments[1], network.segments[0], network.segments[2])
+        ),
+        "the library has not": with_first(replace(first, symbol="system")),
+    }
+    for words, graph in forged.items():
+        contents = replace(made, network=graph, costs=None, policies={}, default_policy=None)
+        (tmp_path / "plan.bin").write_bytes(plan_bytes(contents))
+        (tmp_path / "weights.bin").write_bytes(networks.blob(made))
+        with pytest.raises(Failed, match=words) as error, api.opened(tmp_path):
+            pass
+        assert error.value.status == "BAD_ARTIFACT"

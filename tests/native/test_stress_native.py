@@ -25,7 +25,7 @@ FORMS = {
     "address": ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-O0", "-fsanitize=thread"],
 }
-MAINS = {
+MAINS: dict[str, dict[Path, list[str]]] = {
     "plain": {STRESS: [], STEADY: [f"-Wl,--wrap={name}" for name in ALLOCATING]},
     "address": {STRESS: [], FUZZ: []},
     "thread": {STRESS: []},
