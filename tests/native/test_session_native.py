@@ -395,12 +395,16 @@ def test_clocks_are_set_as_in_python_and_put_back(net: Nets) -> None:
         for x in INPUTS["tiny"][:30]:
             found, wanted = net.api.ask(session, x), reference.answer(x[None])
             assert net.artifact.manifest.network.exit_names[found.exit] == wanted.exit
+            if policy == "raced":  # Whether it rests depends on how long an answer took.
+                continue
             for one, other in (
                 (found.energy_j, wanted.energy_j), (found.frequency_hz, wanted.frequency_hz),
             ):  # fmt: skip
                 assert np.isnan(one) if other is None else one == pytest.approx(other, rel=1e-12)
-        assert told == [state.frequency_hz for state in recording.asked] and told
-        if policy == "raced":  # The governor stays from one policy to the next.
+        if policy != "raced":
+            assert told == [state.frequency_hz for state in recording.asked] and told
+        else:  # The governor stays from one policy to the next.
+            assert set(told) <= {state.frequency_hz for state in recording.states} and told
             net.api.set_policy(session, b"fixed")
             assert told[-1] is None
             assert net.api.ask(session, INPUTS["tiny"][0]).frequency_hz == 1e9
