@@ -28,6 +28,25 @@ def test_every_folder_with_modules_is_a_package() -> None:
             assert (module.parent / "__init__.py").exists(), module
 
 
+def test_every_file_that_is_no_module_is_installed() -> None:
+    """Boards, tables, and what runtimes, apps and servers are made of travel with the wheel."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    installed = set()
+    for package, patterns in settings["package-data"].items():
+        folder = settings["package-dir"].get(package, package.replace(".", "/"))
+        for pattern in patterns:
+            matching = {file.resolve() for file in (ROOT / folder).glob(pattern)}
+            assert matching, f"{package}: no file is {pattern}"
+            installed |= matching
+    found = {
+        file
+        for top in ("eecompile", *LINKS)
+        for file in (ROOT / top).rglob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc")
+    }
+    assert found <= installed, sorted(found - installed)
+
+
 def test_links_lead_to_the_top_level_folders() -> None:
     for name in LINKS:
         assert (ROOT / "eecompile" / name).is_symlink()

@@ -21,6 +21,8 @@ def run_demo(output: Path | None, steps: Steps) -> dict[str, Any]:
         output: folder for the files and the artifact; None for a temporary one that is removed.
         steps: told of the progress.
     """
+    import eecompile.driver  # noqa: F401 - what is missing is told before anything is written
+
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         return _run(output, steps)
