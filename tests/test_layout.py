@@ -35,7 +35,7 @@ def test_every_file_that_is_no_module_is_installed() -> None:
     for package, patterns in settings["package-data"].items():
         folder = settings["package-dir"].get(package, package.replace(".", "/"))
         for pattern in patterns:
-            matching = {file.resolve() for file in (ROOT / folder).glob(pattern)}
+            matching = {f.parent.resolve() / f.name for f in (ROOT / folder).glob(pattern)}
             assert matching, f"{package}: no file is {pattern}"
             installed |= matching
     found = {
