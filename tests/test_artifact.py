@@ -374,6 +374,7 @@ def test_an_artifact_without_exits_or_classes_serves(tmp_path: Path) -> None:
         policies={},
         default_policy=None,
         labels=None,
+        costs=tiny.costs(whole),
         vectors={"input.x": tiny.inputs(2)},
     )
     write_artifact(tmp_path / "out", contents)

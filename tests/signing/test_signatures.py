@@ -74,9 +74,9 @@ def folder(tmp_path: Path, ours: Keys) -> Path:
     return tmp_path / "folder"
 
 
-def refused(call: Callable[[], object]) -> tuple[str, str]:
+def refused(call: Callable[..., object], *given: object, **named: object) -> tuple[str, str]:
     with pytest.raises(CompileErrors) as failure:
-        call()
+        call(*given, **named)
     (diagnostic,) = failure.value.diagnostics
     return diagnostic.id, diagnostic.message
 
@@ -114,14 +114,14 @@ def test_unsigned_and_signed_by_others_are_refused(
 ) -> None:
     write_artifact(tmp_path / "bare", tiny.contents())
     for load in (ee.load, read_artifact, verify_artifact):
-        assert refused(lambda load=load: load(tmp_path / "bare", trusted=[ours.public])) == (
+        assert refused(load, tmp_path / "bare", trusted=[ours.public]) == (
             *("untrusted-artifact", "The artifact is not signed"),
         )
-        assert refused(lambda load=load: load(signed, trusted=[theirs.public])) == (
+        assert refused(load, signed, trusted=[theirs.public]) == (
             "untrusted-artifact",
             f"The artifact is signed by the key {ours.id}, which is not trusted",
         )
-        assert refused(lambda load=load: load(signed, trusted=[]))[0] == "untrusted-artifact"
+        assert refused(load, signed, trusted=[])[0] == "untrusted-artifact"
 
 
 def change_signature(folder: Path, **changes: object) -> None:
@@ -136,7 +136,7 @@ def test_a_changed_manifest_or_signature_is_refused(folder: Path, ours: Keys, th
     )
 
     def refusal() -> tuple[str, str]:
-        return refused(lambda: read_artifact(folder, trusted=[ours.public]))
+        return refused(read_artifact, folder, trusted=[ours.public])
 
     text = (folder / "manifest.json").read_bytes()
     # The same JSON value: it is the bytes that are signed.
@@ -153,7 +153,7 @@ def test_a_changed_manifest_or_signature_is_refused(folder: Path, ours: Keys, th
     change_signature(folder, signature=SigningKey(theirs.private).sign(text).value.hex())
     assert refusal() == wrong
     # A key cannot be taken for another one by its name.
-    assert refused(lambda: read_artifact(folder, trusted=[theirs.public]))[0] == wrong[0]
+    assert refused(read_artifact, folder, trusted=[theirs.public])[0] == wrong[0]
     change_signature(folder, signature=ours.own.sign(text).hex())
     assert refusal() == wrong
     change_signature(folder, signature=ours.own.sign(hashlib.sha256(text).digest()).hex())
@@ -169,7 +169,7 @@ def test_a_signature_says_nothing_of_what_comes_later(folder: Path, ours: Keys) 
     data = bytearray((folder / "kernels.so").read_bytes())
     data[-1] ^= 1
     (folder / "kernels.so").write_bytes(data)
-    id_, message = refused(lambda: read_artifact(folder, trusted=[ours.public]))
+    id_, message = refused(read_artifact, folder, trusted=[ours.public])
     assert id_ == "bad-artifact" and "`kernels.so` has been changed" in message
 
 
@@ -189,7 +189,7 @@ def test_the_signature_is_looked_at_after_the_version_and_before_the_schema(
             .sign((folder / "manifest.json").read_bytes())
             .value.hex(),
         )
-        return refused(lambda: read_artifact(folder, trusted=[ours.public]))[1]
+        return refused(read_artifact, folder, trusted=[ours.public])[1]
 
     assert "which is not trusted" in message(theirs)
     assert "`surprise` is no field" in message(ours)
@@ -218,7 +218,7 @@ def test_other_signature_files_are_refused(
 ) -> None:
     change_signature(folder, **changes)
     for trusted in (None, [ours.public]):
-        id_, found = refused(lambda trusted=trusted: read_artifact(folder, trusted=trusted))
+        id_, found = refused(read_artifact, folder, trusted=trusted)
         assert id_ == "bad-artifact" and message in found and "`signature.json`" in found
 
 
@@ -227,22 +227,20 @@ def test_what_is_no_signature_is_refused(folder: Path, data: bytes) -> None:
     with pytest.raises(JsonError):
         Signature.from_bytes(data)
     (folder / "signature.json").write_bytes(data)
-    assert refused(lambda: read_artifact(folder))[0] == "bad-artifact"
+    assert refused(read_artifact, folder)[0] == "bad-artifact"
 
 
 def test_links_pipes_and_huge_files_are_no_signatures(folder: Path, tmp_path: Path) -> None:
     file = folder / "signature.json"
     file.rename(tmp_path / "signature.json")
     file.symlink_to(tmp_path / "signature.json")
-    assert refused(lambda: read_artifact(folder))[1] == (
-        "`signature.json` is a link, not a plain file"
-    )
+    assert refused(read_artifact, folder)[1] == ("`signature.json` is a link, not a plain file")
     file.unlink()
     os.mkfifo(file)
-    assert refused(lambda: read_artifact(folder))[1] == "`signature.json` is no plain file"
+    assert refused(read_artifact, folder)[1] == "`signature.json` is no plain file"
     file.unlink()
     file.write_bytes(b" " * 4097)
-    assert "more than the limit of 4096" in refused(lambda: read_artifact(folder))[1]
+    assert "more than the limit of 4096" in refused(read_artifact, folder)[1]
 
 
 def test_a_signature_is_no_member(folder: Path) -> None:
@@ -255,9 +253,7 @@ def test_a_signature_is_no_member(folder: Path) -> None:
         "measured": False,
     }
     (folder / "manifest.json").write_text(json.dumps(value))
-    assert refused(lambda: read_artifact(folder))[1] == (
-        "`signature.json` is no file of this format"
-    )
+    assert refused(read_artifact, folder)[1] == ("`signature.json` is no file of this format")
 
 
 def test_signing_changes_nothing_else_and_replaces_other_signatures(
@@ -266,7 +262,7 @@ def test_signing_changes_nothing_else_and_replaces_other_signatures(
     before = read_artifact(signed)
     sign_artifact(signed, SigningKey(theirs.private))
     read_artifact(signed, trusted=[theirs.public])
-    assert refused(lambda: read_artifact(signed, trusted=[ours.public]))[0] == "untrusted-artifact"
+    assert refused(read_artifact, signed, trusted=[ours.public])[0] == "untrusted-artifact"
     files = read_artifact(signed).files
     assert {k: bytes(v) for k, v in files.items() if k != "signature.json"} == {
         k: bytes(v) for k, v in before.files.items() if k != "signature.json"
@@ -292,7 +288,7 @@ def test_a_damaged_artifact_is_not_signed(folder: Path, ours: Keys) -> None:
     data = (folder / "weights.bin").read_bytes()
     (folder / "weights.bin").write_bytes(data[:-1] + b"x")
     before = (folder / "signature.json").read_bytes()
-    assert refused(lambda: sign_artifact(folder, SigningKey(ours.private)))[0] == "bad-artifact"
+    assert refused(sign_artifact, folder, SigningKey(ours.private))[0] == "bad-artifact"
     assert (folder / "signature.json").read_bytes() == before
 
 
@@ -315,7 +311,7 @@ def test_keys_that_are_none_are_refused(tmp_path: Path, ours: Keys) -> None:
         (locked, "is behind a password"),
     ]
     for path, words in cases:
-        id_, message = refused(lambda path=path: SigningKey(path))
+        id_, message = refused(SigningKey, path)
         assert id_ == "bad-key" and words in message
     p256_public = other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     for given, words in (
@@ -326,10 +322,10 @@ def test_keys_that_are_none_are_refused(tmp_path: Path, ours: Keys) -> None:
         (ours.raw[:31], "is no public key in PEM form"),
         (b"", "given as bytes"),
     ):
-        id_, message = refused(lambda given=given: TrustedKeys([given]))
+        id_, message = refused(TrustedKeys, [given])
         assert id_ == "bad-key" and words in message
         # Keys are looked at before the artifact is.
-        assert refused(lambda given=given: ee.load("nowhere", trusted=[given]))[0] == "bad-key"
+        assert refused(ee.load, "nowhere", trusted=[given])[0] == "bad-key"
 
 
 def test_without_the_package_the_remedy_is_told(
