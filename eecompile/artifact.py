@@ -188,6 +188,11 @@ class Artifact:
             return table
 
     @property
+    def plan(self) -> bytes:
+        """What the native runtime has to know; empty in artifacts of format 5."""
+        return self.texts.get(PLAN, b"")
+
+    @property
     def segments_text(self) -> str:
         """The segment graph as text."""
         return self.texts["segments.txt"].decode(errors="replace")
