@@ -1,9 +1,13 @@
-"""Text to tree to `Spec`. The grammar is `grammar.lark`, read by way of `tables.json`."""
+"""Text to tree to `Spec`. The grammar is `grammar.lark`; this is the one importer of lark."""
 
 from __future__ import annotations
 
 import re
+from functools import cache
+from importlib import resources
 from pathlib import Path
+
+import lark
 
 from eecompile.diagnostics import (
     CompileErrors,
@@ -14,8 +18,7 @@ from eecompile.diagnostics import (
     did_you_mean_help,
 )
 from eecompile.dsl.convert import convert
-from eecompile.dsl.syntax import Branch
-from eecompile.dsl.tables import END, Mismatch, literals, tree_of
+from eecompile.dsl.syntax import Branch, Leaf
 from eecompile.spec import Spec
 
 __all__ = ["parse", "parse_file", "parse_tree", "read_source", "read_spec"]
@@ -23,13 +26,47 @@ __all__ = ["parse", "parse_file", "parse_tree", "read_source", "read_spec"]
 VERSION = 1
 _MAX_BYTES = 1 << 20
 _HEADER_HELP = f"a file starts with `eecompile {VERSION}`"
+_FRAGMENTS = (
+    "call",
+    "deadline_value",
+    "endpoints",
+    "frequency_items",
+    "frequency_list",
+    "frequency_value",
+    "guard_value",
+    "input_type",
+    "limit",
+    "name",
+    "number",
+    "numbers",
+    "offload_value",
+    "quantity",
+    "range",
+    "rule",
+    "samples_value",
+    "string",
+    "value",
+)
 _SHOWN = {
     "NAME": "a name",
     "STRING": 'a string ("...")',
     "INT": "a whole number",
     "FLOAT": "a number",
-    END: "the end of the text",
+    "$END": "the end of the text",
 }
+
+
+@cache
+def _grammar() -> lark.Lark:
+    text = resources.files("eecompile.dsl").joinpath("grammar.lark").read_text(encoding="utf-8")
+    return lark.Lark(
+        text,
+        parser="lalr",
+        start=["file", *_FRAGMENTS],
+        propagate_positions=True,
+        maybe_placeholders=True,
+        keep_all_tokens=True,
+    )
 
 
 def read_source(path: Path | str) -> Source:
@@ -96,13 +133,26 @@ def parse_tree(source: Source, start: str = "file", offset: int = 0) -> Branch:
             have caused it.
     """
     try:
-        tree = tree_of(source, start, offset)
-    except Mismatch as error:
+        tree = _grammar().parse(source.text[offset:], start=start)
+    except lark.exceptions.UnexpectedInput as error:
         wrong_version = _check_version(source) if start == "file" else None
-        raise CompileErrors([wrong_version or _syntax_error(source, error)]) from None
+        raise CompileErrors([wrong_version or _syntax_error(source, error, offset)]) from None
     if start == "file" and (wrong_version := _check_version(source)):
         raise CompileErrors([wrong_version])
-    return tree
+    return _branch(tree, source, offset)
+
+
+def _branch(tree: lark.Tree[lark.Token], source: Source, offset: int) -> Branch:
+    parts: list[Branch | Leaf | None] = []
+    for child in tree.children:
+        if isinstance(child, lark.Token):
+            assert child.start_pos is not None and child.end_pos is not None
+            span = Span(source, offset + child.start_pos, offset + child.end_pos)
+            parts.append(Leaf(child.type, str(child), span))
+        else:
+            parts.append(None if child is None else _branch(child, source, offset))
+    given = [part for part in parts if part is not None]
+    return Branch(str(tree.data), tuple(parts), given[0].span.to(given[-1].span))
 
 
 def _check_version(source: Source) -> Diagnostic | None:
@@ -118,31 +168,43 @@ def _check_version(source: Source) -> Diagnostic | None:
     )
 
 
-def _syntax_error(source: Source, error: Mismatch) -> Diagnostic:
+def _syntax_error(
+    source: Source, error: lark.exceptions.UnexpectedInput, offset: int
+) -> Diagnostic:
+    if not isinstance(error, lark.exceptions.UnexpectedToken):
+        return _bad_character(source, error, offset)
     token = error.token
-    if token is None:
-        return _bad_character(source, error)
-    accepted = set(error.accepts)
+    # lark names nothing where a fragment is complete.
+    accepted = set(error.accepts or error.expected) or {"$END"}
     if "FLOAT" in accepted:
         accepted.discard("INT")  # a number is told once
     accepts = sorted(accepted, key=lambda name: (name in _SHOWN, name))
     expected = _listed([_shown(name) for name in accepts])
-    help = _HEADER_HELP if "EECOMPILE" in accepts else ""
-    if token.kind == END:
+    if token.type == "$END":
+        # lark gives the place of the last token here; the caret belongs behind it.
+        end = min(offset + (token.end_pos or 0), len(source.text))
+        help = _HEADER_HELP if "EECOMPILE" in accepts else ""
         message = f"Expected {expected}, found the end of the text"
-        return Diagnostic("syntax-error", message, token.span, "the text ends here", help=help)
-    words = [word for word in map(_literal, accepts) if word.isalpha()]
+        span = Span(source, end, end)
+        return Diagnostic("syntax-error", message, span, "the text ends here", help=help)
+    assert token.start_pos is not None and token.end_pos is not None
+    words = [_literal(name) for name in accepts]
+    help = did_you_mean_help(str(token), [word for word in words if word.isalpha()])
+    if "EECOMPILE" in accepts:
+        help = _HEADER_HELP
     return Diagnostic(
         "syntax-error",
-        f"Expected {expected}, found `{_short(token.text)}`",
-        token.span,
+        f"Expected {expected}, found `{_short(token)}`",
+        Span(source, offset + token.start_pos, offset + token.end_pos),
         f"expected {expected}" if len(accepts) <= 2 else "not expected here",
-        help=help or did_you_mean_help(token.text, words),
+        help=help,
     )
 
 
-def _bad_character(source: Source, error: Mismatch) -> Diagnostic:
-    start = error.at
+def _bad_character(
+    source: Source, error: lark.exceptions.UnexpectedInput, offset: int
+) -> Diagnostic:
+    start = offset + (error.pos_in_stream or 0)
     char = source.text[start]
     if char == '"':
         line_end = source.text.find("\n", start)
@@ -150,7 +212,7 @@ def _bad_character(source: Source, error: Mismatch) -> Diagnostic:
         return Diagnostic(
             "syntax-error", "Unterminated string", span, 'no closing `"` on this line'
         )
-    allowed = sorted(error.accepts)
+    allowed = sorted(getattr(error, "allowed", None) or ())
     signs = [_literal(name) for name in allowed if not _literal(name).isalpha()]
     meant = next((sign for sign in signs if sign.startswith(char)), None)
     shown = char if char.isprintable() else f"U+{ord(char):04X}"
@@ -165,7 +227,13 @@ def _bad_character(source: Source, error: Mismatch) -> Diagnostic:
 
 def _literal(terminal: str) -> str:
     """The word or sign a terminal stands for, or its name where it is a pattern."""
-    return literals().get(terminal, terminal)
+    return _literals().get(terminal, terminal)
+
+
+@cache
+def _literals() -> dict[str, str]:
+    terminals = _grammar().terminals
+    return {t.name: t.pattern.value for t in terminals if t.pattern.type == "str"}
 
 
 def _shown(terminal: str) -> str:

@@ -31,7 +31,7 @@ __all__ = ["Cache", "digest", "source_digest"]
 T = TypeVar("T")
 
 _MAGIC = b"eecompile-cache-1\n"
-_SOURCES = (".py", ".c", ".h", ".json", ".toml")
+_SOURCES = (".py", ".c", ".h", ".lark", ".toml")
 
 
 def digest(*parts: Any) -> str:

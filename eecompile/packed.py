@@ -28,11 +28,7 @@ def pack_artifact(artifact: str | Path, destination: str | Path | None = None) -
     if not is_packed(path):
         message = f"`{path.name or path}` is no name of a packed artifact"
         raise CompileErrors(
-            [
-                Diagnostic(
-                    "cannot-write", message, path=str(path), help=f"let it end in `{SUFFIX}`"
-                )
-            ]
+            [Diagnostic("cannot-write", message, path=str(path), help=f"let it end in `{SUFFIX}`")]
         )
     replace_artifact(path, found.files, lambda: check_unchanged(found, "pack"))
     return path

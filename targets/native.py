@@ -35,7 +35,7 @@ __all__ = [
 VERSION = "EECOMPILE_1"
 
 #: How the runtime is compiled. No multiplication is fused with an addition, so that all machines
-#: decide alike. No tables for unwinding: nothing is thrown through it, and they are an eighth of it.
+#: decide alike. No tables for unwinding: nothing is thrown through it, and they were an eighth.
 OPTIONS = (
     *("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"),
     *("-fno-unwind-tables", "-fno-asynchronous-unwind-tables"),

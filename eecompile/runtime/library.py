@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from eecompile.artifact import Artifact
-from eecompile.compiled import Function
+from eecompile.compiled import CompiledGraph, Function
 from eecompile.diagnostics import CompileErrors, Diagnostic
+from eecompile.memory import plan_network
 from eecompile.native_names import library_symbol
 from eecompile.packing import ALIGNMENT
 from eecompile.runtime.affinity import threads_here
@@ -120,6 +121,18 @@ class Library:
                 raise self._bad(f"`{Path(self.name).name}` has no runtime: {error}") from error
         return self._native
 
+    def check(self, network: CompiledGraph) -> None:
+        """That a network's functions are all there, and one sample fits into this machine.
+
+        Raises:
+            CompileErrors: one is missing, or there is not so much memory.
+        """
+        for function in network.functions():
+            self.function(function)
+        nbytes = plan_network(network.inputs, network.steps(), 1, 1).nbytes
+        if nbytes > _physical_bytes():
+            raise self._too_large(nbytes)
+
     def memory(self, nbytes: int) -> np.ndarray:
         """Aligned bytes for the functions to work in.
 
@@ -128,17 +141,20 @@ class Library:
         """
         # The system promises memory it does not have; a network larger than the machine is a
         # damaged or hostile one.
-        most = _physical_bytes()
-        if nbytes <= most:
+        if nbytes <= _physical_bytes():
             try:
                 return aligned(nbytes)
             except MemoryError:
                 pass
+        raise self._too_large(nbytes)
+
+    def _too_large(self, nbytes: int) -> CompileErrors:
+        most = _physical_bytes()
         message = (
             f"The network needs {nbytes / 1e9:.3g} GB of memory beside its weights,"
             f" this machine has {most / 1e9:.3g} GB"
         )
-        raise CompileErrors([Diagnostic("wrong-machine", message, path=self.name)])
+        return CompileErrors([Diagnostic("wrong-machine", message, path=self.name)])
 
     def team(self, threads: int) -> Team:
         """The calling thread and `threads` - 1 more, to run the functions together.

@@ -172,6 +172,7 @@ class Session:
         self._in_use = session_lock()
         name = str(artifact.path / LIBRARY)
         self.library = library or Library(artifact.library, artifact.weights, name)
+        self.library.check(artifact.manifest.network)
         self._team = self.library.team(threads) if threads > 1 else None
         self._counts = [0] * len(artifact.manifest.network.exit_names)
         self._native: NativeSingles | None = None

@@ -1,4 +1,4 @@
-"""What runs where nothing but Python and numpy is installed: all that needs no network's source."""
+"""What runs where only numpy and lark are installed: all that needs no network's source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.cli.calls import ROOT
 DEVICE = """
 import contextlib, importlib.abc, importlib.util, io, json, sys
 
-allowed = {*sys.stdlib_module_names, "eecompile", "numpy"}
+allowed = {*sys.stdlib_module_names, "eecompile", "lark", "numpy"}
 
 class OnlyNumpy(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):

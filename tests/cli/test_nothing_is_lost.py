@@ -227,7 +227,7 @@ def test_a_build_without_a_usable_cache_works(
     file = copy_demo(tmp_path / "demo")
     done = call("build", file, "-o", tmp_path / "out", "--json")
     assert done.status == 0, done.err
-    measured = {"costs.json", "reports.json", "manifest.json"}
+    measured = {"costs.json", "plan.bin", "reports.json", "manifest.json"}
     one, other = content(built / "out"), content(tmp_path / "out")
     assert {name: data for name, data in one.items() if name not in measured} == {
         name: data for name, data in other.items() if name not in measured

@@ -26,6 +26,7 @@ from tests.lowering.calling import Loaded, compile_plain, inputs_of, worst_error
 
 BLOCKS = 3
 
+
 def backbone(blocks: int = BLOCKS) -> Graph:
     """A small residual network."""
     lines = [
