@@ -133,7 +133,11 @@ static bool plan_offered(clocks_t *clocks) {
         if (k == clocks->rule.start) rule.start = f->states;
         f->of[f->states++] = (uint16_t)k;
     }
-    if (!f->states) return false;
+    if (!f->states) {
+        bool asked = clocks->governor && rule.objective != UNCHANGED;
+        if (asked && !clocks->reason[0]) say(clocks, "the governor offers none of the clocks", "");
+        return false;
+    }
     const char *wrong = fronts_make(f, &rule);
     if (wrong) say(clocks, "clocks are left alone: of those that can be set here, ", wrong);
     return !wrong;

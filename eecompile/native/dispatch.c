@@ -116,6 +116,11 @@ VISIBLE ee_status ee_set_policy(ee_session *session, const char *name) {
     CALL(session, "session", set_policy, session, name);
 }
 
+VISIBLE const char *ee_clocks_reason(const ee_session *session) {
+    if (!session || !HAS(operations_of(session), clocks_reason)) return "";
+    return operations_of(session)->clocks_reason(session);
+}
+
 VISIBLE ee_status ee_set_own_policy(ee_session *session, const ee_policy *policy) {
     CALL(session, "session", set_own_policy, session, policy);
 }

@@ -13,12 +13,14 @@
  *
  * Units: seconds, joules, hertz. What is not known is NAN. Needs libc, libm and pthreads.
  *
- * Threads. A network may be used by any number of threads at once, a session by one at a time (a
- * second one is told EE_BUSY); sessions of one network share its code and weights and nothing else.
+ * Threads. A network may be used by any number of threads at once, a session by one at a time: a
+ * second one is told EE_BUSY by what returns a status; all else but ee_cancel must wait until no
+ * call is under way. Sessions of one network share its code and weights and nothing else.
  * Nothing is allocated after ee_session_open, but where a function says so.
  *
  * Signals. ee_cancel may be called in a signal handler, nothing else. Fork. In a forked process a
- * session runs on the caller's thread alone, with the same answers; clocks are not set there.
+ * session that was not at work just then runs on the caller's thread alone, with the same answers;
+ * clocks are not set there.
  *
  * ABI. Symbols are versioned (EECOMPILE_1). Structures begin with their size, as the caller knows
  * it, and only ever grow at their end; their initialisers set it. Functions may be called for a
@@ -46,7 +48,7 @@ typedef enum {
     EE_NO_FILE = 6,       /* a file cannot be read; the message has the system's reason */
     EE_BUSY = 7,          /* another thread is using the session */
     EE_INFEASIBLE = 8,    /* no answer keeps such a budget; the message has the cheapest one */
-    EE_UNSUPPORTED = 9,   /* the policy needs what has not been given, such as a server */
+    EE_UNSUPPORTED = 9,   /* the policy needs eecompile's Python runtime, or the library is too old */
     EE_INTERNAL = 10      /* a defect of eecompile */
 } ee_status;
 
@@ -64,8 +66,8 @@ const char *ee_status_name(ee_status status);
 /* -- networks ---------------------------------------------------------------------------------- */
 
 /* Opens a network's weights and plan: `path` is the artifact's folder, or its packed file. Weights
- * are mapped, and so shared between processes. Every byte read is checked against the plan's
- * SHA-256 first. Allocates. */
+ * are mapped, and so shared between processes. Plan and weights are used only if their SHA-256 are
+ * those that the plan holds. Allocates. */
 ee_status ee_open(const ee_library *library, const char *path, ee_network **network);
 
 /* The same from a packed file's bytes in memory, at an address that is a multiple of 64. They are
@@ -104,6 +106,7 @@ typedef struct {
 } ee_input_info;
 #define EE_INPUT_INFO {sizeof(ee_input_info), NULL, EE_FLOAT32, 0, NULL, 0, 0}
 
+/* Allocates, and frees that again. */
 ee_status ee_network_about(const ee_network *network, ee_network_info *info);
 ee_status ee_input_about(const ee_network *network, uint32_t index, ee_input_info *info);
 /* Names by index; NULL beyond the last. A label is NULL where the artifact has none. */
@@ -158,19 +161,24 @@ typedef struct {
     int32_t clocks;              /* whether a policy that chooses clocks sets them */
     const ee_governor *governor; /* NULL: Linux's cpufreq */
     const ee_meter *meter;       /* NULL: energies are the cost table's */
-    const ee_server *server;
+    const ee_server *server;     /* NULL: nobody answers; what would be sent is computed here */
 } ee_options;
 #define EE_OPTIONS {sizeof(ee_options), NULL, 0, 0, NULL, NULL, NULL}
 
-/* Allocates all that the session will ever need, and starts threads - 1 threads. `options` may be
+/* Allocates all that answering samples needs, and starts threads - 1 threads. `options` may be
  * NULL; what they point to must stay until the session is closed. */
 ee_status ee_session_open(ee_network *network, const ee_options *options, ee_session **session);
 
 /* Puts clocks back, ends threads. NULL is fine. */
 void ee_session_close(ee_session *session);
 
-/* Decide by another policy of the artifact from now on: as ee_options.policy. */
+/* Decide by another policy of the artifact from now on, which has learned nothing yet: as
+ * ee_options.policy. Allocates where the policy chooses clocks. */
 ee_status ee_set_policy(ee_session *session, const char *name);
+
+/* Why clocks that the policy in use chooses are not set, or not all of them; "" where they are, where
+ * it chooses none, and without ee_options.clocks. Valid until the session's next call. */
+const char *ee_clocks_reason(const ee_session *session);
 
 /* Decide by the app's own; NULL: decisions off. It must stay until another is set. */
 ee_status ee_set_own_policy(ee_session *session, const ee_policy *policy);
@@ -208,8 +216,10 @@ typedef struct {
 ee_status ee_run(ee_session *session, const void *const *inputs, ee_answer *answer);
 
 /* The same for raw data, 8-bit integers, which are normalised as the artifact says: (raw / scale -
- * mean) / std. Images are (height, width, channels), as decoders give them. Inputs that are not
- * normalised are read as they are. */
+ * mean) / std. Images are (height, width, channels), as decoders give them, also where the network's
+ * own have their channels first: in as many as are normalised each by itself, or where all are alike
+ * if that dimension is not larger than the last one. All else is laid out as the input is; inputs
+ * that are not normalised are read as they are. */
 ee_status ee_run_raw(ee_session *session, const void *const *inputs, ee_answer *answer);
 
 /* The network's own answer: decisions off, no head and no gate runs. */
@@ -227,8 +237,9 @@ ee_status ee_run_batch(
  * none of this name, or the latest sample did not get there. */
 const void *ee_output(const ee_session *session, const char *name);
 
-/* Has the call of ee_run under way answer with what it has: the deepest exit whose head has run, or
- * the next one. From any thread, and in signal handlers. Returns whether there was a call. */
+/* Has the call of ee_run or ee_run_raw under way answer with what it has: the deepest exit whose head
+ * has run, or the next one. From any thread, and in signal handlers. Returns whether there was such
+ * a call; the next one is never cancelled. */
 int ee_cancel(ee_session *session);
 
 typedef struct {
@@ -239,12 +250,14 @@ typedef struct {
 } ee_statistics;
 #define EE_STATISTICS {sizeof(ee_statistics), 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
-/* Since the session was opened, or ee_reset. `exits`: answers by exit, uint64[exits], or NULL. */
+/* Since the session was opened, or ee_statistics_reset. `exits`: answers by exit, uint64[exits], or
+ * NULL. */
 ee_status ee_statistics_get(const ee_session *session, ee_statistics *statistics, uint64_t *exits);
 void ee_statistics_reset(ee_session *session);
 
-/* What policies that learn have learned, as bytes that ee_state_set of the same policy of the same
- * artifact takes; `*count` is the room in `bytes`, and then what was written, or is needed. */
+/* What the policy in use has learned, as bytes that ee_state_set of the same policy of the same
+ * artifact takes; `*count` is the room in `bytes`, and then what was written, or is needed: 0 of a
+ * policy that does not learn. `bytes` NULL: just that. */
 ee_status ee_state_get(const ee_session *session, void *bytes, size_t *count);
 ee_status ee_state_set(ee_session *session, const void *bytes, size_t count);
 

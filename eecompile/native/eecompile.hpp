@@ -464,6 +464,9 @@ class Session {
         check(ee_set_halt(get(), halt.macs, halt.latency_s, halt.energy_j));
     }
 
+    /// Why clocks are left alone, or some of them; "" where they are not: see ee_clocks_reason.
+    std::string clocks_reason() const { return ee_clocks_reason(get()); }
+
     /// From any thread, while another one runs a sample: see ee_cancel.
     bool cancel() noexcept { return ee_cancel(get()) != 0; }
 

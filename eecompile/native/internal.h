@@ -1,11 +1,14 @@
 /* What the parts of the runtime share. Nothing here is seen by apps; see eecompile.h for those.
  *
  *     dispatch.c   the public functions: hand every call to the library its handle is from
- *     files.c      an artifact's plan and weights: from a folder, a packed file, memory
+ *     network.c    networks: code, weights and plan, opened once
+ *     files.c      an artifact's plan and weights: from a folder, a packed file, memory; sha256.c
  *     reader.c     bytes that nobody has checked, taken one after the other
  *     plan.c       the plan: what a network consists of, read and checked once
  *     memory.c     where values and workspaces of a session lie
- *     session.c    samples on their way
+ *     session.c    who decides, answers; session.h: with inputs.c, batch.c,
+ *     lane.c       memory for one sample, and functions bound to it
+ *     run.c        one sample's way through the network
  *     steps.c      runs a network's steps, some left out
  *     team.c       threads
  *     policies.c   who leaves where
@@ -13,10 +16,12 @@
  *     clocks.c     which clock for which stretch; clocks.h: with clock_fronts.c, placement.c
  *     governor.c   sets clocks through Linux's cpufreq; sysfs.h: with clock_domain.c, clock_lock.c,
  *                  restoring.c, sysfs.c, watchdog.c
+ *     python.c     what Python's session calls beside the public functions
  *
  * Rules. Nothing that was read is followed before it was checked. Functions that can fail return a
- * status and have said why with `fail`. What is allocated is allocated by ..._open; ..._close frees
- * it, also what was opened halfway, and takes NULL.
+ * status and have said why with `fail`; parts of a reader's fail the reader, and parts of clocks.c
+ * return what is wrong in words. What is allocated is allocated by ..._open; ..._close frees it,
+ * also what was opened halfway, and takes NULL.
  */
 #ifndef EECOMPILE_INTERNAL_H
 #define EECOMPILE_INTERNAL_H
@@ -280,7 +285,10 @@ typedef struct {
 
 /* A rule, as read from a plan: constant, and shared by sessions. `exits` are those that have a
  * trained head (1), a comparator (2) or both (3). Fails the reader where it makes no sense. */
-const policy_t *policy_read(reader_t *reader, uint32_t exits, const uint8_t *has, uint32_t classes);
+const policy_t *policy_read(
+    reader_t *reader, uint32_t exits, const uint8_t *has, uint32_t classes);
+/* The same for the exits of a plan. */
+const policy_t *policy_read_for(reader_t *reader, const plan_t *plan);
 
 /* A rule in use. */
 typedef struct {
@@ -451,6 +459,7 @@ struct operations {
     void (*statistics_reset)(ee_session *);
     ee_status (*state_get)(const ee_session *, void *, size_t *);
     ee_status (*state_set)(ee_session *, const void *, size_t);
+    const char *(*clocks_reason)(const ee_session *);
 };
 
 extern const operations_t eecompile_operations; /* session.c's and network's, of this library */

@@ -214,4 +214,5 @@ const operations_t eecompile_operations = {
     .statistics_reset = session_statistics_reset,
     .state_get = session_state_get,
     .state_set = session_state_set,
+    .clocks_reason = session_clocks_reason,
 };

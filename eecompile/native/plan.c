@@ -422,19 +422,23 @@ static void read_rules(build_t *build, policy_entry_t *entry) {
     entry->guarded = read_bool(in);
 }
 
-static void read_policies(build_t *build) {
-    reader_t *in = &build->in;
-    plan_t *plan = build->plan;
+const policy_t *policy_read_for(reader_t *in, const plan_t *plan) {
     uint8_t *has = take(in, plan->exits, 1);
-    for (uint32_t i = 0; !in->failed && i < plan->exits; i++) {
+    for (uint32_t i = 0; has && i < plan->exits; i++) {
         const exit_t *exit = &plan->exit[i];
         has[i] = exit->calls == 2 ? 3 : exit->class_means == NONE ? 1 : 2;
     }
+    return policy_read(in, plan->exits, has, plan->classes);
+}
+
+static void read_policies(build_t *build) {
+    reader_t *in = &build->in;
+    plan_t *plan = build->plan;
     plan->policies = read_count(in, 8);
     policy_entry_t *entries = take(in, plan->policies, sizeof(policy_entry_t));
     for (uint32_t i = 0; !in->failed && i < plan->policies; i++) {
         entries[i].name = read_text(in);
-        if (read_bool(in)) entries[i].policy = policy_read(in, plan->exits, has, plan->classes);
+        if (read_bool(in)) entries[i].policy = policy_read_for(in, plan);
         if (in->failed) break;
         read_rules(build, &entries[i]);
     }

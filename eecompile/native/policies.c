@@ -480,6 +480,9 @@ static policy_t *read_rule(reading_t *from) {
     policy->kind = (kind_t)read_u8(from->reader);
     policy->gate_shift = read_f64(from->reader);
     expect(from->reader, isfinite(policy->gate_shift), "gates cannot be shifted by no number");
+    bool compares = policy->kind != NEVER && policy->kind != EITHER;
+    expect(
+        from->reader, from->classes || !compares, "a policy compares classes, and there are none");
     switch (policy->kind) {
     case THRESHOLD:
     case CLASS_MEANS: read_threshold(from, policy); break;
@@ -497,7 +500,6 @@ static policy_t *read_rule(reading_t *from) {
 const policy_t *policy_read(
     reader_t *reader, uint32_t exits, const uint8_t *has, uint32_t classes) {
     expect(reader, exits < INT32_MAX, "there are too many exits");
-    expect(reader, classes > 0, "a policy compares classes, and there are none");
     reading_t from = {reader, exits, classes, has, 0, 0, 0};
     policy_t *policy = read_rule(&from);
     if (!policy) return NULL;

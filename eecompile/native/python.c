@@ -44,10 +44,7 @@ VISIBLE ee_status eecompile_decide_by(
     const plan_t *plan = &session->network->plan;
     arena_t arena = {.most = count * 64 + ((size_t)1 << 20)};
     reader_t reader = {.at = bytes, .end = (const uint8_t *)bytes + count, .arena = &arena};
-    uint8_t *has = take(&reader, plan->exits, 1);
-    for (uint32_t i = 0; has && i < plan->exits; i++)
-        has[i] = plan->exit[i].calls == 2 ? 3 : plan->exit[i].class_means == NONE ? 1 : 2;
-    const policy_t *policy = policy_read(&reader, plan->exits, has, plan->classes);
+    const policy_t *policy = policy_read_for(&reader, plan);
     expect(&reader, reader.at == reader.end, "it goes on behind its end");
     void *state = reader.failed ? NULL : calloc(1, policy_state_bytes(policy) + 1);
     if (!state) {

@@ -164,7 +164,7 @@ static bool goes_on(
             *stays = next.answers;
             if (next.due != LEAVE) return true;
         }
-        way->session->forced++; /* The deadline leaves no time to go on. */
+        /* The deadline leaves no time to go on. */
     }
     give_exit(way, index, index + 1, 0);
     return false;

@@ -2,17 +2,14 @@
 
 #include "session.h"
 
-#include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { IDLE = -1 };        /* of own_stop */
-enum { MOST_ANSWER = 4096 }; /* bytes: no version's is larger */
+enum { IDLE = -1 }; /* of own_stop */
 
-static atomic_int never; /* 0: what nobody can cancel */
+atomic_int nobody_cancels;
 
 static const plan_t *plan_of(const ee_session *session) { return &session->network->plan; }
 
@@ -26,14 +23,14 @@ static void forget_parent(ee_session *session) {
     session->lane.team = session->team = session->own_team = NULL;
 }
 
-static ee_status begin(ee_session *session) {
+ee_status session_begin(ee_session *session) {
     if (atomic_flag_test_and_set_explicit(&session->in_use, memory_order_acquire))
         return fail(EE_BUSY, "another thread is using the session: open one for each thread");
     forget_parent(session);
     return EE_OK;
 }
 
-static ee_status end(ee_session *session, ee_status status) {
+ee_status session_end(ee_session *session, ee_status status) {
     atomic_flag_clear_explicit(&session->in_use, memory_order_release);
     return status;
 }
@@ -111,10 +108,11 @@ static ee_status allocate(ee_session *session, team_t *team) {
     for (uint32_t i = 0; i < plan->exits; i++)
         if (plan->exit[i].border_count > most) most = plan->exit[i].border_count;
     session->border = calloc((size_t)most + 1, sizeof(void *));
+    session->workers = calloc((size_t)session->threads, sizeof(int32_t));
     session->unforked = page_of_this_process();
     session->owner = (int32_t)getpid();
     if (session->lane.state && session->learned && session->halting && session->exits &&
-        session->offloaded && session->border)
+        session->offloaded && session->border && session->workers)
         return EE_OK;
     return fail(EE_NO_MEMORY, "there is no memory for a session of `%s`", plan->name);
 }
@@ -159,6 +157,7 @@ void session_close(ee_session *session) {
     free(session->exits);
     free(session->offloaded);
     free(session->border);
+    free(session->workers);
     arena_free(&session->own);
     network_release(session->network);
     free(session);
@@ -171,16 +170,26 @@ static ee_status open_clocks(
     ee_session *session, const policy_entry_t *entry, clocks_t **clocks) {
     const plan_t *plan = plan_of(session);
     const ee_governor *governor = NULL;
-    char why[200] = "";
+    uint32_t workers = 0;
     *clocks = NULL;
     if (!entry->clock.present) return EE_OK;
-    if (session->options.clocks && !session->forked) {
+    if (session->options.clocks && !session->forked && entry->clock.objective != UNCHANGED) {
+        workers = team_threads(session->team, session->workers);
         governor = session->options.governor;
         if (!governor && !session->governor)
-            session->governor = sysfs_governor_open(plan->costs, "", why);
+            session->governor = sysfs_governor_open(plan->costs, "", session->governor_why);
         if (!governor) governor = session->governor;
     }
-    return clocks_open(clocks, plan->costs, &entry->clock, governor, NULL, 0);
+    return clocks_open(clocks, plan->costs, &entry->clock, governor, session->workers, workers);
+}
+
+const char *session_clocks_reason(const ee_session *session) {
+    if (!session->clocks || !session->options.clocks) return "";
+    if (session->forked) return "clocks are set by the process this one was forked from";
+    /* What the governor has given up says more than that it has. */
+    const char *given_up = session->governor ? sysfs_governor_reason(session->governor) : "";
+    const char *reason = *given_up ? given_up : clocks_reason(session->clocks);
+    return *reason ? reason : session->governor_why;
 }
 
 static ee_status find_policy(
@@ -221,25 +230,26 @@ static ee_status decide_by(ee_session *session, const policy_entry_t *entry) {
     clocks_close(session->clocks);
     session->decider = decider;
     session->clocks = clocks;
+    session->transitions = 0;
     return EE_OK;
 }
 
 ee_status session_set_policy(ee_session *session, const char *name) {
     const policy_entry_t *entry;
     ee_status status = find_policy(session, name, &entry);
-    if (!status) status = begin(session);
-    return status ? status : end(session, decide_by(session, entry));
+    if (!status) status = session_begin(session);
+    return status ? status : session_end(session, decide_by(session, entry));
 }
 
 ee_status session_set_own_policy(ee_session *session, const ee_policy *policy) {
     const plan_t *plan = plan_of(session);
     if (policy && (!policy->decide || policy->first > plan->exits))
         return fail(EE_BAD_ARGUMENT, "the policy has no `decide`, or begins at no exit");
-    ee_status status = begin(session);
+    ee_status status = session_begin(session);
     if (status) return status;
     decide_by(session, NULL);
     session->decider = (decider_t){.own = policy, .gates = policy != NULL};
-    return end(session, EE_OK);
+    return session_end(session, EE_OK);
 }
 
 static ee_status limit(ee_session *session, const halt_rule_t *rule) {
@@ -266,72 +276,13 @@ ee_status session_set_halt(ee_session *session, double macs, double latency_s, d
             return fail(EE_BAD_ARGUMENT, "a budget must be above 0 and finite, or NAN for none");
     if (macs > 2) return fail(EE_BAD_ARGUMENT, "a budget of macs is a fraction: 60 %% is 0.6");
     halt_rule_t rule = {macs, latency_s, energy_j};
-    ee_status status = begin(session);
-    return status ? status : end(session, limit(session, &rule));
-}
-
-/* -- inputs ------------------------------------------------------------------------------------- */
-
-static ee_status copy_inputs(
-    const ee_session *session, lane_t *lane, const void *const *inputs, size_t sample) {
-    const plan_t *plan = plan_of(session);
-    for (uint32_t i = 0; i < plan->inputs; i++) {
-        const value_t *value = &plan->value[plan->input[i].value];
-        if (!inputs[i]) return fail(EE_BAD_ARGUMENT, "the input `%s` is NULL", value->name);
-        const char *from = (const char *)inputs[i] + sample * (size_t)value->bytes;
-        void *to = lane_value(lane, plan->input[i].value);
-        if (from != to) memcpy(to, from, (size_t)value->bytes);
-    }
-    return EE_OK;
-}
-
-/* Channels lie first in the network's own images, and last in the raw ones. */
-static void normalize(const input_t *input, const value_t *value, const uint8_t *raw, float *to) {
-    uint32_t lead = value->rank && value->shape[0] == 1;
-    const uint32_t *shape = value->shape + lead;
-    int64_t count = value->bytes / 4, channels = 1, inner = 1;
-    bool image = value->rank - lead == 3;
-    bool first = image && (input->channels == 1 ? shape[0] <= 4 : shape[0] == input->channels);
-    if (first) {
-        channels = shape[0];
-        inner = count / channels;
-    } else if (input->channels > 1) {
-        /* Of other ranks the channels are where there are so many. */
-        bool leading = value->rank > lead && shape[0] == input->channels && !image;
-        channels = input->channels;
-        inner = leading ? count / channels : 1;
-    }
-    float scale = (float)input->scale;
-    for (int64_t i = 0; i < count; i++) {
-        int64_t channel = i / inner % channels, k = input->channels > 1 ? channel : 0;
-        int64_t from = first ? i % inner * channels + channel : i;
-        to[i] = ((float)raw[from] / scale - (float)input->mean[k]) / (float)input->std[k];
-    }
-}
-
-static ee_status copy_raw(
-    const ee_session *session, lane_t *lane, const void *const *inputs) {
-    const plan_t *plan = plan_of(session);
-    bool any = false;
-    for (uint32_t i = 0; i < plan->inputs; i++) any |= plan->input[i].normalizes;
-    if (!any)
-        return fail(
-            EE_BAD_ARGUMENT, "`%s` does not say how its inputs are normalised: use ee_run",
-            plan->name);
-    for (uint32_t i = 0; i < plan->inputs; i++) {
-        const input_t *input = &plan->input[i];
-        const value_t *value = &plan->value[input->value];
-        if (!inputs[i]) return fail(EE_BAD_ARGUMENT, "the input `%s` is NULL", value->name);
-        void *to = lane_value(lane, input->value);
-        if (input->normalizes) normalize(input, value, inputs[i], to);
-        else memcpy(to, inputs[i], (size_t)value->bytes);
-    }
-    return EE_OK;
+    ee_status status = session_begin(session);
+    return status ? status : session_end(session, limit(session, &rule));
 }
 
 /* -- answers ------------------------------------------------------------------------------------ */
 
-static void count_answer(ee_session *session, const ee_answer *answer) {
+void count_answer(ee_session *session, const ee_answer *answer) {
     ee_statistics *all = &session->statistics;
     all->answers++;
     all->offloaded += (answer->flags & EE_OFFLOADED) != 0;
@@ -342,11 +293,12 @@ static void count_answer(ee_session *session, const ee_answer *answer) {
     all->energy_j += answer->energy_j;
     all->macs += answer->macs;
     session->exits[answer->exit]++;
+    if (!session->clocks) return;
+    all->transitions += clocks_transitions(session->clocks) - session->transitions;
+    session->transitions = clocks_transitions(session->clocks);
 }
 
-typedef enum { PLAIN, RAW, WHOLE } how_t;
-
-static ee_status run_one(
+ee_status run_one(
     ee_session *session, const void *const *inputs, size_t sample, how_t how, ee_answer *answer) {
     static const decider_t nobody;
     int64_t start_ns = monotonic_ns();
@@ -370,14 +322,14 @@ static ee_status run_alone(
     atomic_int *stop) {
     if (answer->size < sizeof(size_t))
         return fail(EE_BAD_ARGUMENT, "the answer has no size: begin with EE_ANSWER");
-    ee_status status = begin(session);
+    ee_status status = session_begin(session);
     if (status) return status;
     session->stop = stop;
     bool own = stop == &session->own_stop;
     if (own) atomic_store_explicit(stop, 0, memory_order_relaxed);
     status = run_one(session, inputs, 0, how, answer);
     if (own) atomic_store_explicit(stop, IDLE, memory_order_relaxed);
-    return end(session, status);
+    return session_end(session, status);
 }
 
 ee_status session_run(ee_session *session, const void *const *inputs, ee_answer *answer) {
@@ -394,142 +346,13 @@ ee_status session_run_raw(ee_session *session, const void *const *inputs, ee_ans
 }
 
 ee_status session_run_whole(ee_session *session, const void *const *inputs, ee_answer *answer) {
-    return run_alone(session, inputs, WHOLE, answer, &never);
+    return run_alone(session, inputs, WHOLE, answer, &nobody_cancels);
 }
 
 int session_cancel(ee_session *session) {
     /* At once, or it might reach a later call. */
     int found = 0;
     return atomic_compare_exchange_strong(&session->own_stop, &found, 1) || found == 1;
-}
-
-/* -- batches ------------------------------------------------------------------------------------ */
-
-typedef struct {
-    ee_session *session;
-    const void *const *inputs;
-    size_t count;
-    float *logits;
-    char *answers;
-    size_t answer_bytes;
-    atomic_size_t next;
-    pthread_mutex_t lock; /* of what follows, and of the session's statistics */
-    ee_status status;     /* the first one that was not 0, and what it said: on a thread of ours */
-    char message[512];
-} batch_t;
-
-/* The answers' logits go where the caller wants them, as the next sample overwrites them. */
-static void keep(batch_t *batch, size_t sample, const ee_answer *found) {
-    ee_answer kept = *found;
-    if (batch->logits && found->logits) {
-        float *to = batch->logits + sample * found->classes;
-        memcpy(to, found->logits, found->classes * sizeof(float));
-        kept.logits = to;
-    } else {
-        kept.logits = NULL;
-    }
-    tell(batch->answers + sample * batch->answer_bytes, &kept, sizeof kept);
-}
-
-/* Counts a sample, or remembers why there is no answer. Whether to go on. */
-static bool account(batch_t *batch, ee_status status, const ee_answer *found) {
-    pthread_mutex_lock(&batch->lock);
-    if (!status) count_answer(batch->session, found);
-    if (status && !batch->status) {
-        batch->status = status;
-        snprintf(batch->message, sizeof batch->message, "%s", latest_message());
-    }
-    bool good = !batch->status;
-    pthread_mutex_unlock(&batch->lock);
-    return good;
-}
-
-static int32_t share(const int64_t *frame, int32_t thread, int32_t threads, void *team) {
-    (void)threads, (void)team;
-    batch_t *batch = (batch_t *)(intptr_t)frame[0];
-    ee_session *session = batch->session;
-    lane_t *lane = thread ? &session->more[thread - 1] : &session->lane;
-    size_t sample;
-    while ((sample = atomic_fetch_add(&batch->next, 1)) < batch->count) {
-        int64_t start_ns = monotonic_ns();
-        ee_answer found = EE_ANSWER;
-        ee_status status = copy_inputs(session, lane, batch->inputs, sample);
-        if (!status) status = run_sample(session, lane, &session->decider, start_ns, &found);
-        if (!status) keep(batch, sample, &found);
-        if (!account(batch, status, &found)) break;
-    }
-    return 0;
-}
-
-static ee_status open_more(ee_session *session) {
-    if (session->more) return EE_OK;
-    size_t count = (size_t)session->threads - 1;
-    lane_t *more = calloc(count, sizeof(lane_t));
-    ee_status status = more ? EE_OK : fail(EE_NO_MEMORY, "there is no memory for a batch");
-    size_t made = 0;
-    while (!status && made < count) {
-        status = lane_open(&more[made++], session->network, NULL, 1);
-        if (status) break;
-        more[made - 1].state = calloc(1, session->state_bytes + 1);
-        if (!more[made - 1].state) status = fail(EE_NO_MEMORY, "there is no memory for a batch");
-    }
-    for (size_t i = 0; status && i < made; i++) lane_close(&more[i]);
-    if (status) free(more);
-    else session->more = more;
-    return status;
-}
-
-/* Whether samples may be answered side by side: what one does must not depend on others or time. */
-static bool can_share(const ee_session *session) {
-    const decider_t *decider = &session->decider;
-    return session->team && !session->clocks && !session->options.meter && !decider->own &&
-           !decider->halts && !decider->learned && !session->options.server;
-}
-
-static ee_status run_shared(batch_t *batch) {
-    ee_session *session = batch->session;
-    ee_status status = open_more(session);
-    if (status) return status;
-    int64_t frame[] = {(int64_t)(intptr_t)batch};
-    pthread_mutex_init(&batch->lock, NULL);
-    eecompile_team_run(session->team, session->threads, share, frame);
-    pthread_mutex_destroy(&batch->lock);
-    return batch->status ? fail(batch->status, "%s", batch->message) : EE_OK;
-}
-
-static ee_status run_in_turn(batch_t *batch) {
-    for (size_t sample = 0; sample < batch->count; sample++) {
-        ee_answer found = EE_ANSWER;
-        ee_status status = run_one(batch->session, batch->inputs, sample, PLAIN, &found);
-        if (status) return status;
-        keep(batch, sample, &found);
-    }
-    return EE_OK;
-}
-
-ee_status session_run_batch(
-    ee_session *session, const void *const *inputs, size_t count, float *logits,
-    ee_answer *answers) {
-    batch_t batch = {
-        .session = session,
-        .inputs = inputs,
-        .count = count,
-        .logits = logits,
-        .answers = (char *)answers,
-        .answer_bytes = count ? answers->size : sizeof(ee_answer),
-    };
-    /* All have the size of the first: that is how far apart they are. */
-    if (batch.answer_bytes < sizeof(size_t) || batch.answer_bytes % sizeof(size_t) ||
-        batch.answer_bytes > MOST_ANSWER)
-        return fail(EE_BAD_ARGUMENT, "the answers have no size: begin each with EE_ANSWER");
-    for (size_t i = 0; i < count; i++)
-        memcpy(batch.answers + i * batch.answer_bytes, &batch.answer_bytes, sizeof(size_t));
-    ee_status status = begin(session);
-    if (status) return status;
-    session->stop = &never;
-    status = can_share(session) ? run_shared(&batch) : run_in_turn(&batch);
-    session->at_end = false;
-    return end(session, status);
 }
 
 /* -- what else is known ------------------------------------------------------------------------- */
@@ -544,10 +367,11 @@ const void *session_output(const ee_session *session, const char *name) {
 
 ee_status session_statistics_get(
     const ee_session *session, ee_statistics *statistics, uint64_t *exits) {
-    ee_statistics found = session->statistics;
-    found.transitions = session->clocks ? clocks_transitions(session->clocks) : 0;
+    ee_status status = session_begin((ee_session *)session); /* nobody else counts meanwhile */
+    if (status) return status;
     if (exits) memcpy(exits, session->exits, (plan_of(session)->exits + 1) * sizeof(uint64_t));
-    return tell(statistics, &found, sizeof found);
+    status = tell(statistics, &session->statistics, sizeof session->statistics);
+    return session_end((ee_session *)session, status);
 }
 
 void session_statistics_reset(ee_session *session) {
@@ -555,24 +379,29 @@ void session_statistics_reset(ee_session *session) {
     memset(session->exits, 0, (plan_of(session)->exits + 1) * sizeof(uint64_t));
 }
 
+static size_t learned_bytes(const ee_session *session) {
+    return session->decider.learned ? policy_learned_bytes(session->decider.policy) : 0;
+}
+
 ee_status session_state_get(const ee_session *session, void *bytes, size_t *count) {
-    const decider_t *decider = &session->decider;
-    size_t room = *count;
-    *count = decider->learned ? policy_learned_bytes(decider->policy) : 0;
-    if (!*count || !bytes) return EE_OK;
-    if (room < *count)
-        return fail(EE_BAD_ARGUMENT, "what was learned takes %zu bytes, there are %zu", *count, room);
-    memcpy(bytes, decider->learned, *count);
-    return EE_OK;
+    ee_status status = session_begin((ee_session *)session);
+    if (status) return status;
+    size_t room = *count, wanted = *count = learned_bytes(session);
+    if (bytes && room < wanted)
+        status = fail(
+            EE_BAD_ARGUMENT, "what was learned takes %zu bytes, there are %zu", wanted, room);
+    else if (bytes && wanted)
+        memcpy(bytes, session->learned, wanted);
+    return session_end((ee_session *)session, status);
 }
 
 ee_status session_state_set(ee_session *session, const void *bytes, size_t count) {
-    const decider_t *decider = &session->decider;
-    size_t wanted = decider->learned ? policy_learned_bytes(decider->policy) : 0;
-    if (count != wanted || (wanted && !policy_learned_is_sound(decider->policy, bytes)))
-        return fail(EE_BAD_ARGUMENT, "this was not learned by the policy in use");
-    ee_status status = begin(session);
+    ee_status status = session_begin(session);
     if (status) return status;
-    if (wanted) memcpy(decider->learned, bytes, wanted);
-    return end(session, status);
+    size_t wanted = learned_bytes(session);
+    if (count != wanted || (wanted && !policy_learned_is_sound(session->decider.policy, bytes)))
+        status = fail(EE_BAD_ARGUMENT, "this was not learned by the policy in use");
+    else if (wanted)
+        memcpy(session->learned, bytes, wanted);
+    return session_end(session, status);
 }

@@ -74,17 +74,42 @@ struct ee_session {
     decider_t decider;
     halting_t *halting;
     clocks_t *clocks;
+    uint64_t transitions;    /* of `clocks`, that the statistics have */
     ee_governor *governor;   /* of its own; NULL: none, or the app's */
+    char governor_why[200];  /* there is none, or it cannot set all clocks */
+    int32_t *workers;        /* the system's numbers of the team's own threads */
     float *offloaded;        /* [classes] what a server answered */
     const void **border;     /* what it is given: as many as any exit has */
     size_t state_bytes, learned_bytes;
     void *learned;
     ee_statistics statistics;
     uint64_t *exits;         /* answers by exit */
-    uint64_t forced;         /* answers given because of the deadline where the policy went on */
     arena_t own;             /* of a policy that was given as bytes */
     bool at_end;             /* the latest sample got the network's own answer, here */
 };
+
+/* -- inputs (inputs.c) -------------------------------------------------------------------------- */
+
+/* One sample, of the arrays' number `sample`, to where a lane's functions read it. */
+ee_status copy_inputs(
+    const ee_session *session, lane_t *lane, const void *const *inputs, size_t sample);
+/* The same of raw data, normalised. */
+ee_status copy_raw(const ee_session *session, lane_t *lane, const void *const *inputs);
+
+/* -- samples (run.c, session.c) ----------------------------------------------------------------- */
+
+typedef enum { PLAIN, RAW, WHOLE } how_t;
+
+/* Takes the session for a call, or EE_BUSY; every other status comes after `session_end`, which
+ * returns what it is given. */
+ee_status session_begin(ee_session *session);
+ee_status session_end(ee_session *session, ee_status status);
+extern atomic_int nobody_cancels; /* 0: a `stop` */
+
+/* One sample from inputs to answer, counted; the session has begun. */
+ee_status run_one(
+    ee_session *session, const void *const *inputs, size_t sample, how_t how, ee_answer *answer);
+void count_answer(ee_session *session, const ee_answer *answer);
 
 /* One sample, its inputs in the lane's memory; `answer` but for what the session adds. */
 ee_status run_sample(
@@ -101,6 +126,7 @@ ee_status session_open_with(
     ee_network *network, const ee_options *options, team_t *team, ee_session **session);
 void session_close(ee_session *session);
 ee_status session_set_policy(ee_session *session, const char *name);
+const char *session_clocks_reason(const ee_session *session);
 ee_status session_set_own_policy(ee_session *session, const ee_policy *policy);
 ee_status session_set_halt(ee_session *session, double macs, double latency_s, double energy_j);
 ee_status session_run(ee_session *session, const void *const *inputs, ee_answer *answer);

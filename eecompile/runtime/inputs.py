@@ -74,7 +74,7 @@ def as_batch(name: str, type_: TensorType, given: np.ndarray, *, single: bool) -
             raise bad_argument(f"Expected {type_} for the input `{name}`, found {found}", help_)
     else:
         one = sample_shape(type_)
-        if given.shape[1:] == one and (not single or len(given) == 1):
+        if given.ndim and given.shape[1:] == one and (not single or len(given) == 1):
             return given
         if single and given.shape in (one, type_.shape):
             return given.reshape(batch_shape(type_, 1))

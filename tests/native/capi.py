@@ -132,6 +132,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "session_open": (c_int, c_void_p, c_void_p, POINTER(c_void_p)),
     "session_close": (None, c_void_p),
     "set_policy": (c_int, c_void_p, c_char_p),
+    "clocks_reason": (c_char_p, c_void_p),
     "set_own_policy": (c_int, c_void_p, c_void_p),
     "set_halt": (c_int, c_void_p, c_double, c_double, c_double),
     "run": (c_int, c_void_p, c_void_p, c_void_p),

@@ -661,7 +661,7 @@ LEARNED = LearnedScorePolicy([[0.5, 0, 0, 0, 0, 1, 0, 0]], [0.5])
             for k in (3, 4, 5)
         ),
         (SplitPolicy("class_means", [0.5] * 3, [0], SPLIT_COSTS, at=0), 3, 2, "no class means"),
-        (NeverPolicy(1), 1, 0, "there are none"),
+        (ThresholdPolicy("max_softmax", [0.5]), 1, 0, "there are none"),
         (b"\x08" + bytes(12), 1, 2, "no such kind"),
         (pack("<BdI", 4, nan, 1), 1, 2, "shifted"),
         (pack("<BdBId", 0, 0.0, 3, 1, 0.5), 1, 2, "no such measure"),

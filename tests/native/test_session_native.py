@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import eecompile as ee
 from eecompile.artifact import Artifact, PolicyEntry, read_artifact, write_artifact
 from eecompile.clock_rule import ClockRule
 from eecompile.compiled import CompiledGraph, Function
@@ -24,6 +25,7 @@ from eecompile.cost import Work
 from eecompile.diagnostics import CompileErrors
 from eecompile.halt_rule import HaltRule
 from eecompile.ir import TensorType
+from eecompile.manifest import Normalization
 from eecompile.native_plan import plan_bytes
 from eecompile.policies import from_json, to_json
 from eecompile.policies.never import NeverPolicy
@@ -32,6 +34,7 @@ from eecompile.runtime.clock import Clock
 from eecompile.runtime.deciding import Deciding
 from eecompile.runtime.governor import Governor, NoGovernor, RecordingGovernor
 from eecompile.runtime.halting import Halting
+from eecompile.runtime.inputs import normalized
 from eecompile.runtime.library import Library
 from eecompile.runtime.limiting import Limiter
 from eecompile.runtime.single import Singles
@@ -412,6 +415,49 @@ def test_clocks_are_set_as_in_python_and_put_back(net: Nets) -> None:
         assert told[-1] is None
 
 
+def test_why_clocks_are_left_alone_is_told(net: Nets) -> None:
+    told: list[float | None] = []
+    able, some, unable = (capi.governor(told) for _ in range(3))
+    some.offers = capi.OFFERS(lambda context, cluster, hertz: hertz < 1.5e9)
+    unable.offers = capi.OFFERS(lambda *_: 0)
+
+    def reason(policy: str, given: capi.Governor | None, clocks: int = 1) -> str:
+        address = None if given is None else ctypes.addressof(given)
+        session = net.api.session(net.network, policy, governor=address, clocks=clocks)
+        net.api.ask(session, INPUTS["tiny"][0])
+        found = str(net.api.clocks_reason(session).decode())
+        net.api.session_close(session)
+        return found
+
+    assert reason("clocked", able) == reason("clocked", some) == reason("fixed", some) == ""
+    assert reason("clocked", unable) == "the governor offers none of the clocks"
+    assert reason("clocked", unable, clocks=0) == reason("fast", unable) == ""
+    some.offers = capi.OFFERS(lambda context, cluster, hertz: hertz > 1.5e9)
+    assert reason("fixed", some).endswith("the cost table has no clock of the fixed frequency")
+    able.set = capi.OFFERS(lambda *_: -1)
+    assert reason("clocked", able) == "its clock cannot be set any more: cluster cpu"
+    # Linux's own: the table's clocks are of no machine, so that there is something to say.
+    assert "cluster cpu: " in reason("clocked", None)
+    assert net.api.clocks_reason(None) == b""
+
+
+def test_changes_of_clocks_are_counted_over_policies(net: Nets) -> None:
+    told: list[float | None] = []
+    own = capi.governor(told)
+    given = {"governor": ctypes.addressof(own), "clocks": 1}
+    session = net.api.session(net.network, "clocked", **given)
+    for x in INPUTS["tiny"][:5]:
+        net.api.ask(session, x, how="run_whole")
+        net.api.ask(session, x)
+    count = net.api.counted(session, 3)[0].transitions
+    assert count > 0
+    net.api.set_policy(session, b"fast")
+    assert net.api.counted(session, 3)[0].transitions == count
+    net.api.statistics_reset(session)
+    assert net.api.counted(session, 3)[0].transitions == 0
+    net.api.session_close(session)
+
+
 def test_what_apps_give_must_be_complete(net: Nets) -> None:
     for name, given in (
         ("governor", capi.Governor()), ("meter", capi.Meter()), ("server", capi.Server()),
@@ -566,6 +612,63 @@ def test_a_network_without_classes_and_with_inputs_of_all_kinds(net: Nets, threa
         net.api.run(session, pointers, ctypes.byref(capi.Answer()))
 
 
+def test_a_network_without_classes_may_have_a_policy_for_its_gates(tmp_path: Path) -> None:
+    made = networks.contents("odd")
+    never = {"gates": PolicyEntry(to_json(NeverPolicy(0, gate_shift=0.5)))}
+    made = replace(made, policies=never, default_policy="gates")
+    write_artifact(tmp_path / "odd", replace(made, plan=plan_bytes(made)))
+    api = Api(ctypes.CDLL(str(tmp_path / "odd" / "kernels.so")), "odd")
+    inputs = odd_inputs(3)
+    with api.opened(tmp_path / "odd") as network:
+        session = api.session(network)
+        assert api.ask(session, *inputs).exit == 0
+        expected = list((ctypes.c_float * 2).from_address(api.output(session, b"y")))
+        api.session_close(session)
+    names = [name for name, _ in networks.ODD_INPUTS]
+    sample = dict(zip(names, inputs, strict=True))
+    with ee.load(tmp_path / "odd") as net:
+        for policy in ("gates", None, "gates"):
+            net.set_policy(policy)
+            np.testing.assert_array_equal(net.run(sample).logits, np.float32(expected))
+
+
+#: Shape of an input whose channels are normalised alike -> its raw data, channels last.
+RAW_SHAPES = {
+    (1, 2, 2, 3): (2, 3, 2),
+    (1, 1, 4, 3): (4, 3, 1),
+    (1, 4, 3, 1): (4, 3, 1),  # One channel, last, of an image of few rows.
+    (1, 6, 2, 1): (6, 2, 1),
+    (12,): (12,),
+}
+
+
+@pytest.mark.parametrize("shape", RAW_SHAPES, ids=str)
+def test_raw_images_have_their_channels_last_whatever_the_networks_have(
+    artifacts: Artifacts, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    """What the network reads of them is compared, in the session's own memory."""
+    made = networks.contents("odd")
+    inputs = (("image", TensorType("float32", shape)), *networks.ODD_INPUTS[1:])
+    (mix,) = made.network.functions()
+    graph = replace(made.network, inputs=inputs, segments=(replace(mix, inputs=inputs),))
+    how = {"image": Normalization((0.25,), (0.5,))}
+    made = replace(made, network=graph, normalizations=how)
+    (tmp_path / "plan.bin").write_bytes(plan_bytes(made))
+    (tmp_path / "weights.bin").write_bytes(b"")
+    raw = np.random.default_rng(1).integers(0, 256, RAW_SHAPES[shape], np.uint8)
+    api = artifacts.apis["odd"]
+    memory = api.loaded.eecompile_input
+    memory.restype, memory.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_uint32)
+    with api.opened(tmp_path) as network:
+        session = api.session(network)
+        api.ask(session, raw, *odd_inputs(0)[1:], how="run_raw")
+        found = list((ctypes.c_float * raw.size).from_address(memory(session, 0)))
+        api.session_close(session)
+    np.testing.assert_array_equal(
+        found, normalized(raw, inputs[0][1], how["image"]).astype(np.float32).ravel()
+    )
+
+
 @pytest.mark.parametrize("net", ["tiny"], indirect=True)
 def test_raw_data_are_normalised_as_in_python(net: Nets) -> None:
     session, reference = net.open("fast"), Reference(net.artifact, "fast")
@@ -652,6 +755,8 @@ def test_a_second_thread_is_told_that_the_session_is_busy(net: Nets) -> None:
             lambda: net.api.set_own_policy(session, None),
             lambda: net.api.set_halt(session, nan, nan, nan),
             lambda: net.api.state_set(session, b"", size),
+            lambda: net.api.state_get(session, None, ctypes.byref(size)),
+            lambda: net.api.counted(session, 3),
         )
         for call in calls:
             with pytest.raises(Failed, match="another thread") as error:
@@ -662,7 +767,7 @@ def test_a_second_thread_is_told_that_the_session_is_busy(net: Nets) -> None:
     own = capi.Policy(None, 0, capi.DECIDE(decide))
     net.api.set_own_policy(session, ctypes.byref(own))
     assert net.api.ask(session, x).exit == 0
-    assert told == ["BUSY"] * 7
+    assert told == ["BUSY"] * 9
     net.api.set_policy(session, b"fast")
 
 
