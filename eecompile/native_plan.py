@@ -25,7 +25,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from eecompile.artifact import Contents, PolicyEntry
+from eecompile.artifact import Artifact, Contents, PolicyEntry
 from eecompile.checked_json import JsonError
 from eecompile.clock_rule import ClockRule
 from eecompile.compiled import CompiledGraph, CompiledStep, Function
@@ -38,7 +38,7 @@ from eecompile.native_policies import policy_bytes
 from eecompile.policies import ExitPolicy, from_json
 from eecompile.segments import SHIFT
 
-__all__ = ["PLAN_VERSION", "plan_bytes", "runs_natively"]
+__all__ = ["PLAN_VERSION", "plan_agrees", "plan_bytes", "plan_of", "runs_natively"]
 
 PLAN_VERSION = 1
 _MAGIC = b"\x89EEP\r\n\x1a\n"
@@ -223,6 +223,44 @@ def plan_bytes(contents: Contents) -> bytes:
     stream = b"".join(out.parts)
     head = struct.pack("<II", PLAN_VERSION, len(stream))
     return _MAGIC + head + hashlib.sha256(stream).digest() + stream
+
+
+def plan_of(artifact: Artifact, costs: CostTable | None) -> bytes:
+    """The plan that an artifact would have been written with, had these been its costs.
+
+    Raises:
+        InternalError: as `plan_bytes`.
+    """
+    manifest = artifact.manifest
+    return plan_bytes(
+        Contents(
+            version=manifest.version,
+            target=manifest.target,
+            network=manifest.network,
+            library=artifact.library,
+            weights=artifact.weights,
+            vectors={},
+            segments_text="",
+            source_text="",
+            policies=artifact.policies,
+            default_policy=manifest.default_policy,
+            costs=costs,
+            normalizations=manifest.normalizations,
+            labels=manifest.labels,
+        )
+    )
+
+
+def plan_agrees(artifact: Artifact) -> bool:
+    """Whether its plan says what manifest, policies and costs say; true where there is none.
+
+    Raises:
+        CompileErrors: its costs are no cost table.
+    """
+    try:
+        return not artifact.plan or artifact.plan == plan_of(artifact, artifact.costs)
+    except InternalError:  # What no build writes has no plan.
+        return False
 
 
 def _is_ours(rule: ExitPolicy) -> bool:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from eecompile import atomic
 from eecompile.artifact import Contents, PolicyEntry, content_digest, read_artifact, write_artifact
 from eecompile.artifact_files import MEMBERS
 from eecompile.checked_json import JsonError, parse_json
+from eecompile.cli import main
 from eecompile.diagnostics import CompileErrors, InternalError
 from eecompile.manifest import Manifest
+from eecompile.native_plan import plan_bytes
 from eecompile.runtime.vectors import verify_artifact
 from tests.runtime import tiny
 
@@ -329,9 +332,34 @@ def test_verify_runs_the_vectors(tmp_path: Path) -> None:
         "max_abs_error": 0.0,
         "max_exit_error": 0.0,
         "exits_agree": True,
+        "plan_agrees": True,
         "samples": 16,
         "files": sorted(MEMBERS),
     }
+
+
+def test_verify_sees_a_plan_that_says_something_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the native runtime would do, and the same artifact's Python files, are of one build."""
+    good, out = tiny.contents(), tmp_path / "out"
+    careful = PolicyEntry(good.policies["careful"].rule, good.policies["fast"].report)
+    others = {
+        "policies": replace(good, policies={**good.policies, "fast": careful}),
+        "default": replace(good, default_policy="careful"),
+        "costs": replace(good, costs=tiny.costs(good.network, 2.5)),
+        "labels": replace(good, labels=("x", "y", "z")),
+        "cores": replace(good, target=replace(good.target, cores=2)),
+        "nothing": good,
+    }
+    for name, other in others.items():
+        write_artifact(out, replace(good, plan=plan_bytes(other)))
+        found = verify_artifact(out)
+        assert found.ok == found.plan_agrees == (name == "nothing"), name
+        assert found.exits_agree and found.max_abs_error == 0, "Python does not read the plan"
+        assert main(["verify", str(out)]) == (0 if found.ok else 1)
+        said = capsys.readouterr().out
+        assert ("plan.bin does not say what manifest.json" in said) == (not found.ok)
 
 
 def test_verify_sees_wrong_outputs_exits_and_nan(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("artifact", "artifact_files", "artifact_writing", "packed"),
         *("signatures", "signing"),
     ),
-    ("heads", "policies", "gates", "native_policies"),
+    ("heads", "policies", "gates", "native_policies", "native_plan"),
     ("passes", "targets", "dsl"),
     ("runtime",),
     ("DRIVER",),
@@ -56,6 +56,7 @@ RUNTIME_SEES = frozenset(
         *("segments", "atomic", "checked_json", "compiled", "manifest", "artifact"),
         *("artifact_files", "deviation", "memory", "packing", "figures"),
         *("signatures", "npz", "array_files", "native_names", "native_policies"),
+        *("native_plan",),
         *("board", "cost_table", "clock_rule", "guard_rule", "halt_rule", "offload_rule"),
         *("artifact_writing", "packed_form", "kept_macs"),
     ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from eecompile.artifact import Artifact, Contents, check_unchanged
+from eecompile.artifact import Artifact, check_unchanged
 from eecompile.artifact_files import MANIFEST, PLAN, SIGNATURE
 from eecompile.artifact_writing import replace_artifact
 from eecompile.checked_json import canonical_json
 from eecompile.cost_table import CostTable
 from eecompile.manifest import Manifest, Member
-from eecompile.native_plan import plan_bytes
+from eecompile.native_plan import plan_of
 
 __all__ = ["keep_costs"]
 
@@ -29,7 +29,7 @@ def keep_costs(artifact: Artifact, table: CostTable) -> Manifest:
     """
     changed = {_COSTS: canonical_json(table.to_json())}
     if artifact.plan:  # It has what the native runtime decides by, costs among it.
-        changed[PLAN] = plan_bytes(_contents(artifact, table))
+        changed[PLAN] = plan_of(artifact, table)
     members = {
         name: Member(hashlib.sha256(data).hexdigest(), len(data), table.device is not None)
         for name, data in changed.items()
@@ -39,23 +39,3 @@ def keep_costs(artifact: Artifact, table: CostTable) -> Manifest:
     files.pop(SIGNATURE, None)  # it was of the earlier manifest
     replace_artifact(artifact.path, files, lambda: check_unchanged(artifact, "measure"))
     return manifest
-
-
-def _contents(artifact: Artifact, table: CostTable) -> Contents:
-    """What the artifact was written from, as far as its plan tells, with another table."""
-    manifest = artifact.manifest
-    return Contents(
-        version=manifest.version,
-        target=manifest.target,
-        network=manifest.network,
-        library=artifact.library,
-        weights=artifact.weights,
-        vectors={},
-        segments_text="",
-        source_text="",
-        policies=artifact.policies,
-        default_policy=manifest.default_policy,
-        costs=table,
-        normalizations=manifest.normalizations,
-        labels=manifest.labels,
-    )

@@ -184,4 +184,6 @@ def verify(options: argparse.Namespace) -> int:
             f"{verdict}: {found.samples} test vectors, largest error {found.max_abs_error:.2g}, "
             f"exits {'agree' if found.exits_agree else 'DISAGREE'}, {len(found.files)} files whole"
         )
+        if not found.plan_agrees:
+            print("plan.bin does not say what manifest.json, policies.json and costs.json say")
     return 0 if found.ok else 1

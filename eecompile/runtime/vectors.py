@@ -24,6 +24,7 @@ from eecompile.artifact import Artifact, read_artifact
 from eecompile.artifact_files import bad_artifact
 from eecompile.compiled import CompiledGraph
 from eecompile.deviation import Deviation
+from eecompile.native_plan import plan_agrees
 from eecompile.policies import (
     ExitOutputs,
     ExitPolicy,
@@ -45,13 +46,15 @@ class Verification:
     """What came of running an artifact's test vectors.
 
     Attributes:
-        ok: whether every value is within the tolerance and every exit is the expected one.
+        ok: whether every value is within the tolerance, every exit is the expected one, and the
+            plan agrees.
         max_abs_error: largest deviation of the network's outputs from the source network's (from
             those of the build, where the artifact has no others).
         max_exit_error: largest deviation of heads and comparators from those of the build, and of
             all that is answered where gates decide.
         exits_agree: whether each policy took the expected exit for every sample, and ran exactly
             the segments up to it.
+        plan_agrees: whether what the native runtime is told is what the other files say.
         samples: number of test vectors.
         files: the files whose hashes were checked.
     """
@@ -60,16 +63,18 @@ class Verification:
     max_abs_error: float
     max_exit_error: float
     exits_agree: bool
+    plan_agrees: bool
     samples: int
     files: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The keys scripts rely on: ok, max_abs_error, exits_agree, files."""
+        """The keys scripts rely on: ok, max_abs_error, exits_agree, plan_agrees, files."""
         return {
             "ok": self.ok,
             "max_abs_error": self.max_abs_error,
             "max_exit_error": self.max_exit_error,
             "exits_agree": self.exits_agree,
+            "plan_agrees": self.plan_agrees,
             "samples": self.samples,
             "files": list(self.files),
         }
@@ -137,6 +142,8 @@ def verify_artifact(
 ) -> Verification:
     """Check an artifact's files, and who signed it if keys are given, then run its test vectors.
 
+    What the native runtime reads is compared with the files that Python reads, too.
+
     Raises:
         CompileErrors: it cannot be loaded here, is not signed by a trusted key where any were
             given, or its test vectors do not fit it.
@@ -164,11 +171,13 @@ def verify_artifact(
         _exits_agree(session, name, inputs, _vector(artifact, vectors, f"exits.{name}", count))
         for name in session.policies
     )
+    told = plan_agrees(artifact)
     return Verification(
-        ok=agree and final.within and exits.within,
+        ok=agree and told and final.within and exits.within,
         max_abs_error=final.largest,
         max_exit_error=exits.largest,
         exits_agree=agree,
+        plan_agrees=told,
         samples=count,
         files=tuple(sorted(artifact.manifest.members)),
     )

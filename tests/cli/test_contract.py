@@ -46,7 +46,7 @@ def test_help_of_every_verb_has_an_example(verb: str, call: Call) -> None:
             },
         ),
         ("build FILE -o OUT --dry-run", {"artifact", "target", "exits", "steps"}),
-        ("verify OUT", {"ok", "max_abs_error", "exits_agree", "files"}),
+        ("verify OUT", {"ok", "max_abs_error", "exits_agree", "plan_agrees", "files"}),
         ("inspect OUT", {"model", "macs", "exits", "segments", "cores", "memory"}),
         ("inspect FILE", {"model", "macs", "exits", "segments"}),
         (

@@ -629,7 +629,7 @@ def test_a_network_without_classes_may_have_a_policy_for_its_gates(tmp_path: Pat
     with ee.load(tmp_path / "odd") as net:
         for policy in ("gates", None, "gates"):
             net.set_policy(policy)
-            np.testing.assert_array_equal(net.run(sample).logits, np.float32(expected))
+            np.testing.assert_array_equal(net.run(sample).logits, np.array(expected, np.float32))
 
 
 #: Shape of an input whose channels are normalised alike -> its raw data, channels last.
