@@ -151,7 +151,7 @@ def _words(names: AppNames) -> dict[str, str]:
     network, target = manifest.network, manifest.target
     buffers = [f"input_{index}" for index, _ in enumerate(names.inputs)]
     sizes = zip(buffers, names.inputs, strict=True)
-    about = f"Network {plain_text(network.name)}: {len(names.exits)} exits"
+    exits = f"{len(names.exits)} exits" if network.exits else "no early exits"
     return {
         "NETWORK": plain_text(network.name),
         "NAME": names.name,
@@ -159,25 +159,37 @@ def _words(names: AppNames) -> dict[str, str]:
         "SYMBOL": names.symbol,
         "POLICY": names.policy,
         "VERSION": plain_text(manifest.version),
-        "ABOUT": about + (f", {network.classes} classes" if network.classes else ""),
+        "ABOUT": f"Network {plain_text(network.name)}: {exits}"
+        + (f", {network.classes} classes" if network.classes else ""),
         "MACHINE": f"{plain_text(target.name)} ({plain_text(target.triple)})",
         "ARCHITECTURE": plain_text(target.architecture),
         "BUFFERS": "\n".join(f"static unsigned char {b}[{c}_BYTES];" for b, c in sizes),
         "NAMES": ", ".join(buffers),
         "READ": " && ".join(f"fread({b}, sizeof {b}, 1, file)" for b in buffers),
-        "TELL": _telling(network.classes, manifest.labels is not None),
+        "TELL": _telling(names),
     }
 
 
-def _telling(classes: int | None, has_labels: bool) -> str:
+def _telling(names: AppNames) -> str:
     """The example's line that prints an answer."""
+    manifest = names.artifact.manifest
     told = ["ee_exit_name(network, answer.exit)", "answer.latency_s * 1e3"]
     form = "by %s in %.3f ms"
-    if classes and has_labels:
+    if not manifest.network.classes:
+        form, told = f"%s begins with %g, {form}", [*_first_number(names), *told]
+    elif manifest.labels is not None:
         form, told = f"%s {form}", ["ee_label(network, answer.label)", *told]
-    elif classes:
+    else:
         form, told = f"class %u {form}", ["(unsigned)answer.label", *told]
     return f'printf("{form}\\n", ' + f",\n{' ' * 15}".join(told) + ");"
+
+
+def _first_number(names: AppNames) -> list[str]:
+    """C for the name of the first output, and for its first element."""
+    network = names.artifact.manifest.network
+    constant, (_, type_) = names.outputs[0], network.segments[-1].outputs[0]
+    of = {"float32": "float", "bool": "unsigned char"}.get(type_.dtype, f"{type_.dtype}_t")
+    return [constant, f"(double)*(const {of} *)ee_output(session, {constant})"]
 
 
 def _samples(artifact: Artifact) -> bytes:

@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from eecompile.artifact import Artifact
-from eecompile.compiled import Value
+from eecompile.compiled import CompiledGraph, Value
+from eecompile.ir import TensorType
 from eecompile.native_names import app_name, library_file, library_symbol, plain_name
 from eecompile.native_plan import runs_natively
 
 __all__ = ["AppNames", "c_string", "header_text", "plain_text"]
 
 _WIDTH = 100
-#: Of each input, a constant with such an ending.
-_OF_INPUTS = ("", "_DTYPE", "_RANK", "_SHAPE", "_BYTES")
+#: Of each input and output, a constant with such an ending.
+_OF_VALUES = ("", "_DTYPE", "_RANK", "_SHAPE", "_BYTES")
+_TAKEN = ("INPUTS", "OUTPUTS", "EXITS", "CLASSES", "LABELS")
 
 
 def plain_text(text: str) -> str:
@@ -55,15 +57,15 @@ class AppNames:
         library: name of the library's file.
         symbol: of its `ee_library`.
         prefix: of all constants.
-        inputs, exits, policies: their constants, in order; the last exit is the network's own
-            answer.
+        inputs, outputs, exits, policies: their constants, in order; the last exit is the network's
+            own answer.
         native: of each policy, whether the native runtime knows it.
         policy: constant of the policy to begin with: the artifact's default, else the first that
             the native runtime knows; `""`, decisions off, where there is none.
     """
 
     artifact: Artifact
-    taken: set[str] = field(default_factory=lambda: {"INPUTS", "EXITS", "CLASSES", "LABELS"})
+    taken: set[str] = field(default_factory=lambda: set(_TAKEN))
 
     def __post_init__(self) -> None:
         manifest = self.artifact.manifest
@@ -72,7 +74,8 @@ class AppNames:
         self.library = library_file(network.name)
         self.symbol = library_symbol(network.name)
         self.prefix = f"EE_{self.name.upper()}_"
-        self.inputs = [self._name("INPUT", name, _OF_INPUTS) for name, _ in network.inputs]
+        self.inputs = [self._name("INPUT", name, _OF_VALUES) for name, _ in network.inputs]
+        self.outputs = [self._name("OUTPUT", name, _OF_VALUES) for name, _ in _outputs_of(network)]
         self.exits = [self._name("EXIT", name) for name in network.exit_names]
         self.policies = {name: self._name("POLICY", name) for name in manifest.policies}
         entries = self.artifact.policies
@@ -89,6 +92,11 @@ class AppNames:
             base, number = f"{wanted}_{number}", number + 1
         self.taken.update(base + ending for ending in endings)
         return self.prefix + base
+
+
+def _outputs_of(network: CompiledGraph) -> tuple[Value, ...]:
+    """What `ee_output` tells: the network's own answer and what else it computes with it."""
+    return network.segments[-1].outputs
 
 
 def header_text(names: AppNames) -> str:
@@ -117,6 +125,7 @@ def header_text(names: AppNames) -> str:
         "#endif",
         "",
         *_inputs(names),
+        *_outputs(names),
         *_exits(names),
         *_policies(names),
     ]
@@ -138,11 +147,24 @@ def _inputs(names: AppNames) -> list[str]:
 def _input(constant: str, index: int, value: Value, normalizes: bool) -> list[str]:
     name, type_ = value
     raw = ", which ee_run_raw makes of 8-bit data" if normalizes else ""
+    return [f"#define {constant} {index} /* `{plain_text(name)}`{raw} */", *_type(constant, type_)]
+
+
+def _outputs(names: AppNames) -> list[str]:
+    outputs = _outputs_of(names.artifact.manifest.network)
+    lines = ["/* Outputs, for ee_output after an answer of the last exit. */"]
+    lines.append(f"#define {names.prefix}OUTPUTS {len(outputs)}")
+    for constant, (name, type_) in zip(names.outputs, outputs, strict=True):
+        lines += [f"#define {constant} {c_string(name)}", *_type(constant, type_)]
+    return [*lines, ""]
+
+
+def _type(constant: str, type_: TensorType) -> list[str]:
+    # C has no empty initialisers, so that of a single number's shape holds one that is not used.
     return [
-        f"#define {constant} {index} /* `{plain_text(name)}`{raw} */",
         f"#define {constant}_DTYPE EE_{type_.dtype.upper()}",
         f"#define {constant}_RANK {len(type_.shape)}",
-        f"#define {constant}_SHAPE {{{', '.join(map(str, type_.shape))}}}",
+        f"#define {constant}_SHAPE {{{', '.join(map(str, type_.shape or (1,)))}}}",
         f"#define {constant}_BYTES {type_.nbytes}",
     ]
 
@@ -160,6 +182,8 @@ def _exits(names: AppNames) -> list[str]:
 
 
 def _policies(names: AppNames) -> list[str]:
+    if not names.policies:
+        return []
     lines = ["/* For ee_options.policy and ee_set_policy; NULL: the artifact's default. */"]
     for name, constant in names.policies.items():
         remark = "" if names.native[name] else " /* needs eecompile's Python runtime */"

@@ -23,8 +23,9 @@ int main(int count, char **given) {
     ee_session *session;
     ee_options options = EE_OPTIONS;
     ee_answer answer = EE_ANSWER;
-    FILE *file = fopen(count > 1 ? given[1] : "samples.bin", "rb");
-    if (!file) return perror("samples"), 1;
+    const char *samples = count > 1 ? given[1] : "samples.bin";
+    FILE *file = fopen(samples, "rb");
+    if (!file) return perror(samples), 1;
     check(ee_open(&@SYMBOL@, count > 2 ? given[2] : "@NAME@.eec", &network));
     options.policy = @POLICY@;
     check(ee_session_open(network, &options, &session));

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import platform
+import shlex
 
 from eecompile.commands.printing import print_json
 
@@ -24,6 +26,11 @@ def export(options: argparse.Namespace) -> int:
     for policy in found.python_only:
         print(f"note: the policy {policy} needs eecompile's Python runtime")
     print(f"\nnext: see {found.folder / 'README.md'}, or")
-    print(f"  cd {found.folder}")
-    print(f"  cc example.c -o example -I. -L. -l{found.name} -Wl,-rpath,'$ORIGIN' && ./example")
+    print(f"  cd {shlex.quote(str(found.folder))}")
+    architecture = found.triple.partition("-")[0]
+    compiler, there = "cc", " && ./example"
+    if architecture != platform.machine():
+        compiler, there = f"{architecture}-linux-gnu-gcc", ""  # which runs on the target alone
+    linking = f"-I. -L. -l{found.name} -Wl,-rpath,'$ORIGIN'"
+    print(f"  {compiler} example.c -o example {linking}{there}")
     return 0

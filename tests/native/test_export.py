@@ -17,8 +17,9 @@ import pytest
 import eecompile as ee
 from eecompile.app_folder import export_artifact
 from eecompile.app_header import AppNames, header_text
-from eecompile.artifact import read_artifact
+from eecompile.artifact import read_artifact, write_artifact
 from eecompile.cache import Cache
+from eecompile.cli import main
 from eecompile.console import Steps
 from eecompile.diagnostics import CompileErrors
 from eecompile.driver import BuildOptions, build
@@ -26,6 +27,7 @@ from eecompile.hardware import machine
 from eecompile.packed import pack_artifact
 from eecompile.targets.linkers import find_linkers
 from tests.helpers import ROOT
+from tests.native import networks
 
 HERE = Path(__file__).parent
 DEMO = ROOT / "eecompile" / "demo"
@@ -184,6 +186,34 @@ def test_the_test_set_is_answered_as_in_python(
     np.testing.assert_array_equal(logits, net.full_depth_batch(images).logits)
 
 
+def test_outputs_of_a_network_without_classes_are_named(compiler: str, tmp_path: Path) -> None:
+    made = networks.contents("odd")
+    random = np.random.default_rng(3)
+    x = {
+        name: random.integers(0, 2, (4, *type_.shape)).astype(type_.dtype)
+        for name, type_ in networks.ODD_INPUTS
+    }
+    vectors = {f"input.{name}": array for name, array in x.items()}
+    write_artifact(tmp_path / "odd", replace(made, vectors=vectors))
+    app = export_artifact(tmp_path / "odd", tmp_path / "app").folder
+    output = tmp_path / "example"
+    run(compiler, *STRICT, app / "example.c", "-o", output, *options_for(app))
+    lines = run(output, folder=app).splitlines()
+    sums = x["image"].sum(axis=(1, 2, 3, 4)) + x["ids"].sum(axis=(1, 2))
+    assert [line.split(" by ")[0] for line in lines] == [f"y begins with {n:g}," for n in sums]
+    (tmp_path / "main.c").write_text(
+        '#include <stdio.h>\n#include "odd.h"\n'
+        "static const unsigned of_z[EE_ODD_OUTPUT_Z_RANK] = EE_ODD_OUTPUT_Z_SHAPE;\n"
+        "static const unsigned of_one[] = EE_ODD_INPUT_SCALAR_SHAPE;\n"
+        "int main(void) {\n"
+        '    printf("%d %s %d %d %u", EE_ODD_OUTPUTS, EE_ODD_OUTPUT_Z, EE_ODD_OUTPUT_Z_DTYPE,\n'
+        "           EE_ODD_OUTPUT_Z_BYTES, of_z[1] + of_one[EE_ODD_INPUT_SCALAR_RANK]);\n}\n"
+    )
+    run(compiler, *STRICT, tmp_path / "main.c", "-o", tmp_path / "main", f"-I{app}")
+    assert run(tmp_path / "main") == "2 z 1 16 3"
+    assert "POLICY" not in (app / "odd.h").read_text()
+
+
 def test_an_app_needs_nothing_but_the_system(compiler: str, app: Path, tmp_path: Path) -> None:
     program = driver([compiler], app, tmp_path / "driver")
     used = re.findall(r"^\s*(\S+?)(?:\.so\S*) ", run(needs("ldd"), program), re.MULTILINE)
@@ -273,6 +303,25 @@ def test_only_an_earlier_export_is_replaced(artifact: Path, tmp_path: Path) -> N
     assert read_artifact(artifact)
 
 
+def test_what_to_do_next_is_told(
+    artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "an app's"
+    assert main(["export", str(artifact), "-o", str(folder)]) == 0
+    told = capsys.readouterr().out
+    commands = told[told.index("  cd ") :]
+    lines = run("sh", "-c", commands.replace(" cc ", f" {needs('cc')} "), folder=tmp_path)
+    assert lines.startswith("class ")
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert main(["export", str(artifact), "-o", str(folder)]) == 0
+    told = capsys.readouterr().out
+    compiler = f"{os.uname().machine}-linux-gnu-gcc"
+    assert f"  {compiler} example.c" in told and "./example" not in told
+
+
 def test_an_artifact_without_a_runtime_is_refused(tmp_path: Path) -> None:
     earlier = ROOT / "tests" / "golden" / "plain-x86-64-v5"
     with pytest.raises(CompileErrors, match=r"wrong-artifact-version.*no native runtime"):
@@ -299,6 +348,7 @@ def test_names_of_any_kind_become_c_names(compiler: str, artifact: Path, tmp_pat
     quick = found.policies["quick"]
     policies = {"quick": quick, "of somebody": replace(quick, rule={"kind": "nobody's"})}
     names_ = AppNames(replace(found, manifest=manifest, policies=policies))
+    assert names_.outputs == ["EE_SIGNAL_NETWORK_OUTPUT_LOGITS"]
     assert names_.name == "signal_network"  # signal.h is the system's
     assert names_.policy == "EE_SIGNAL_NETWORK_POLICY_QUICK"
     (tmp_path / "signal_network.h").write_text(header_text(names_))
