@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eecompile.board import DvfsState
+from eecompile.boards.file import read_board
 from eecompile.clock_rule import ClockRule
 from eecompile.cost import Work
 from eecompile.cost_table import Cost, CostRow, CostTable
+from eecompile.hardware import board_names
 from eecompile.policies import EXIT
 from eecompile.runtime.clock import Clock
 from eecompile.runtime.governor import Governor, NoGovernor, RecordingGovernor
@@ -484,6 +486,16 @@ def test_workers_that_have_ended_do_not_matter(library: ctypes.CDLL) -> None:
         native.begin(1)
         assert sorted(os.sched_getaffinity(0)) == HERE[:1]
     assert sorted(os.sched_getaffinity(0)) == HERE
+
+
+@pytest.mark.parametrize("name", [n for n in board_names() if read_board(n).states])
+def test_clocks_of_every_board_are_chosen_for_64_exits(library: ctypes.CDLL, name: str) -> None:
+    """The limits of memory and work in clocks.c and clock_fronts.c are above them."""
+    states = read_board(name).states
+    rows = [CostRow(f"r{k}", Work(), (Cost(0.01, 1.0),) * len(states)) for k in range(129)]
+    table = CostTable("test", "test", None, 1, states, tuple(rows[:65]), tuple(rows[65:]))
+    with opened(library, table, ClockRule("lowest_energy", 1.0, safe=True), None) as native:
+        assert native.status == OK and native.begin(0) == (0, False)
 
 
 def test_a_forked_process_sets_nothing(library: ctypes.CDLL) -> None:
