@@ -6,7 +6,7 @@
  *     ee_session *session;
  *     ee_answer answer = EE_ANSWER;
  *     const void *inputs[] = {image};
- *     if (ee_open(&ee_library_resnet56, "resnet56", &network) ||
+ *     if (ee_open(&ee_library_resnet56, "resnet56.eec", &network) ||
  *         ee_session_open(network, NULL, &session) ||
  *         ee_run(session, inputs, &answer))
  *         fprintf(stderr, "%s\n", ee_message());
@@ -157,7 +157,7 @@ typedef struct {
 typedef struct {
     size_t size;
     const char *policy;          /* NULL: the artifact's default; "": decisions off */
-    int32_t threads;             /* 0: as the artifact says */
+    int32_t threads;             /* 0: as the artifact says, but no more than may be used here */
     int32_t clocks;              /* whether a policy that chooses clocks sets them */
     const ee_governor *governor; /* NULL: Linux's cpufreq */
     const ee_meter *meter;       /* NULL: energies are the cost table's */

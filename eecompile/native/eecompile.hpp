@@ -3,7 +3,7 @@
  *     #include "resnet56.h"
  *     #include "eecompile.hpp"
  *
- *     eecompile::Network network(ee_library_resnet56, "resnet56");
+ *     eecompile::Network network(ee_library_resnet56, "resnet56.eec");
  *     eecompile::Session session(network);
  *     std::vector<float> image(3 * 32 * 32);
  *     eecompile::Answer answer = session.run(image);
@@ -119,7 +119,7 @@ struct Policy {
 /// See ee_options. The session keeps what is given here.
 struct Options {
     std::optional<std::string> policy{}; ///< none: the artifact's default; "": decisions off
-    std::int32_t threads = 0;            ///< 0: as the artifact says
+    std::int32_t threads = 0;            ///< 0: see ee_options
     bool clocks = false;
     Governor governor{};
     Meter meter{};

@@ -283,14 +283,18 @@ static ee_status open_packed(files_t *files, const source_t *from) {
 
 #define FLAGS (O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
 
+static ee_status lacks(const char *path, const char *name) {
+    return fail(
+        EE_BAD_ARTIFACT, "`%s` is no artifact this runtime reads: it has no `%s`%s", path, name,
+        strcmp(name, "plan.bin") ? "" : " (format 5 has none: build it again)");
+}
+
 /* Opens a plain file of a folder, never what a link points to. */
 static ee_status open_member(int folder, const char *path, const char *name, source_t *member) {
     struct stat about;
     member->path = path;
     member->file = openat(folder, name, FLAGS | O_NOFOLLOW);
-    if (member->file < 0 && errno == ENOENT)
-        return fail(EE_BAD_ARTIFACT, "`%s` is no artifact this runtime reads: it has no `%s`",
-                    path, name);
+    if (member->file < 0 && errno == ENOENT) return lacks(path, name);
     if (member->file < 0 && errno == ELOOP)
         return fail(EE_BAD_ARTIFACT, "`%s` in `%s` is a link, not a plain file", name, path);
     if (member->file < 0 || fstat(member->file, &about))
@@ -324,10 +328,7 @@ static const char *shown(const char *path) {
 
 static ee_status complete(files_t *files, const source_t *from, ee_status status) {
     const char *missing = !files->plan ? "plan.bin" : !files->weights ? "weights.bin" : NULL;
-    if (!status && missing)
-        status = fail(
-            EE_BAD_ARTIFACT, "`%s` is no artifact this runtime reads: it has no `%s`",
-            from->path, missing);
+    if (!status && missing) status = lacks(from->path, missing);
     if (status) files_close(files);
     return status;
 }

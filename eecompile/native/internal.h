@@ -67,7 +67,8 @@ typedef struct {
 
 typedef struct operations operations_t;
 
-/* Where the code of other versions looks: only ever grows at its end. */
+/* Where the code of other versions looks. It never grows: programs hold a copy of it, of the size it
+ * had when they were linked (a copy relocation). `operations` can. */
 struct ee_library {
     const operations_t *operations; /* first: dispatch.c knows no more */
     const char *name;               /* of the network */
@@ -77,6 +78,7 @@ struct ee_library {
     uint32_t function_count;
     int64_t weights_bytes;
 };
+_Static_assert(sizeof(void *) != 8 || sizeof(ee_library) == 56, "programs have it of this size");
 
 /* -- bytes that nobody has checked (reader.c) --------------------------------------------------- */
 
@@ -378,6 +380,8 @@ void sysfs_governor_close(ee_governor *governor);
 typedef struct team team_t;
 VISIBLE team_t *eecompile_team_open(int32_t threads);
 VISIBLE void eecompile_team_close(team_t *team);
+/* CPUs that the calling thread may use. */
+int32_t usable_cpus(void);
 /* The system's numbers of a team's own threads, one fewer than it has; how many. */
 uint32_t team_threads(team_t *team, int32_t *tids);
 int32_t eecompile_team_wait(team_t *team);

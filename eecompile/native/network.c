@@ -67,13 +67,20 @@ static ee_status check_weights(const ee_network *network, const char *where) {
     unsigned char digest[32];
     if (files->weights_bytes != (size_t)network->library->weights_bytes)
         return fail(
-            EE_BAD_ARTIFACT, "%s: the weights have %zu bytes, the code of `%s` reads %lld", where,
+            EE_BAD_ARTIFACT, "%.200s: the weights have %zu bytes, the code of `%s` reads %lld", where,
             files->weights_bytes, network->library->name,
             (long long)network->library->weights_bytes);
     sha256(files->weights, files->weights_bytes, digest);
     if (memcmp(digest, network->plan.weights_sha256, 32))
-        return fail(EE_BAD_ARTIFACT, "%s: the weights have been changed: their SHA-256 is another", where);
+        return fail(EE_BAD_ARTIFACT, "%.200s: the weights have been changed: their SHA-256 is another", where);
     return EE_OK;
+}
+
+/* The latest error, with where it is. */
+static ee_status fail_at(ee_status status, const char *where) {
+    char what[512];
+    snprintf(what, sizeof what, "%s", latest_message());
+    return fail(status, "%.200s: %s", where, what);
 }
 
 static ee_status opened(
@@ -85,6 +92,7 @@ static ee_status opened(
     if (!status) {
         const files_t *files = &network->files;
         status = plan_read(&network->plan, library, files->plan, files->plan_bytes);
+        if (status) status = fail_at(status, where);
         if (!status) status = check_weights(network, where);
         if (!status) {
             *found = network;

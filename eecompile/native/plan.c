@@ -479,7 +479,9 @@ static ee_status check_library(build_t *build) {
     if (in->failed) return EE_OK; /* Told below, with the rest. */
     if (memcmp(identity, build->library->identity, 32))
         return fail(
-            EE_BAD_ARTIFACT, "the artifact `%s` belongs to another library than that of `%s`",
+            EE_BAD_ARTIFACT,
+            "the artifact `%s` belongs to another library than this one of `%s`: take both from one "
+            "export",
             build->plan->name, build->library->name);
     expect(in, weights_bytes == build->library->weights_bytes, "its weights have another size");
     memcpy(build->plan->weights_sha256, weights, 32);

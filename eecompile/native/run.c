@@ -66,8 +66,8 @@ static int32_t decide(way_t *way, uint32_t exit) {
 static bool can_be_next(way_t *way, uint32_t exit, int32_t wanted) {
     if (wanted > (int32_t)exit && wanted <= (int32_t)way->last) return true;
     way->status = fail(
-        EE_BAD_ARGUMENT, "the policy asked for exit %d after exit %u of %u", (int)wanted,
-        (unsigned)exit, (unsigned)way->last);
+        EE_BAD_ARGUMENT, "the policy asked for exit %d after exit %u: EE_LEAVE, or %u to %u",
+        (int)wanted, (unsigned)exit, (unsigned)exit + 1, (unsigned)way->last);
     return false;
 }
 
@@ -144,7 +144,7 @@ static void learn(way_t *way, bool alone) {
 static bool goes_on(
     way_t *way, uint32_t index, int32_t *due, bool answers, bool *stays, bool *alone) {
     int32_t wanted = decide(way, index);
-    if (wanted == OFFLOAD) {
+    if (wanted == OFFLOAD && way->decider->policy) { /* An app's own cannot ask for it. */
         if (offload(way, index)) {
             give(way, way->last, way->session->offloaded, index + 1, EE_OFFLOADED);
             return false;
@@ -231,7 +231,7 @@ static void run_halted(way_t *way) {
                 return give_exit(way, way->held, (uint32_t)index + 1, flags);
             }
         }
-        if (asks && wanted == OFFLOAD) wanted = last;
+        if (asks && wanted == OFFLOAD && way->decider->policy) wanted = last;
         if (asks && !can_be_next(way, (uint32_t)index, wanted)) return;
         /* A head that was not affordable is missed: the policy is asked no more. */
         if (index >= due) due = wanted;

@@ -64,12 +64,15 @@ static void measure_policies(ee_session *session) {
     }
 }
 
-/* Every function an app gives is there. */
-static bool are_complete(const ee_options *options) {
+/* The function that an app should have given and has not, or NULL. */
+static const char *missing_function(const ee_options *options) {
     const ee_governor *governor = options->governor;
-    return (!governor || (governor->offers && governor->set && governor->restore)) &&
-           (!options->meter || options->meter->energy_j) &&
-           (!options->server || options->server->answer);
+    if (governor && !governor->offers) return "the governor lacks a function: `offers`";
+    if (governor && !governor->set) return "the governor lacks a function: `set`";
+    if (governor && !governor->restore) return "the governor lacks a function: `restore`";
+    if (options->meter && !options->meter->energy_j) return "the meter lacks a function: `energy_j`";
+    if (options->server && !options->server->answer) return "the server lacks a function: `answer`";
+    return NULL;
 }
 
 static ee_status read_options(ee_session *session, const ee_options *options) {
@@ -80,12 +83,17 @@ static ee_status read_options(ee_session *session, const ee_options *options) {
         size_t size = options->size < sizeof(ee_options) ? options->size : sizeof(ee_options);
         memcpy(&session->options, options, size);
     }
-    session->threads = session->options.threads ? session->options.threads : plan->threads;
-    if (session->threads < 1 || session->threads > 1024)
-        return fail(EE_BAD_ARGUMENT, "there are no sessions of %d threads", (int)session->threads);
-    if (!are_complete(&session->options))
-        return fail(EE_BAD_ARGUMENT, "a governor, meter or server lacks a function");
-    return EE_OK;
+    session->threads = session->options.threads;
+    if (session->threads < 0 || session->threads > 1024)
+        return fail(
+            EE_BAD_ARGUMENT, "there are no sessions of %d threads: give 1 to 1024, or 0",
+            (int)session->threads);
+    if (!session->threads) {
+        int32_t most = usable_cpus();
+        session->threads = plan->threads < most ? plan->threads : most;
+    }
+    const char *missing = missing_function(&session->options);
+    return missing ? fail(EE_BAD_ARGUMENT, "%s", missing) : EE_OK;
 }
 
 static ee_status allocate(ee_session *session, team_t *team) {
@@ -192,6 +200,17 @@ const char *session_clocks_reason(const ee_session *session) {
     return *reason ? reason : session->governor_why;
 }
 
+static ee_status no_such_policy(const plan_t *plan, const char *name) {
+    char known[300] = "none";
+    size_t used = 0;
+    for (uint32_t i = 0; i < plan->policies && used < sizeof known; i++)
+        used += (size_t)snprintf(
+            known + used, sizeof known - used, "%s%s", i ? ", " : "", plan->policy[i].name);
+    const char *more = used < sizeof known ? "" : " ...";
+    return fail(
+        EE_BAD_ARGUMENT, "`%s` has no policy `%.100s`; it has: %s%s", plan->name, name, known, more);
+}
+
 static ee_status find_policy(
     const ee_session *session, const char *name, const policy_entry_t **entry) {
     const plan_t *plan = plan_of(session);
@@ -199,11 +218,7 @@ static ee_status find_policy(
     if (!name && plan->default_policy != NONE) *entry = &plan->policy[plan->default_policy];
     for (uint32_t i = 0; name && i < plan->policies; i++)
         if (!strcmp(plan->policy[i].name, name)) *entry = &plan->policy[i];
-    if (name && *name && !*entry)
-        return fail(
-            EE_BAD_ARGUMENT, "`%s` has no policy `%.100s`%s%s", plan->name, name,
-            plan->policies ? "; its first one is " : " (it has none)",
-            plan->policies ? plan->policy[0].name : "");
+    if (name && *name && !*entry) return no_such_policy(plan, name);
     if (*entry && (!(*entry)->policy || (*entry)->guarded))
         return fail(
             EE_UNSUPPORTED, "the policy `%s` %s, which needs eecompile's Python runtime",
@@ -244,7 +259,9 @@ ee_status session_set_policy(ee_session *session, const char *name) {
 ee_status session_set_own_policy(ee_session *session, const ee_policy *policy) {
     const plan_t *plan = plan_of(session);
     if (policy && (!policy->decide || policy->first > plan->exits))
-        return fail(EE_BAD_ARGUMENT, "the policy has no `decide`, or begins at no exit");
+        return fail(
+            EE_BAD_ARGUMENT, "the policy has no `decide`, or begins at no exit: 0 to %u",
+            (unsigned)plan->exits);
     ee_status status = session_begin(session);
     if (status) return status;
     decide_by(session, NULL);

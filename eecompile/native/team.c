@@ -255,6 +255,14 @@ team_t *eecompile_team_open(int32_t threads) {
     return NULL;
 }
 
+int32_t usable_cpus(void) {
+#ifdef __linux__
+    cpu_set_t allowed;
+    if (!sched_getaffinity(0, sizeof allowed, &allowed)) return CPU_COUNT(&allowed);
+#endif
+    return MOST_THREADS;
+}
+
 uint32_t team_threads(team_t *team, int32_t *tids) {
     if (!team) return 0;
     for (int32_t i = 1; i <= team->workers; i++)

@@ -188,7 +188,7 @@ moved 1 1
 raw exit 2 label 2 macs 100101 flags 0 logits {raw}
 few EE_BAD_ARGUMENT: input 0 has 12 bytes, not 1 x 16
 two EE_BAD_ARGUMENT: the network has 1 inputs, not 2
-unknown EE_BAD_ARGUMENT: `tiny` has no policy `nobody`; its first one is fast
+unknown EE_BAD_ARGUMENT: `tiny` has no policy `nobody`; it has: fast, careful, patient
 cancel 0 output 1
 little EE_INFEASIBLE: not even the cheapest answer keeps `macs <= 1e-07 %`: \
 the cheapest is exit `early` with 0.0109889 %
