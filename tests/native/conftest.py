@@ -28,44 +28,73 @@ def compiler() -> str:
     return found
 
 
+class Objects:
+    """Sources compiled for this session; each only once with the same options."""
+
+    def __init__(self, compiler: str, folder: Path) -> None:
+        self.compiler, self.folder = compiler, folder
+        self.made: dict[tuple[Path, tuple[str, ...]], Path] = {}
+
+    def of(self, source: Path, options: tuple[str, ...]) -> Path:
+        """Raises `subprocess.CalledProcessError` where the compiler refuses it."""
+        found = self.made.get((source, options))
+        if found is None:
+            found = self.folder / f"{len(self.made)}-{source.stem}.o"
+            command = [self.compiler, *OPTIONS, *options, f"-I{NATIVE}", "-c"]
+            subprocess.run([*command, str(source), "-o", str(found)], check=True)
+            self.made[source, options] = found
+        return found
+
+    def linked(
+        self, output: Path, sources: Sequence[Path], *options: str, shared: bool = False
+    ) -> str:
+        """The path of a program, or shared library, of sources that are compiled with options."""
+        objects = [str(self.of(source, options)) for source in sources]
+        kind = ["-shared"] if shared else []
+        command = [self.compiler, *options, *kind, "-o", str(output)]
+        subprocess.run([*command, *objects, "-pthread", "-lm"], check=True)
+        return str(output)
+
+
 @pytest.fixture(scope="session")
-def compiled(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Compile:
-    """Compiles sources of the runtime, by name, and code of the test's own; each only once."""
+def objects(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    """What is compiled already."""
+    return Objects(compiler, tmp_path_factory.mktemp("objects"))
+
+
+@pytest.fixture(scope="session")
+def compiled(objects: Objects, tmp_path_factory: pytest.TempPathFactory) -> Compile:
+    """Links sources of the runtime, by name, and code of the test's own; each only once."""
     made: dict[tuple[tuple[str, ...], str], ctypes.CDLL] = {}
 
     def compile_(sources: Sequence[str], own: str = "") -> ctypes.CDLL:
         key = (tuple(sources), own)
         if key not in made:
             folder = tmp_path_factory.mktemp("native")
-            files = [str(NATIVE / name) for name in sources]
+            files = [NATIVE / name for name in sources]
             if own:
                 (folder / "own.c").write_text(own)
-                files.append(str(folder / "own.c"))
-            made[key] = ctypes.CDLL(build(compiler, folder / "part.so", files, ["-shared"]))
+                files.append(folder / "own.c")
+            made[key] = ctypes.CDLL(objects.linked(folder / "part.so", files, shared=True))
         return made[key]
 
     return compile_
 
 
 @pytest.fixture(scope="session")
-def sanitized(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+def sanitized(
+    objects: Objects, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Sequence[str | Path]], str]:
     """Makes a program of C files that ends where it does what C does not define."""
+    options = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
     def build_(files: Sequence[str | Path]) -> str:
         folder = tmp_path_factory.mktemp("sanitized")
-        options = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
         (folder / "main.c").write_text("int main(void) { return 0; }")
         try:
-            build(compiler, folder / "main", [str(folder / "main.c")], options)
+            objects.linked(folder / "main", [folder / "main.c"], *options)
         except subprocess.CalledProcessError:
             pytest.skip("needs a C compiler with sanitizers")
-        return build(compiler, folder / "program", [str(file) for file in files], options)
+        return objects.linked(folder / "program", [Path(file) for file in files], *options)
 
     return build_
-
-
-def build(compiler: str, output: Path, files: Sequence[str], options: Sequence[str]) -> str:
-    """Compiles; the path of what came of it."""
-    command = [compiler, *OPTIONS, *options, f"-I{NATIVE}", "-o", str(output), *files]
-    subprocess.run([*command, "-pthread", "-lm"], check=True)
-    return str(output)

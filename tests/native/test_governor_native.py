@@ -31,7 +31,7 @@ from tests.governor import test_governor as python
 from tests.governor.killing import boards, policies
 from tests.governor.sysfs_tree import Kernel, KernelKept, make_tree, rpi4, settings
 from tests.native import native_costs
-from tests.native.conftest import NATIVE, Compile, build
+from tests.native.conftest import NATIVE, Compile, Objects
 from tests.scheduling.tables import table_of
 
 pytestmark = pytest.mark.usefixtures("state_folder")
@@ -414,9 +414,9 @@ FILES = (*(NATIVE / name for name in native_costs.GOVERNOR_SOURCES), DRIVER)
 
 
 @pytest.fixture(scope="module")
-def driver(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def driver(objects: Objects, tmp_path_factory: pytest.TempPathFactory) -> str:
     output = tmp_path_factory.mktemp("driver") / "driver"
-    return build(compiler, output, [str(file) for file in FILES], ["-Dpwrite=counted_pwrite"])
+    return objects.linked(output, FILES, "-Dpwrite=counted_pwrite")
 
 
 def run(driver: str, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
