@@ -111,13 +111,13 @@ def test_a_compiling_process_can_be_stopped(
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
-import eecompile.artifact as artifact
-write = artifact.write_file
+import eecompile.artifact_writing as writing
+write = writing.write_file
 def killed(path, data):
     if path.name == "policies.json":
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, data)
-artifact.write_file = killed
+writing.write_file = killed
 from eecompile.cli import main
 main(sys.argv[1:])
 """

@@ -203,7 +203,7 @@ def kernels_of(graph: Graph, machine: Machine) -> list[Kernel]:
         mock.patch.object(compile, "schedule", scheduled),
         mock.patch.object(compile, "plain_phases", phases),
         mock.patch.object(compile, "emit_objects", emitted),
-        mock.patch.object(compile, "link", lambda *arguments: b""),
+        mock.patch.object(compile, "link", lambda *_, **__: b""),
     ):
         plain = (*graph.inputs, *graph.outputs)
         compiled = compile.compile_functions([graph], machine, plain=plain)
