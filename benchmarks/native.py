@@ -332,7 +332,7 @@ def print_decisions(folder: Path, artifact: Path, images: np.ndarray) -> None:
     program = folder / "native_decisions"
     sources = [
         HERE / "native_decisions.c",
-        *(native_folder() / f for f in ("policies.c", "reader.c")),
+        *(native_folder() / f for f in ("policies.c", "policy_reading.c", "reader.c")),
     ]
     include = f"-I{native_folder()}"
     output_of("cc", *OPTIONS, include, *sources, "-o", program, "-lm")

@@ -3,7 +3,7 @@
  *     native_decisions RULE EXITS CLASSES LOGITS
  *
  * RULE is a policy as plan.bin has it, LOGITS are float32[samples][EXITS][CLASSES]. Linked with the
- * runtime's policies.c and reader.c.
+ * runtime's policies.c, policy_reading.c and reader.c.
  */
 #include "internal.h"
 

@@ -1,4 +1,4 @@
-"""Policies as the native runtime reads them: bytes, see the top of native/policies.c."""
+"""Policies as the native runtime reads them: bytes, see the top of native/policy_reading.c."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@
  *     run.c        one sample's way through the network
  *     steps.c      runs a network's steps, some left out
  *     team.c       threads
- *     policies.c   who leaves where
+ *     policies.c   who leaves where; policies.h: with policy_reading.c
  *     halting.c    budgets of each sample
  *     clocks.c     which clock for which stretch; clocks.h: with clock_fronts.c, placement.c
  *     governor.c   sets clocks through Linux's cpufreq; sysfs.h: with clock_domain.c, clock_lock.c,
@@ -274,7 +274,7 @@ typedef struct {
 ee_status layout_make(layout_t *layout, const ee_library *library, const plan_t *plan, int threads);
 void layout_free(layout_t *layout);
 
-/* -- policies (policies.c) ---------------------------------------------------------------------- */
+/* -- policies (policies.c, policy_reading.c) --------------------------------------------------- */
 
 /* Besides the index of the next exit to evaluate. */
 enum { LEAVE = EE_LEAVE, OFFLOAD = -2 };

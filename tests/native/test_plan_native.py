@@ -26,7 +26,7 @@ from tests.native import native_costs, networks
 from tests.native.conftest import Compile
 from tests.runtime import learning
 
-SOURCES = ("plan.c", "reader.c", "policies.c", "sha256.c")
+SOURCES = ("plan.c", "reader.c", "policies.c", "policy_reading.c", "sha256.c")
 DUMP = Path(__file__).with_name("plan_dump.c")
 DTYPES = ("float32", "int64", "int32", "int16", "int8", "uint16", "uint8", "bool")
 OBJECTIVES = ("lowest_energy", "lowest_latency", "race_to_idle", "fixed", "unchanged")

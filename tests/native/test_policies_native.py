@@ -45,7 +45,7 @@ from tests.native.conftest import NATIVE, Compile
 
 Array = np.ndarray[Any, Any]
 DRIVER = Path(__file__).parent / "policies_driver.c"
-SOURCES = ("reader.c", "policies.c")
+SOURCES = ("reader.c", "policies.c", "policy_reading.c")
 
 #: What an exit has.
 HEAD, COMPARATOR, BOTH = 1, 2, 3
