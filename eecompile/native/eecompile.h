@@ -48,7 +48,7 @@ typedef enum {
     EE_NO_FILE = 6,       /* a file cannot be read; the message has the system's reason */
     EE_BUSY = 7,          /* another thread is using the session */
     EE_INFEASIBLE = 8,    /* no answer keeps such a budget; the message has the cheapest one */
-    EE_UNSUPPORTED = 9,   /* the policy needs eecompile's Python runtime, or the library is too old */
+    EE_UNSUPPORTED = 9,   /* the policy needs the Python runtime, or the library is too old */
     EE_INTERNAL = 10      /* a defect of eecompile */
 } ee_status;
 
@@ -81,7 +81,7 @@ void ee_close(ee_network *network);
 typedef struct {
     size_t size;
     const char *name;
-    uint32_t inputs, exits, policies, classes; /* exits: the network's own answer, "final", is last */
+    uint32_t inputs, exits, policies, classes; /* the last exit is the network's end, "final" */
     uint32_t segments;
     uint32_t blocks;        /* that gates may leave out */
     uint64_t macs;          /* of the whole network, one sample */
@@ -176,8 +176,8 @@ void ee_session_close(ee_session *session);
  * ee_options.policy. Allocates where the policy chooses clocks. */
 ee_status ee_set_policy(ee_session *session, const char *name);
 
-/* Why clocks that the policy in use chooses are not set, or not all of them; "" where they are, where
- * it chooses none, and without ee_options.clocks. Valid until the session's next call. */
+/* Why clocks that the policy in use chooses are not set, or not all of them; "" where they are,
+ * where it chooses none, and without ee_options.clocks. Valid until the session's next call. */
 const char *ee_clocks_reason(const ee_session *session);
 
 /* Decide by the app's own; NULL: decisions off. It must stay until another is set. */
@@ -212,14 +212,15 @@ typedef struct {
 #define EE_ANSWER {sizeof(ee_answer), NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /* Answers one sample; no segment runs that its exit does not need. `inputs` are dense arrays as
- * ee_input_about says, in order, at any alignment; they are copied. */
+ * ee_input_about says, in order, at any alignment; they are copied, each to its place: what
+ * ee_output or an answer points to must be copied before it can be an input of the same session. */
 ee_status ee_run(ee_session *session, const void *const *inputs, ee_answer *answer);
 
 /* The same for raw data, 8-bit integers, which are normalised as the artifact says: (raw / scale -
- * mean) / std. Images are (height, width, channels), as decoders give them, also where the network's
- * own have their channels first: in as many as are normalised each by itself, or where all are alike
- * if that dimension is not larger than the last one. All else is laid out as the input is; inputs
- * that are not normalised are read as they are. */
+ * mean) / std. Images are (height, width, channels), as decoders give them, also where the
+ * network's own have their channels first: in a dimension of as many as are normalised, or, where
+ * all are normalised alike, one not larger than the last. All else is laid out as the input is;
+ * inputs that are not normalised are read as they are. */
 ee_status ee_run_raw(ee_session *session, const void *const *inputs, ee_answer *answer);
 
 /* The network's own answer: decisions off, no head and no gate runs. */
@@ -237,9 +238,9 @@ ee_status ee_run_batch(
  * none of this name, or the latest sample did not get there. */
 const void *ee_output(const ee_session *session, const char *name);
 
-/* Has the call of ee_run or ee_run_raw under way answer with what it has: the deepest exit whose head
- * has run, or the next one. From any thread, and in signal handlers. Returns whether there was such
- * a call; the next one is never cancelled. */
+/* Has the call of ee_run or ee_run_raw under way answer with what it has: the deepest exit whose
+ * head has run, or the next one. From any thread, and in signal handlers. Returns whether there was
+ * such a call; the next one is never cancelled. */
 int ee_cancel(ee_session *session);
 
 typedef struct {

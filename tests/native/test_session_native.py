@@ -944,6 +944,24 @@ def test_many_threads_on_few_cores(net: Nets) -> None:
     assert [a.exit for a in answers] == wanted
 
 
+@pytest.mark.parametrize("net", ["odd"], indirect=True)
+def test_outputs_are_no_inputs_before_they_are_copied(net: Nets) -> None:
+    """Inputs are copied to where outputs may lie."""
+    session, other = net.open(threads=2), net.open()
+    inputs = odd_inputs(0)
+    net.api.ask(session, *inputs)
+    given = (ctypes.c_void_p * 4)(*(x.ctypes.data for x in inputs))
+    given[1] = net.api.output(session, b"z")
+    answers = (capi.Answer * 1)(capi.Answer())
+    for call in ("run", "run_raw", "run_whole"):
+        with pytest.raises(Failed, match="`ids` lies in the session's own memory: give a copy"):
+            getattr(net.api, call)(session, given, answers)
+    with pytest.raises(Failed, match="`ids` lies in the session's own memory"):
+        net.api.run_batch(session, given, 1, None, answers)
+    net.api.run(other, given, answers)  # it is another one's
+    assert odd_outputs(net, other)[1] == list(inputs[1])
+
+
 def test_no_more_threads_than_cpus_unless_they_are_asked_for(
     artifacts: Artifacts, tmp_path: Path
 ) -> None:
