@@ -22,9 +22,10 @@
  * session that was not at work just then runs on the caller's thread alone, with the same answers;
  * clocks are not set there.
  *
- * ABI. Symbols are versioned (EECOMPILE_1). Structures begin with their size, as the caller knows
- * it, and only ever grow at their end; their initialisers set it. Functions may be called for a
- * network of another library than the one they are found in, also of a later version.
+ * ABI. Symbols are versioned (EECOMPILE_1). Structures that begin with their size, as the caller
+ * knows it, only ever grow at their end; their initialisers set it. The others, of callbacks, stay
+ * as they are. Functions may be called for a network of another library than the one they are found
+ * in, also of a later version.
  */
 #ifndef EECOMPILE_H
 #define EECOMPILE_H
@@ -197,7 +198,7 @@ typedef enum {
 
 typedef struct {
     size_t size;
-    const float *logits;   /* float32[classes], the session's until its next call */
+    const float *logits;   /* float32[classes], the session's until its next call; NULL if none */
     uint32_t classes;
     uint32_t label;        /* of the largest logit; the first of equal ones */
     uint32_t exit;         /* index; the last is the network's own answer */
@@ -228,14 +229,15 @@ ee_status ee_run_whole(ee_session *session, const void *const *inputs, ee_answer
 
 /* `count` samples, each input's lying one after the other: each as by ee_run, in order where the
  * policy learns, else shared by the session's threads. Logits go to `logits`,
- * float32[count][classes]; `answers[i].logits` point there. With several threads the first call
- * allocates memory for each. */
+ * float32[count][classes], or nowhere if it is NULL; `answers[i].logits` point there. With several
+ * threads the first call allocates memory for each. */
 ee_status ee_run_batch(
     ee_session *session, const void *const *inputs, size_t count, float *logits,
     ee_answer *answers);
 
-/* An output of the network beside its logits, after an answer of its last exit; NULL where there is
- * none of this name, or the latest sample did not get there. */
+/* An output of the network, its logits among them, after an answer of its last exit: <name>.h has
+ * names, types and shapes. NULL where there is none of this name, or the latest sample did not get
+ * there. The session's until its next call. */
 const void *ee_output(const ee_session *session, const char *name);
 
 /* Has the call of ee_run or ee_run_raw under way answer with what it has: the deepest exit whose
