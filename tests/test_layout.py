@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -45,6 +46,24 @@ def test_every_file_that_is_no_module_is_installed() -> None:
         if file.is_file() and file.suffix not in (".py", ".pyc")
     }
     assert found <= installed, sorted(found - installed)
+
+
+def test_c_code_keeps_to_100_columns_and_says_where_everything_is() -> None:
+    """The same width as Python's; internal.h names every file, and none that is not there."""
+    folder = ROOT / "eecompile" / "native"
+    told = (folder / "internal.h").read_text().partition("*/")[0]
+    sources = {path.name for path in folder.glob("*.c")}
+    assert set(re.findall(r"[a-z_0-9]+\.c\b", told)) == sources
+    assert set(re.findall(r"[a-z_0-9]+\.h\b", told)) == {
+        path.name for path in folder.glob("*.h")
+    } - {"internal.h"}
+    wide = [
+        f"{path.name}:{number}"
+        for path in sorted(folder.iterdir())
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > 100 and path.suffix in (".c", ".h", ".hpp")
+    ]
+    assert not wide
 
 
 def test_links_lead_to_the_top_level_folders() -> None:

@@ -14,8 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of one session's fronts, most of which is never touched: three times what 87 clocks, the most that
- * a shipped board has, take of it with 64 exits. */
+/* Of one session's fronts, most of which is never touched: three times what 87 clocks, the most
+ * that a shipped board has, take of it with 64 exits. */
 #define MOST_BYTES ((size_t)512 << 20)
 
 struct clocks {

@@ -9,7 +9,7 @@
 /* -- fronts (clock_fronts.c), as eecompile/runtime/clock_costs.py and clock_fronts.py ---------- */
 
 /* Ways are named by their first segment, `from`: 0 is the start of a sample, i + 1 exit i. States
- * are indices of those chosen among, which the governor offers; `of` leads to those of the table. */
+ * are indices of those chosen among, which the governor offers; `of` leads to the table's. */
 
 /* Clocks worth choosing for one way from one clock at hand: by rising need, each state cheaper. */
 typedef struct {

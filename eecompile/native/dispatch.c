@@ -54,11 +54,11 @@ static const operations_t *operations_of(const void *handle) {
     do {                                                                                           \
         if (!(handle)) return MISSING(what);                                                       \
         const operations_t *of = operations_of(handle);                                            \
-        if (!HAS(of, name)) return fail(EE_UNSUPPORTED, "that library is too old for this call");   \
+        if (!HAS(of, name)) return fail(EE_UNSUPPORTED, "that library is too old for this call");  \
         return told(of, of->name(__VA_ARGS__));                                                    \
     } while (0)
 
-/* -- networks ----------------------------------------------------------------------------------- */
+/* -- networks ---------------------------------------------------------------------------------- */
 
 VISIBLE ee_status ee_open(const ee_library *library, const char *path, ee_network **network) {
     if (!path || !network) return MISSING(path ? "network" : "path");
@@ -99,7 +99,7 @@ VISIBLE const char *ee_label(const ee_network *network, uint32_t label) {
     return network ? operations_of(network)->label(network, label) : NULL;
 }
 
-/* -- sessions ----------------------------------------------------------------------------------- */
+/* -- sessions ---------------------------------------------------------------------------------- */
 
 VISIBLE ee_status ee_session_open(
     ee_network *network, const ee_options *options, ee_session **session) {

@@ -23,7 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Refusals in a row after which a clock is left alone; a CPU that is being unplugged gives a few. */
+/* Refusals in a row after which a clock is left alone; a CPU being unplugged gives a few. */
 #define PATIENCE 3
 #define MOST_POLICIES 1024
 #define MOST_BYTES ((size_t)16 << 20)

@@ -51,7 +51,7 @@ ee_status fail(ee_status status, const char *format, ...) __attribute__((format(
 /* What `fail` said last on this thread. */
 const char *latest_message(void);
 
-/* -- code (a table that linking writes, see targets/lowering/link.py) --------------------------- */
+/* -- code (a table that linking writes, see targets/lowering/link.py) -------------------------- */
 
 typedef int32_t (*code_t)(const int64_t *frame, int32_t thread, int32_t threads, void *team);
 
@@ -67,8 +67,8 @@ typedef struct {
 
 typedef struct operations operations_t;
 
-/* Where the code of other versions looks. It never grows: programs hold a copy of it, of the size it
- * had when they were linked (a copy relocation). `operations` can. */
+/* Where the code of other versions looks. It never grows: programs hold a copy of it, of the size
+ * it had when they were linked (a copy relocation). `operations` can. */
 struct ee_library {
     const operations_t *operations; /* first: dispatch.c knows no more */
     const char *name;               /* of the network */
@@ -80,7 +80,7 @@ struct ee_library {
 };
 _Static_assert(sizeof(void *) != 8 || sizeof(ee_library) == 56, "programs have it of this size");
 
-/* -- bytes that nobody has checked (reader.c) --------------------------------------------------- */
+/* -- bytes that nobody has checked (reader.c) -------------------------------------------------- */
 
 /* Little-endian values one after the other. A reader that has met something wrong stays failed and
  * gives zeros from then on, so that callers look once, at the end of a part. */
@@ -121,7 +121,7 @@ void arena_free(arena_t *arena);
 /* The same on behalf of a reader, which fails where there is none. */
 void *take(reader_t *reader, size_t count, size_t size);
 
-/* -- files (files.c, sha256.c) ------------------------------------------------------------------ */
+/* -- files (files.c, sha256.c) ----------------------------------------------------------------- */
 
 void sha256(const void *bytes, size_t count, unsigned char digest[32]);
 
@@ -137,7 +137,7 @@ ee_status files_open(files_t *files, const char *path);
 ee_status files_open_memory(files_t *files, const void *bytes, size_t count);
 void files_close(files_t *files);
 
-/* -- plan (plan.c) ------------------------------------------------------------------------------ */
+/* -- plan (plan.c) ----------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -262,7 +262,7 @@ typedef struct {
 ee_status plan_read(plan_t *plan, const ee_library *library, const uint8_t *bytes, size_t count);
 void plan_free(plan_t *plan);
 
-/* -- memory (memory.c) -------------------------------------------------------------------------- */
+/* -- memory (memory.c) ------------------------------------------------------------------------- */
 
 /* Offsets of a session's values and workspaces in one block; see eecompile/memory.py. */
 typedef struct {
@@ -318,7 +318,7 @@ void policy_learn(const deciding_t *deciding, const float *final, bool here);
 /* Whether bytes that an app gave, at any alignment, can be what such a policy has learned. */
 bool policy_learned_is_sound(const policy_t *policy, const void *learned);
 
-/* -- budgets (halting.c) ------------------------------------------------------------------------ */
+/* -- budgets (halting.c) ----------------------------------------------------------------------- */
 
 typedef struct halting halting_t;
 typedef struct program program_t; /* steps.c */
@@ -339,7 +339,7 @@ bool halting_goes_on(const halting_t *halting, uint32_t exit);
 /* Limits the steps of the segment after `exit`: Account.tries. */
 bool halting_tries(halting_t *halting, uint32_t exit, program_t *program);
 
-/* -- clocks (clocks.c, governor.c) -------------------------------------------------------------- */
+/* -- clocks (clocks.c, governor.c) ------------------------------------------------------------- */
 
 typedef struct clocks clocks_t;
 
@@ -375,7 +375,7 @@ ee_governor *sysfs_governor_open(const costs_t *costs, const char *root, char wh
 const char *sysfs_governor_reason(const ee_governor *governor);
 void sysfs_governor_close(ee_governor *governor);
 
-/* -- threads (team.c) and steps (steps.c) ------------------------------------------------------- */
+/* -- threads (team.c) and steps (steps.c) ------------------------------------------------------ */
 
 typedef struct team team_t;
 VISIBLE team_t *eecompile_team_open(int32_t threads);
@@ -424,10 +424,10 @@ struct program {
     int64_t limit;        /* what `budget` is compared with: costs, or seconds since `start_ns` */
     double budget;
     int64_t start_ns;                 /* of CLOCK_MONOTONIC */
-    atomic_int_least64_t next;        /* samples taken by threads that share them; 0 between calls */
+    atomic_int_least64_t next;        /* samples taken by threads that share them; then 0 */
 };
 
-/* -- time --------------------------------------------------------------------------------------- */
+/* -- time -------------------------------------------------------------------------------------- */
 
 static inline int64_t monotonic_ns(void) {
     struct timespec now;
@@ -435,7 +435,7 @@ static inline int64_t monotonic_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* -- what public functions become, see dispatch.c ------------------------------------------------ */
+/* -- what public functions become, see dispatch.c ---------------------------------------------- */
 
 struct operations {
     uint32_t count; /* of the functions below: those that this version has */

@@ -15,9 +15,11 @@ static int64_t address_of(const lane_t *lane, uint32_t value) {
     return value == NONE ? 0 : ADDRESS(lane_value(lane, value));
 }
 
-/* -- binding ------------------------------------------------------------------------------------ */
+/* -- binding ----------------------------------------------------------------------------------- */
 
-static int64_t frame_length(const call_t *call) { return 3 + (int64_t)call->inputs + call->outputs; }
+static int64_t frame_length(const call_t *call) {
+    return 3 + (int64_t)call->inputs + call->outputs;
+}
 
 static bound_t bind(
     const lane_t *lane, const ee_network *network, const call_t *call, int64_t workspace,
@@ -30,8 +32,9 @@ static bound_t bind(
     return (bound_t){&network->library->functions[call->function], frame};
 }
 
-static void bind_step(const lane_t *lane, const plan_t *plan, const step_plan_t *from, bound_t bound,
-                      int64_t *strides, step_t *step) {
+static void bind_step(
+    const lane_t *lane, const plan_t *plan, const step_plan_t *from, bound_t bound,
+    int64_t *strides, step_t *step) {
     *step = (step_t){
         .code = (int64_t)(intptr_t)bound.function->code,
         .frame = ADDRESS(bound.frame),
@@ -134,7 +137,7 @@ void lane_close(lane_t *lane) {
     *lane = (lane_t){0};
 }
 
-/* -- running ------------------------------------------------------------------------------------ */
+/* -- running ----------------------------------------------------------------------------------- */
 
 void lane_begin(lane_t *lane, const plan_t *plan, bool gates, double shift) {
     if (!gates && lane->decided) {

@@ -23,7 +23,7 @@ enum { MOST_BUFFERS = 5000 };
 
 static int64_t padded(int64_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
-/* -- in which order ----------------------------------------------------------------------------- */
+/* -- in which order ---------------------------------------------------------------------------- */
 
 static int by_first(const buffer_t *a, const buffer_t *b) {
     if (a->first != b->first) return a->first < b->first ? -1 : 1;
@@ -55,7 +55,7 @@ static int needed_first(const void *left, const void *right) {
     return by_first(left, right);
 }
 
-/* -- packing ------------------------------------------------------------------------------------ */
+/* -- packing ----------------------------------------------------------------------------------- */
 
 /* The lowest offset at which a buffer meets none of `placed`, which are sorted by offset. */
 static int64_t lowest(const buffer_t *buffer, const buffer_t *const *placed, uint32_t count) {
@@ -111,7 +111,7 @@ static int64_t best_pack(buffer_t *buffers, uint32_t count, const buffer_t **pla
     return pack(buffers, count, placed);
 }
 
-/* -- what is needed when ------------------------------------------------------------------------ */
+/* -- what is needed when ----------------------------------------------------------------------- */
 
 typedef struct {
     const ee_library *library;
@@ -171,7 +171,8 @@ static void add_all(planner_t *planner) {
         planner->last[plan->outputs_values[i]] = planner->now;
     for (uint32_t i = 0; i < plan->values; i++) {
         const value_t *value = &plan->value[i];
-        uint32_t last = value->lasting || planner->last[i] == NONE ? planner->now : planner->last[i];
+        bool stays = value->lasting || planner->last[i] == NONE;
+        uint32_t last = stays ? planner->now : planner->last[i];
         add(planner, value->bytes, planner->first[i], last, &planner->layout->value[i]);
     }
 }
@@ -182,16 +183,22 @@ static double all_memory(void) {
     return pages > 0 && page > 0 ? (double)pages * (double)page : MOST_TOTAL;
 }
 
-ee_status layout_make(layout_t *layout, const ee_library *library, const plan_t *plan, int threads) {
+ee_status layout_make(
+    layout_t *layout, const ee_library *library, const plan_t *plan, int threads) {
     size_t calls = (size_t)plan->steps + 2 * (size_t)plan->exits, count = calls + plan->values;
     *layout = (layout_t){
         .value = calloc(plan->values + 1, sizeof(int64_t)),
         .workspace = calloc(calls + 1, sizeof(int64_t)),
     };
     planner_t planner = {
-        library, plan, layout, calloc(plan->values + 1, sizeof(uint32_t)),
-        calloc(plan->values + 1, sizeof(uint32_t)), calloc(count + 1, sizeof(buffer_t)), 0, 0, threads,
-        0};
+        .library = library,
+        .plan = plan,
+        .layout = layout,
+        .first = calloc(plan->values + 1, sizeof(uint32_t)),
+        .last = calloc(plan->values + 1, sizeof(uint32_t)),
+        .buffers = calloc(count + 1, sizeof(buffer_t)),
+        .threads = threads,
+    };
     const buffer_t **placed = calloc(count + 1, sizeof *placed);
     ee_status status = EE_OK;
     if (!layout->value || !layout->workspace || !planner.first || !planner.last ||

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* -- the machine -------------------------------------------------------------------------------- */
+/* -- the machine ------------------------------------------------------------------------------- */
 
 /* What every CPU of the architecture has, also where /proc/cpuinfo cannot be read, or is that of
  * another machine, which emulates this one. */
@@ -60,19 +60,21 @@ static ee_status check_machine(const ee_library *library) {
     return EE_OK;
 }
 
-/* -- opening ------------------------------------------------------------------------------------ */
+/* -- opening ----------------------------------------------------------------------------------- */
 
 static ee_status check_weights(const ee_network *network, const char *where) {
     const files_t *files = &network->files;
     unsigned char digest[32];
     if (files->weights_bytes != (size_t)network->library->weights_bytes)
         return fail(
-            EE_BAD_ARTIFACT, "%.200s: the weights have %zu bytes, the code of `%s` reads %lld", where,
-            files->weights_bytes, network->library->name,
+            EE_BAD_ARTIFACT, "%.200s: the weights have %zu bytes, the code of `%s` reads %lld",
+            where, files->weights_bytes, network->library->name,
             (long long)network->library->weights_bytes);
     sha256(files->weights, files->weights_bytes, digest);
     if (memcmp(digest, network->plan.weights_sha256, 32))
-        return fail(EE_BAD_ARTIFACT, "%.200s: the weights have been changed: their SHA-256 is another", where);
+        return fail(
+            EE_BAD_ARTIFACT, "%.200s: the weights have been changed: their SHA-256 is another",
+            where);
     return EE_OK;
 }
 
@@ -131,13 +133,13 @@ void network_release(ee_network *network) {
     free(network);
 }
 
-/* -- telling ------------------------------------------------------------------------------------ */
+/* -- telling ----------------------------------------------------------------------------------- */
 
 ee_status tell(void *to, const void *from, size_t size) {
     size_t known = *(size_t *)to;
     if (known < sizeof(size_t)) return fail(EE_BAD_ARGUMENT, "the structure has no size");
-    size_t count = known < size ? known : size;
-    memcpy((char *)to + sizeof(size_t), (const char *)from + sizeof(size_t), count - sizeof(size_t));
+    size_t count = (known < size ? known : size) - sizeof(size_t);
+    memcpy((char *)to + sizeof(size_t), (const char *)from + sizeof(size_t), count);
     return EE_OK;
 }
 

@@ -34,10 +34,11 @@ typedef struct {
 
 static int64_t read_macs(reader_t *in) {
     int64_t macs = read_i64(in);
-    return expect(in, macs <= MOST_MACS, "a number of multiply-accumulates is too large") ? macs : 0;
+    bool fits = expect(in, macs <= MOST_MACS, "a number of multiply-accumulates is too large");
+    return fits ? macs : 0;
 }
 
-/* -- values ------------------------------------------------------------------------------------- */
+/* -- values ------------------------------------------------------------------------------------ */
 
 static void read_value(reader_t *in, value_t *value) {
     value->name = read_text(in);
@@ -112,7 +113,7 @@ static const uint32_t *read_indices(reader_t *in, uint32_t *count, uint32_t belo
     return found;
 }
 
-/* -- calls -------------------------------------------------------------------------------------- */
+/* -- calls ------------------------------------------------------------------------------------- */
 
 static uint32_t find_function(const ee_library *library, const char *symbol) {
     uint32_t low = 0, high = library->function_count; /* sorted by symbol */
@@ -163,7 +164,8 @@ static void check_used(build_t *build) {
         if (build->used[value]) continue;
         build->used[value] = true;
         unread += plan->value[value].bytes;
-        if (!expect(&build->in, unread <= MOST_UNREAD, "inputs that nothing reads are large")) return;
+        bool fits = unread <= MOST_UNREAD;
+        if (!expect(&build->in, fits, "inputs that nothing reads are large")) return;
     }
     for (uint32_t i = 0; i < plan->values; i++)
         expect(&build->in, build->used[i], "a value is neither read nor computed");
@@ -230,7 +232,7 @@ static void read_segment(build_t *build, segment_t *segment, step_plan_t *steps,
     build->gates_macs += segment->gates_macs;
 }
 
-/* -- exits -------------------------------------------------------------------------------------- */
+/* -- exits ------------------------------------------------------------------------------------- */
 
 static bool are_logits(const plan_t *plan, uint32_t value) {
     const value_t *found = &plan->value[value];
@@ -311,7 +313,8 @@ static void read_network(build_t *build) {
     plan->segment = segments;
     plan->step = steps;
     if (in->failed) return;
-    expect(in, !plan->classes || are_logits(plan, plan->output), "its output is no vector of scores");
+    bool scores = !plan->classes || are_logits(plan, plan->output);
+    expect(in, scores, "its output is no vector of scores");
     expect(in, build->known[plan->output], "its output is not computed");
     for (uint32_t i = 0; !in->failed && i < plan->outputs; i++)
         expect(in, build->known[plan->outputs_values[i]], "an output is not computed");
@@ -325,7 +328,7 @@ static void read_network(build_t *build) {
     if (!in->failed) check_used(build);
 }
 
-/* -- costs and policies ------------------------------------------------------------------------- */
+/* -- costs and policies ------------------------------------------------------------------------ */
 
 static bool all_known_are_costs(const double *numbers, size_t count) {
     for (size_t i = 0; i < count; i++)
@@ -446,7 +449,7 @@ static void read_policies(build_t *build) {
     plan->default_policy = read_index_or_none(in, plan->policies);
 }
 
-/* -- all of it ---------------------------------------------------------------------------------- */
+/* -- all of it --------------------------------------------------------------------------------- */
 
 static ee_status check_head(const uint8_t *bytes, size_t count) {
     if (count < HEAD || memcmp(bytes, MAGIC, sizeof MAGIC))
@@ -455,7 +458,8 @@ static ee_status check_head(const uint8_t *bytes, size_t count) {
     uint32_t version = read_u32(&in), size = read_u32(&in);
     if (version != VERSION)
         return fail(
-            EE_WRONG_VERSION, "the plan's format is %u, this runtime reads %d: %s", version, VERSION,
+            EE_WRONG_VERSION, "the plan's format is %u, this runtime reads %d: %s", version,
+            VERSION,
             version < VERSION ? "build the artifact again" : "use the library it came with");
     if (size != count - HEAD)
         return fail(
@@ -480,8 +484,8 @@ static ee_status check_library(build_t *build) {
     if (memcmp(identity, build->library->identity, 32))
         return fail(
             EE_BAD_ARTIFACT,
-            "the artifact `%s` belongs to another library than this one of `%s`: take both from one "
-            "export",
+            "the artifact `%s` belongs to another library than this one of `%s`: take both from "
+            "one export",
             build->plan->name, build->library->name);
     expect(in, weights_bytes == build->library->weights_bytes, "its weights have another size");
     memcpy(build->plan->weights_sha256, weights, 32);

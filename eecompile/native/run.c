@@ -23,20 +23,22 @@ typedef struct {
     ee_status status;
 } way_t;
 
-static double elapsed_s(const way_t *way) { return (double)(monotonic_ns() - way->start_ns) * 1e-9; }
+static double elapsed_s(const way_t *way) {
+    return (double)(monotonic_ns() - way->start_ns) * 1e-9;
+}
 
 static bool cancelled(const way_t *way) {
     return atomic_load_explicit(way->session->stop, memory_order_relaxed) != 0;
 }
 
-/* -- steps of a way ----------------------------------------------------------------------------- */
+/* -- steps of a way ---------------------------------------------------------------------------- */
 
 static bool run_segment(way_t *way, uint32_t segment) {
     way->status = lane_segment(way->lane, way->plan, segment);
     return !way->status;
 }
 
-/* Head and comparator of an exit: from now on there is an answer, so that segments may end early. */
+/* Head and comparator of an exit: from now on there is an answer, and segments may end early. */
 static bool run_head(way_t *way, uint32_t exit) {
     way->status = lane_exit(way->lane, way->plan, exit);
     way->answer->heads_run += way->plan->exit[exit].calls;
@@ -71,7 +73,7 @@ static bool can_be_next(way_t *way, uint32_t exit, int32_t wanted) {
     return false;
 }
 
-/* -- answers ------------------------------------------------------------------------------------ */
+/* -- answers ----------------------------------------------------------------------------------- */
 
 static uint32_t largest(const float *logits, uint32_t classes) {
     uint32_t best = 0;
@@ -80,7 +82,8 @@ static uint32_t largest(const float *logits, uint32_t classes) {
     return best;
 }
 
-static void give(way_t *way, uint32_t exit, const float *logits, uint32_t segments, unsigned flags) {
+static void give(
+    way_t *way, uint32_t exit, const float *logits, uint32_t segments, unsigned flags) {
     ee_answer *answer = way->answer;
     answer->logits = logits;
     answer->classes = way->plan->classes;
@@ -108,7 +111,7 @@ static void give_final(way_t *way) {
     if (way->lane == &way->session->lane) way->session->at_end = true;
 }
 
-/* -- the ways ----------------------------------------------------------------------------------- */
+/* -- the ways ---------------------------------------------------------------------------------- */
 
 /* No exit is asked: to the end, unless the call is cancelled; then the next exit answers. */
 static void run_undecided(way_t *way) {

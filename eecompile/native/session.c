@@ -14,9 +14,9 @@ atomic_int nobody_cancels;
 
 static const plan_t *plan_of(const ee_session *session) { return &session->network->plan; }
 
-/* -- one thread at a time ----------------------------------------------------------------------- */
+/* -- one thread at a time ---------------------------------------------------------------------- */
 
-/* In a forked process the threads are gone. (Clocks, which are the parent's, notice by themselves.) */
+/* In a forked process the threads are gone. (Clocks, which are the parent's, notice themselves.) */
 static void forget_parent(ee_session *session) {
     session->forked = session->unforked ? !*session->unforked : session->owner != getpid();
     if (!session->forked) return;
@@ -36,7 +36,7 @@ ee_status session_end(ee_session *session, ee_status status) {
     return status;
 }
 
-/* -- opening ------------------------------------------------------------------------------------ */
+/* -- opening ----------------------------------------------------------------------------------- */
 
 /* A page that forked processes find empty; asking the system for one's number takes longer. */
 static unsigned char *page_of_this_process(void) {
@@ -71,7 +71,8 @@ static const char *missing_function(const ee_options *options) {
     if (governor && !governor->offers) return "the governor lacks a function: `offers`";
     if (governor && !governor->set) return "the governor lacks a function: `set`";
     if (governor && !governor->restore) return "the governor lacks a function: `restore`";
-    if (options->meter && !options->meter->energy_j) return "the meter lacks a function: `energy_j`";
+    if (options->meter && !options->meter->energy_j)
+        return "the meter lacks a function: `energy_j`";
     if (options->server && !options->server->answer) return "the server lacks a function: `answer`";
     return NULL;
 }
@@ -172,7 +173,7 @@ void session_close(ee_session *session) {
     free(session);
 }
 
-/* -- who decides -------------------------------------------------------------------------------- */
+/* -- who decides ------------------------------------------------------------------------------- */
 
 /* Linux's governor stays open from one policy to the next: there can be only one. */
 static ee_status open_clocks(
@@ -209,7 +210,8 @@ static ee_status no_such_policy(const plan_t *plan, const char *name) {
             known + used, sizeof known - used, "%s%s", i ? ", " : "", plan->policy[i].name);
     const char *more = used < sizeof known ? "" : " ...";
     return fail(
-        EE_BAD_ARGUMENT, "`%s` has no policy `%.100s`; it has: %s%s", plan->name, name, known, more);
+        EE_BAD_ARGUMENT, "`%s` has no policy `%.100s`; it has: %s%s", plan->name, name, known,
+        more);
 }
 
 static ee_status find_policy(
@@ -298,7 +300,7 @@ ee_status session_set_halt(ee_session *session, double macs, double latency_s, d
     return status ? status : session_end(session, limit(session, &rule));
 }
 
-/* -- answers ------------------------------------------------------------------------------------ */
+/* -- answers ----------------------------------------------------------------------------------- */
 
 void count_answer(ee_session *session, const ee_answer *answer) {
     ee_statistics *all = &session->statistics;
@@ -373,7 +375,7 @@ int session_cancel(ee_session *session) {
     return atomic_compare_exchange_strong(&session->own_stop, &found, 1) || found == 1;
 }
 
-/* -- what else is known ------------------------------------------------------------------------- */
+/* -- what else is known ------------------------------------------------------------------------ */
 
 const void *session_output(const ee_session *session, const char *name) {
     const plan_t *plan = plan_of(session);

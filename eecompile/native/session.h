@@ -64,13 +64,13 @@ struct ee_session {
     team_t *team, *own_team; /* own: ended with the session */
     int32_t threads;
     atomic_flag in_use;
-    atomic_int own_stop;     /* 0: a call of ee_run is under way; 1: it was cancelled; -1: none is */
+    atomic_int own_stop;     /* 0: a call of ee_run is under way; 1: it was cancelled; -1: none */
     atomic_int *stop;        /* what ends the call under way once it is not 0 */
-    unsigned char *unforked; /* a page whose first byte is 0 in forked processes; NULL: owner tells */
+    unsigned char *unforked; /* its first byte is 0 in forked processes; NULL: owner tells */
     int32_t owner;           /* process */
     bool forked;             /* this is another one */
     lane_t lane;
-    lane_t *more;            /* of the team's other threads, for batches; NULL until there was one */
+    lane_t *more;            /* of the team's other threads, for batches; NULL before one */
     decider_t decider;
     halting_t *halting;
     clocks_t *clocks;
@@ -88,7 +88,7 @@ struct ee_session {
     bool at_end;             /* the latest sample got the network's own answer, here */
 };
 
-/* -- inputs (inputs.c) -------------------------------------------------------------------------- */
+/* -- inputs (inputs.c) ------------------------------------------------------------------------- */
 
 /* One sample, of the arrays' number `sample`, to where a lane's functions read it. */
 ee_status copy_inputs(
@@ -96,7 +96,7 @@ ee_status copy_inputs(
 /* The same of raw data, normalised. */
 ee_status copy_raw(const ee_session *session, lane_t *lane, const void *const *inputs);
 
-/* -- samples (run.c, session.c) ----------------------------------------------------------------- */
+/* -- samples (run.c, session.c) ---------------------------------------------------------------- */
 
 typedef enum { PLAIN, RAW, WHOLE } how_t;
 

@@ -35,7 +35,7 @@ int sysfs_read(const char *root, const char *path, char text[TEXT_BYTES]) {
 }
 
 /* The end of a plain file's longer text is first overwritten with newlines and then cut: at no
- * moment, killed or not, does it hold another setting. A kernel takes each write for a whole one. */
+ * moment, killed or not, does it hold another setting. A kernel takes each write as a whole. */
 static int put(int handle, const char *text, bool plain) {
     char line[TEXT_BYTES];
     struct stat there;

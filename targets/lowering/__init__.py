@@ -8,7 +8,7 @@ before -> after: `fuse_gelu`, `simplify`, `fuse_norms` (fewer operators) -> `lay
 `group`, `expansions`, `prologues` (operators of one kernel) -> `spec` (what a kernel computes,
 without names: equal ones are emitted once) -> `schedules` (its loops) -> `strides` (operands inside
 larger buffers) -> `plan` (the workspace) and `weights` -> `aot` (a function for each graph) ->
-`build` (objects) -> `link`, with team.c and steps.c.
+`build` (objects) -> `link`, with the native runtime (`targets.native`).
 
 Functions: ``int32_t symbol(const int64_t *frame, int32_t thread, int32_t threads, void *team)``.
 The frame holds n, then the addresses of weights, workspace, inputs and outputs; n samples follow
