@@ -441,6 +441,31 @@ def test_why_clocks_are_left_alone_is_told(net: Nets) -> None:
     assert net.api.clocks_reason(None) == b""
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs to choose from")
+def test_all_threads_of_a_session_go_where_the_clock_is(
+    artifacts: Artifacts, tmp_path: Path
+) -> None:
+    made, everywhere = networks.contents("tiny"), os.sched_getaffinity(0)
+    assert made.costs is not None
+    one = min(everywhere)
+    costs = replace(made.costs, cpus={"cpu": (one,)})
+    (tmp_path / "plan.bin").write_bytes(plan_bytes(replace(made, costs=costs)))
+    (tmp_path / "weights.bin").write_bytes(networks.blob(made))
+    api, own = artifacts.apis["tiny"], capi.governor([])
+    before = set(os.listdir("/proc/self/task"))
+    with api.opened(tmp_path) as network:
+        options = {"threads": 3, "clocks": 1, "governor": ctypes.addressof(own)}
+        session = api.session(network, "fixed", **options)
+        threads = [0, *map(int, {*os.listdir("/proc/self/task")} - before)]
+        assert len(threads) == 3
+        assert [os.sched_getaffinity(thread) for thread in threads] == [everywhere] * 3
+        api.ask(session, INPUTS["tiny"][0])
+        assert [os.sched_getaffinity(thread) for thread in threads] == [{one}] * 3
+        api.set_policy(session, b"fast")
+        assert [os.sched_getaffinity(thread) for thread in threads] == [everywhere] * 3
+        api.session_close(session)
+
+
 def test_changes_of_clocks_are_counted_over_policies(net: Nets) -> None:
     told: list[float | None] = []
     own = capi.governor(told)
