@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -478,6 +479,13 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """A session is memory and code of one process: it is neither copied nor sent to others."""
+        raise TypeError(
+            "a Session cannot be copied or pickled: `clone()` it for a thread, and load the "
+            "artifact in each process (a forked one may use its parent's)"
+        )
 
     def clone(self) -> Session:
         """A session for another thread: same code, weights and policy, its own memory."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -245,6 +248,16 @@ def test_exits_are_counted_until_reset(folder: Path) -> None:
     assert net.exit_counts == {"early": 0, "late": 4, "final": 1}
     net.reset_counts()
     assert sum(net.exit_counts.values()) == 0
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_sessions_are_neither_copied_nor_pickled(
+    folder: Path, duplicate: Callable[[Session], object]
+) -> None:
+    net = ee.load(folder)
+    with pytest.raises(TypeError, match=r"`clone\(\)` it for a thread, and load the artifact"):
+        duplicate(net)
+    assert net.run(tiny.inputs(1)).exit == ee.load(folder).run(tiny.inputs(1)).exit
 
 
 def test_clone_shares_code_and_weights_but_no_memory(folder: Path) -> None:
