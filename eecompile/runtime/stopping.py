@@ -1,7 +1,7 @@
 """Cancelling: a word of memory for each call, that native code looks at.
 
-The same mechanism as `ee_cancel`'s, whose one word changes hands by a compare-and-swap, which Python
-does not have: here a call's word is no other call's for a while instead.
+The same mechanism as `ee_cancel`'s, whose one word changes hands by a compare-and-swap. Python has
+none: here a call's word is no other call's for a while instead.
 """
 
 from __future__ import annotations
