@@ -87,7 +87,7 @@ typedef struct {
     uint32_t blocks;        /* that gates may leave out */
     uint64_t macs;          /* of the whole network, one sample */
     uint64_t weights_bytes;
-    uint64_t session_bytes; /* most of what a session of one thread allocates: values, workspaces */
+    uint64_t session_bytes; /* most of what a session of one thread allocates */
 } ee_network_info;
 #define EE_NETWORK_INFO {sizeof(ee_network_info), NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
@@ -186,8 +186,8 @@ ee_status ee_set_own_policy(ee_session *session, const ee_policy *policy);
 
 /* What each sample may spend at most: fractions of the network's multiply-accumulates, seconds from
  * the call to the answer, joules as the cost table tells them. NAN: not limited. The deepest exit
- * that fits answers. Replaces the policy's own limits; ee_set_policy brings them back. Goes with no
- * policy that learns, asks a server, or chooses clocks or keeps a deadline. */
+ * that fits answers. Replaces the policy's own limits; ee_set_policy brings them back. Goes with
+ * no policy that learns, asks a server, chooses clocks or keeps a deadline. */
 ee_status ee_set_halt(ee_session *session, double macs, double latency_s, double energy_j);
 
 typedef enum {
@@ -228,9 +228,9 @@ ee_status ee_run_raw(ee_session *session, const void *const *inputs, ee_answer *
 /* The network's own answer: decisions off, no head and no gate runs. */
 ee_status ee_run_whole(ee_session *session, const void *const *inputs, ee_answer *answer);
 
-/* `count` samples, each input's lying one after the other: each as by ee_run, shared by the session's
- * threads; in order where one may depend on another or on time: with policies that learn or are the
- * app's own, servers, meters, budgets, clocks. Logits go to `logits`, float32[count][classes], or
+/* `count` samples, each input's lying one after the other: each as by ee_run, shared by the
+ * session's threads; in order where one may depend on another or on time: with policies that learn
+ * or are the app's own, servers, meters, budgets, clocks. Logits go to `logits`, float32[count][classes], or
  * nowhere if it is NULL; `answers[i].logits` point there. All answers have the size of the first.
  * With several threads the first call allocates memory for each. */
 ee_status ee_run_batch(
