@@ -230,9 +230,9 @@ ee_status ee_run_whole(ee_session *session, const void *const *inputs, ee_answer
 
 /* `count` samples, each input's lying one after the other: each as by ee_run, shared by the
  * session's threads; in order where one may depend on another or on time: with policies that learn
- * or are the app's own, servers, meters, budgets, clocks. Logits go to `logits`, float32[count][classes], or
- * nowhere if it is NULL; `answers[i].logits` point there. All answers have the size of the first.
- * With several threads the first call allocates memory for each. */
+ * or are the app's own, servers, meters, budgets, clocks. Logits go to `logits`,
+ * float32[count][classes], or nowhere if it is NULL; `answers[i].logits` point there. All answers
+ * have the size of the first. With several threads the first call allocates memory for each. */
 ee_status ee_run_batch(
     ee_session *session, const void *const *inputs, size_t count, float *logits,
     ee_answer *answers);
