@@ -141,7 +141,8 @@ static const char *make_costs(fronts_t *f) {
 
 /* -- what the rule leaves ---------------------------------------------------------------------- */
 
-uint16_t fronts_fastest(const fronts_t *f) {
+/* State at which the full depth, every head included, is fastest. */
+static uint16_t fastest(const fronts_t *f) {
     uint16_t found = 0;
     for (uint32_t k = 1; k < f->states; k++)
         if (way_s(f, 0, k) < way_s(f, 0, found)) found = (uint16_t)k;
@@ -389,7 +390,7 @@ const char *fronts_make(fronts_t *f, const clock_rule_t *rule) {
     /* Time not needed is waited for at idle power: the longer a way takes, the less of that. */
     bool waits = f->limit_s < INFINITY && !isnan(f->costs->idle_power_w);
     f->idle_w = waits ? f->costs->idle_power_w : 0.0;
-    f->fastest = fronts_fastest(f);
+    f->fastest = fastest(f);
     f->home = (uint16_t)(rule->start != NONE ? rule->start : best_home(f));
     for (uint32_t k = 0; k < f->states; k++) f->order[k] = (uint16_t)k;
     for (uint32_t from = 0; from <= f->last; from++) {

@@ -63,8 +63,6 @@ const char *fronts_open(fronts_t *fronts, arena_t *arena, const costs_t *costs);
 /* Fronts over the states in `of`, of which there are `states`; allocates nothing. NULL, or what
  * does not fit together: then nothing but another making may follow. */
 const char *fronts_make(fronts_t *fronts, const clock_rule_t *rule);
-/* State at which the full depth, every head included, is fastest. */
-uint16_t fronts_fastest(const fronts_t *fronts);
 
 /* -- placement (placement.c), as eecompile/runtime/affinity.py --------------------------------- */
 
