@@ -65,7 +65,7 @@ class Point:
     Attributes:
         name: of the target.
         accuracy, low, high: with its 95 % interval, as fractions.
-        full: accuracy of the source network as it was given.
+        full: accuracy with nothing left out, of the weights that were tuned with the gates.
         macs, latency: means as fractions of full depth.
         full_s: median full-depth time of a single image, seconds.
     """
@@ -239,7 +239,7 @@ def main() -> None:
     with working_folder(options.folder) as folder:
         for kind in options.kinds or SKIPS:
             points = points_of(folder, kind, data, options)
-            print(f"\n{kind}: the network as given {points[0].full:.2%}, full depth on one thread "
+            print(f"\n{kind}: with nothing left out {points[0].full:.2%}, full depth on one thread "
                   f"{1e3 * points[0].full_s:.3f} ms")  # fmt: skip
             table(
                 ["target", "accuracy", "MACs", "time", "apart"], [p.row() for p in points], left=2

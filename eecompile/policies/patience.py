@@ -14,6 +14,9 @@ __all__ = ["PatiencePolicy"]
 #: An array, because adding a Python number first makes one of it.
 _ONE = np.ones(1, np.int64)
 
+#: What is prepared for each exit must not fill the memory, whatever a damaged file says.
+_MOST_EXITS = 1 << 16
+
 
 class PatiencePolicy(ExitPolicy):
     """Leave at the first exit that confirms the previous answer for the `count`-th time in a row.
@@ -23,11 +26,16 @@ class PatiencePolicy(ExitPolicy):
     Args:
         count: confirmations wanted, at least 1.
         exits: number of exits.
+
+    Raises:
+        ValueError: there are no so many exits in any network.
     """
 
     kind: ClassVar[str] = "patience"
 
     def __init__(self, count: int, exits: int) -> None:
+        if not 0 <= exits <= _MOST_EXITS:
+            raise ValueError(f"there is no network of {exits} exits")
         self.count, self.exits = count, exits
         self._wanted = np.array([count])
         #: By whether it is content: the next exit, leave.

@@ -158,7 +158,13 @@ def test_every_kind_of_policy_is_tried_here() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [{}, {"kind": "psychic"}, {"kind": "threshold"}, {"kind": "patience", "count": None}],
+    [
+        {},
+        {"kind": "psychic"},
+        {"kind": "threshold"},
+        {"kind": "patience", "count": None},
+        {"kind": "patience", "count": 1, "exits": 10**9},
+    ],
     ids=str,
 )
 def test_json_of_no_policy_is_refused(value: dict[str, object]) -> None:
