@@ -28,14 +28,14 @@ class PatiencePolicy(ExitPolicy):
         exits: number of exits.
 
     Raises:
-        ValueError: there are no so many exits in any network.
+        ValueError: no network has so many exits.
     """
 
     kind: ClassVar[str] = "patience"
 
     def __init__(self, count: int, exits: int) -> None:
         if not 0 <= exits <= _MOST_EXITS:
-            raise ValueError(f"there is no network of {exits} exits")
+            raise ValueError(f"no policy is for {exits} exits")
         self.count, self.exits = count, exits
         self._wanted = np.array([count])
         #: By whether it is content: the next exit, leave.
