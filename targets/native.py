@@ -11,10 +11,9 @@ import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Protocol
 
+from eecompile.compiled import FunctionLike
 from eecompile.hardware import Machine, cpuinfo_names
-from eecompile.ir import TensorType
 from eecompile.native_names import MARK, library_symbol
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "PRIVATE",
     "PUBLIC",
     "VERSION",
-    "Linked",
     "exports",
     "identity_of",
     "native_folder",
@@ -79,24 +77,9 @@ PUBLIC = tuple(
 )
 
 
-class Linked(Protocol):
-    """What the table says of a function."""
-
-    @property
-    def symbol(self) -> str: ...  # noqa: D102
-    @property
-    def inputs(self) -> tuple[tuple[str, TensorType], ...]: ...  # noqa: D102
-    @property
-    def outputs(self) -> tuple[tuple[str, TensorType], ...]: ...  # noqa: D102
-    @property
-    def workspace_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def private_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def threads(self) -> int: ...  # noqa: D102
-
-
-def identity_of(parts: Sequence[bytes], functions: Sequence[Linked], weights_bytes: int) -> bytes:
+def identity_of(
+    parts: Sequence[bytes], functions: Sequence[FunctionLike], weights_bytes: int
+) -> bytes:
     """32 bytes that a library and its plans have in common: equal for equal code only."""
     told = [_told(function) for function in functions]
     digest = hashlib.sha256(json.dumps([told, weights_bytes]).encode())
@@ -105,7 +88,7 @@ def identity_of(parts: Sequence[bytes], functions: Sequence[Linked], weights_byt
     return digest.digest()
 
 
-def _told(function: Linked) -> list[object]:
+def _told(function: FunctionLike) -> list[object]:
     sizes = [type_.nbytes for _, type_ in (*function.inputs, *function.outputs)]
     numbers = function.workspace_bytes, function.private_bytes, function.threads
     return [function.symbol, len(function.inputs), *numbers, *sizes]
@@ -113,7 +96,7 @@ def _told(function: Linked) -> list[object]:
 
 def table_source(
     network: str,
-    functions: Sequence[Linked],
+    functions: Sequence[FunctionLike],
     identity: bytes,
     weights_bytes: int,
     machine: Machine | None = None,

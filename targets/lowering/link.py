@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+from eecompile.compiled import FunctionLike
 from eecompile.diagnostics import ToolError
 from eecompile.hardware import Machine, usable_cores
 from eecompile.native_names import library_file
@@ -20,7 +21,6 @@ from eecompile.targets.native import (
     COMPILED,
     HEADERS,
     OPTIONS,
-    Linked,
     exports,
     identity_of,
     native_folder,
@@ -35,7 +35,7 @@ _PLAIN = ("-std=c11", "-O2", "-fPIC", "-pthread")
 
 def link(
     objects: Sequence[bytes],
-    functions: Sequence[Linked],
+    functions: Sequence[FunctionLike],
     machine: Machine,
     *,
     network: str,
