@@ -8,22 +8,7 @@
 
 #include "internal.h"
 
-#include <stdio.h>
-#include <string.h>
-
-static _Thread_local char message[512];
-
-ee_status fail(ee_status status, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(message, sizeof message, format, arguments);
-    va_end(arguments);
-    return status;
-}
-
-const char *latest_message(void) { return message; }
-
-VISIBLE const char *ee_message(void) { return message; }
+VISIBLE const char *ee_message(void) { return latest_message(); }
 
 VISIBLE const char *ee_status_name(ee_status status) {
     static const char *const names[] = {

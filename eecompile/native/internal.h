@@ -1,6 +1,7 @@
 /* What the parts of the runtime share. Nothing here is seen by apps; see eecompile.h for those.
  *
  *     dispatch.c   the public functions: hand every call to the library its handle is from
+ *     errors.c     what went wrong last
  *     network.c    networks: code, weights and plan, opened once
  *     files.c      an artifact's plan and weights: from a folder, a packed file, memory; sha256.c
  *     reader.c     bytes that nobody has checked, taken one after the other
@@ -44,7 +45,7 @@
 #define NONE UINT32_MAX /* no index */
 #define VISIBLE __attribute__((visibility("default"))) /* to other libraries; all else is hidden */
 
-/* -- errors (dispatch.c) ----------------------------------------------------------------------- */
+/* -- errors (errors.c) ------------------------------------------------------------------------- */
 
 /* Says what is wrong, for ee_message, and returns `status`. */
 ee_status fail(ee_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));

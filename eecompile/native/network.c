@@ -85,15 +85,24 @@ static ee_status fail_at(ee_status status, const char *where) {
     return fail(status, "%.200s: %s", where, what);
 }
 
+ee_network *network_new(const ee_library *library) {
+    ee_network *made = calloc(1, sizeof *made);
+    if (!made) {
+        fail(EE_NO_MEMORY, "there is no memory for a network");
+        return NULL;
+    }
+    made->operations = library->operations;
+    made->library = library;
+    atomic_init(&made->users, 1);
+    return made;
+}
+
 static ee_status opened(
-    ee_network *network, const ee_library *library, ee_status status, const char *where,
-    ee_network **found) {
-    network->operations = library->operations;
-    network->library = library;
-    atomic_init(&network->users, 1);
+    ee_network *network, ee_status status, const char *where, ee_network **found) {
     if (!status) {
         const files_t *files = &network->files;
-        status = plan_read(&network->plan, library, files->plan, files->plan_bytes);
+        status = plan_read(
+            &network->plan, network->library, files->plan, files->plan_bytes);
         if (status) status = fail_at(status, where);
         if (!status) status = check_weights(network, where);
         if (!status) {
@@ -111,19 +120,18 @@ static ee_status network_open(
     const ee_library *library, const char *path, ee_network **network) {
     ee_status status = check_machine(library);
     if (status) return status;
-    ee_network *made = calloc(1, sizeof *made);
-    if (!made) return fail(EE_NO_MEMORY, "there is no memory for a network");
-    return opened(made, library, files_open(&made->files, path), path, network);
+    ee_network *made = network_new(library);
+    if (!made) return EE_NO_MEMORY;
+    return opened(made, files_open(&made->files, path), path, network);
 }
 
 static ee_status network_open_memory(
     const ee_library *library, const void *bytes, size_t count, ee_network **network) {
     ee_status status = check_machine(library);
     if (status) return status;
-    ee_network *made = calloc(1, sizeof *made);
-    if (!made) return fail(EE_NO_MEMORY, "there is no memory for a network");
-    status = files_open_memory(&made->files, bytes, count);
-    return opened(made, library, status, "memory", network);
+    ee_network *made = network_new(library);
+    if (!made) return EE_NO_MEMORY;
+    return opened(made, files_open_memory(&made->files, bytes, count), "memory", network);
 }
 
 void network_release(ee_network *network) {

@@ -14,17 +14,14 @@ VISIBLE ee_status eecompile_open_parts(
     size_t weights_bytes, ee_network **found) {
     if (weights_bytes < (size_t)library->weights_bytes)
         return fail(EE_BAD_ARTIFACT, "the weights are of another library");
-    ee_network *network = calloc(1, sizeof *network);
-    if (!network) return fail(EE_NO_MEMORY, "there is no memory for a network");
+    ee_network *network = network_new(library);
+    if (!network) return EE_NO_MEMORY;
     ee_status status = plan_read(&network->plan, library, plan, plan_bytes);
     if (status) {
         free(network);
         return status;
     }
-    network->operations = library->operations;
-    network->library = library;
     network->files = (files_t){.weights = weights, .weights_bytes = weights_bytes};
-    atomic_init(&network->users, 1);
     *found = network;
     return EE_OK;
 }

@@ -12,6 +12,8 @@ struct ee_network {
     atomic_int users; /* whoever opened it, and its sessions */
 };
 
+/* One without files and plan, with one user; NULL where there is no memory, which was said. */
+ee_network *network_new(const ee_library *library);
 /* Gives up one user's part; the last one frees it. */
 void network_release(ee_network *network);
 

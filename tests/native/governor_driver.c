@@ -35,11 +35,6 @@ ssize_t counted_pwrite(int handle, const void *bytes, size_t count, off_t at) {
     return found;
 }
 
-ee_status fail(ee_status status, const char *format, ...) {
-    (void)format;
-    return status;
-}
-
 /* The clusters of sysfs_tree.rk3399. */
 static const uint32_t little[] = {0, 1, 2, 3}, big[] = {4, 5};
 static const cluster_t clusters[] = {{"c0", NAN, 4, little}, {"c4", NAN, 2, big}};

@@ -7,8 +7,6 @@
 #include <string.h>
 
 static int64_t clock_ns;
-static char message[1024];
-
 static int64_t clock_told(void) { return clock_ns; }
 
 static char point[8] = ".";
@@ -33,15 +31,7 @@ static void print_locally(char *text, size_t room, const char *format, double nu
 
 void clock_set(int64_t now_ns) { clock_ns = now_ns; }
 
-const char *said(void) { return message; }
-
-ee_status fail(ee_status status, const char *format, ...) {
-    va_list values;
-    va_start(values, format);
-    vsnprintf(message, sizeof message, format, values);
-    va_end(values);
-    return status;
-}
+const char *said(void) { return latest_message(); }
 
 double pace(const halting_t *halting) { return halting->factor[halting->gates]; }
 

@@ -10,24 +10,11 @@ from eecompile.clock_rule import ClockRule
 from eecompile.cost_table import CostRow, CostTable
 
 NONE = 0xFFFFFFFF
-SOURCES = ("clocks.c", "clock_fronts.c", "placement.c", "reader.c")
+SOURCES = ("clocks.c", "clock_fronts.c", "placement.c", "reader.c", "errors.c")
 GOVERNOR_SOURCES = (
     *("governor.c", "clock_domain.c", "clock_lock.c", "restoring.c", "sysfs.c", "watchdog.c"),
-    *("reader.c", "sha256.c"),
+    *("reader.c", "sha256.c", "errors.c"),
 )
-#: What dispatch.c does in a whole runtime.
-FAIL = """
-#include "internal.h"
-#include <stdio.h>
-char said[300];
-ee_status fail(ee_status status, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(said, sizeof said, format, arguments);
-    va_end(arguments);
-    return status;
-}
-"""
 OBJECTIVES = ("lowest_energy", "lowest_latency", "race_to_idle", "fixed", "unchanged")
 
 

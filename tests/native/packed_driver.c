@@ -8,17 +8,7 @@
 
 #include <stdio.h>
 
-static char message[512];
-
-ee_status fail(ee_status status, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(message, sizeof message, format, arguments);
-    va_end(arguments);
-    return status;
-}
-
-const char *said(void) { return message; }
+const char *said(void) { return latest_message(); }
 
 void portable(const void *bytes, size_t count, unsigned char digest[32]) {
     digest_by(blocks_anywhere, bytes, count, digest);

@@ -217,7 +217,7 @@ const char *dumped(const void *bytes, size_t count, char *to, size_t room);
 /* NULL, or why the plan was refused. */
 const char *dumped(const void *bytes, size_t count, char *to, size_t room) {
     plan_t plan;
-    if (plan_read(&plan, &LIBRARY, bytes, count)) return said;
+    if (plan_read(&plan, &LIBRARY, bytes, count)) return latest_message();
     dump(&plan, &LIBRARY, to, room);
     plan_free(&plan);
     return NULL;

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from eecompile.artifact import write_artifact
 from eecompile.packed_form import PackedError, read_directory
-from tests.native.conftest import Compile
+from tests.native.conftest import NATIVE, Compile
 from tests.native.packed_files import ATTACKS, FILES, entries, good, sparse, zipped
 from tests.runtime import tiny
 
@@ -37,7 +37,7 @@ class Seen(ctypes.Structure):
 
 @pytest.fixture(scope="session")
 def native(compiled: Compile) -> ctypes.CDLL:
-    library = compiled([], f'#include "{DRIVER}"\n')
+    library = compiled(["errors.c"], f'#include "{DRIVER}"\n')
     library.said.restype = library.shown_path.restype = ctypes.c_char_p
     return library
 
@@ -366,7 +366,7 @@ def test_under_sanitizers_mutated_files_do_no_harm(
 ) -> None:
     (tmp_path / "x.eec").write_bytes(good())
     (tmp_path / "fuzz.c").write_text(f'#define FUZZ\n#include "{DRIVER}"\n')
-    program = sanitized([tmp_path / "fuzz.c"])
+    program = sanitized([NATIVE / "errors.c", tmp_path / "fuzz.c"])
     command = [program, str(tmp_path / "x.eec"), "30000"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -22,11 +22,11 @@ from eecompile.native_names import library_symbol
 from eecompile.native_plan import plan_bytes
 from eecompile.policies import to_json
 from eecompile.segments import SHIFT
-from tests.native import native_costs, networks
+from tests.native import networks
 from tests.native.conftest import Compile
 from tests.runtime import learning
 
-SOURCES = ("plan.c", "reader.c", "policies.c", "policy_reading.c", "sha256.c")
+SOURCES = ("plan.c", "reader.c", "policies.c", "policy_reading.c", "sha256.c", "errors.c")
 DUMP = Path(__file__).with_name("plan_dump.c")
 DTYPES = ("float32", "int64", "int32", "int16", "int8", "uint16", "uint8", "bool")
 OBJECTIVES = ("lowest_energy", "lowest_latency", "race_to_idle", "fixed", "unchanged")
@@ -91,7 +91,7 @@ def read_by_c(made: Contents, compiled: Compile) -> dict[str, Any]:
     table = networks.table(name)
     operations = "const operations_t eecompile_operations = {0};\n"
     main = DUMP.read_text().replace("LIBRARY", library_symbol(name))
-    library = compiled(SOURCES, native_costs.FAIL + table + stubs + operations + main)
+    library = compiled(SOURCES, table + stubs + operations + main)
     library.dumped.restype = ctypes.c_char_p
     room = ctypes.create_string_buffer(1 << 20)
     wrong = library.dumped(
