@@ -1,4 +1,4 @@
-"""Where the values of a whole compiled network live, and how much memory that takes.
+"""Which values of a whole compiled network are needed when, where they lie, and in how much memory.
 
 Values that cross a segment's border and the workspaces of all functions share one block: what is
 not needed at the same time may lie at the same place.
@@ -6,15 +6,27 @@ not needed at the same time may lie at the same place.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from eecompile.compiled import CompiledGraph, CompiledStep, Function, Value
+from eecompile.diagnostics import InternalError
 from eecompile.figures import readable, threads_in_words
 from eecompile.packing import Buffer, Plan, aligned, pack
 from eecompile.segments import SHIFT
 
-__all__ = ["NetworkPlan", "Peak", "lasting_values", "plan_network", "workspace_bytes"]
+__all__ = [
+    "NetworkPlan",
+    "Peak",
+    "WayLeftOut",
+    "border_values",
+    "lasting_values",
+    "plan_network",
+    "values_needed_after",
+    "ways_left_out",
+    "workspace_bytes",
+]
 
 #: Buffers that are looked at for sharing; more, which no sensible network has, get memory each.
 _MOST_BUFFERS = 5000
@@ -107,6 +119,82 @@ def lasting_values(steps: Sequence[Function | CompiledStep]) -> dict[str, Value]
         shift = (value for value in function.inputs if value[0] == SHIFT[0])
         found.update((value[0], value) for value in (*scores, *shift))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class WayLeftOut:
+    """What becomes of a step that is left out.
+
+    Attributes:
+        output: the value that something stands for then; "" where nobody needs one.
+        is_block: whether the step is the first that its score decides about: blocks are counted
+            by it.
+    """
+
+    output: str
+    is_block: bool
+
+
+def ways_left_out(steps: Sequence[CompiledStep], wanted: Collection[str]) -> list[WayLeftOut]:
+    """For each step; what only steps of the same score read is not needed where it is left out.
+
+    Args:
+        steps: in execution order.
+        wanted: values that are read by others than these steps.
+
+    Raises:
+        InternalError: a step may be left out, but gives several values that are needed.
+    """
+    # Scores that are not made say that nothing was kept.
+    outside = {*wanted, *lasting_values(steps)}
+    # By value, the scores of those who read it, "" for those who always do.
+    readers = defaultdict[str, set[str]](set, {name: {""} for name in outside})
+    for step in steps:
+        for name in step.reads:
+            readers[name].add(step.keep)
+    found = []
+    seen: set[str] = set()
+    for step in steps:
+        is_block = bool(step.keep) and not step.gate and step.keep not in seen
+        seen.update((step.keep,) * is_block)
+        outputs = [n for n, _ in step.function.outputs if step.keep and readers[n] != {step.keep}]
+        if len(outputs) > 1:
+            names = ", ".join(outputs)
+            raise InternalError(f"{step.function.symbol} may be left out, but gives {names}")
+        found.append(WayLeftOut(outputs[0] if outputs else "", is_block))
+    return found
+
+
+def values_needed_after(network: CompiledGraph) -> tuple[tuple[str, ...], ...]:
+    """For each segment, the values there when its exit has decided that something later reads."""
+    exits = network.exits
+    return _read_later(
+        network,
+        [[f for exit_ in exits[k + 1 :] for f in exit_.functions] for k in range(len(exits))],
+    )
+
+
+def border_values(network: CompiledGraph) -> tuple[tuple[str, ...], ...]:
+    """For each segment, the values there that later segments read: all that a server has to know.
+
+    A network input that is read again is among them.
+    """
+    return _read_later(network, [[] for _ in network.exits])
+
+
+def _read_later(
+    network: CompiledGraph, others: Sequence[Sequence[Function]]
+) -> tuple[tuple[str, ...], ...]:
+    """What later segments and, for each segment but the last, some other functions read."""
+    known = [name for name, _ in network.inputs]
+    found = []
+    for index, segment in enumerate(network.segments):
+        known += [name for f in segment.functions for name, _ in f.outputs]
+        later = [step for part in network.segments[index + 1 :] for step in part.steps]
+        later += [CompiledStep(f) for f in (others[index] if index < len(others) else ())]
+        read = {name for step in later for name in step.reads}
+        found.append(tuple(name for name in known if name in read))
+    return tuple(found)
 
 
 def plan_network(

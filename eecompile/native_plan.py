@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from typing import TypeVar
@@ -32,10 +32,10 @@ from eecompile.compiled import CompiledGraph, CompiledStep, Function
 from eecompile.cost_table import CostRow, CostTable
 from eecompile.diagnostics import InternalError
 from eecompile.halt_rule import HaltRule
-from eecompile.memory import lasting_values
+from eecompile.memory import border_values, lasting_values, ways_left_out
 from eecompile.native_names import code_identity
-from eecompile.native_policies import policy_bytes
-from eecompile.policies import ExitPolicy, from_json
+from eecompile.native_policies import has_native_form, policy_bytes
+from eecompile.policies import from_json
 from eecompile.segments import SHIFT
 
 __all__ = ["PLAN_VERSION", "plan_agrees", "plan_bytes", "plan_of", "runs_natively"]
@@ -94,6 +94,8 @@ class _Writer:
             types |= dict(step.function.outputs)
         self.types = types
         self.places = {name: place for place, name in enumerate(types)}
+        #: For each exit, the values there that later segments read.
+        self.borders = border_values(self.network)[: len(self.network.exits)]
 
     def place(self, name: str) -> int | None:
         """Of a value; None for no name."""
@@ -119,58 +121,27 @@ class _Writer:
         out.put("q", function.macs)
 
     def segments(self) -> None:
-        """Steps with what stands for them where they are left out; see runtime/steps.py."""
-        out, readers = self.out, self._readers()
-        counted: set[str] = set()
+        """Steps with what stands for them where they are left out."""
+        out, network = self.out, self.network
+        wanted = {name for name, _ in network.segments[-1].outputs}
+        wanted.update(name for e in network.exits for f in e.functions for name, _ in f.inputs)
+        wanted.update(name for border in self.borders for name in border)
+        steps = [step for segment in network.segments for step in segment.steps]
+        ways = iter(ways_left_out(steps, wanted))
 
         def one(step: CompiledStep) -> None:
-            is_block = bool(step.keep) and not step.gate and step.keep not in counted
-            counted.update((step.keep,) * is_block)
-            left_out = [
-                name
-                for name, _ in step.function.outputs
-                if step.keep and readers[name] != {step.keep}
-            ]
-            if len(left_out) > 1:
-                raise InternalError(f"{step.function.symbol} may be left out, but gives {left_out}")
+            way = next(ways)
             self.call(step.function)
-            out.put("BB", step.gate, is_block)
-            for name in (step.keep, step.otherwise, step.channels, *(left_out or [""])):
+            out.put("BB", step.gate, way.is_block)
+            for name in (step.keep, step.otherwise, step.channels, way.output):
                 out.index(self.place(name))
             out.put("qq", step.groups, step.group_macs)
 
-        out.list(self.network.segments, lambda segment: out.list(segment.steps, one))
-
-    def _readers(self) -> Mapping[str, set[str]]:
-        """By value, the scores of the steps that read it, "" for those that always do."""
-        found: dict[str, set[str]] = {name: set() for name in self.types}
-        for segment in self.network.segments:
-            for step in segment.steps:
-                for name in step.reads:
-                    found[name].add(step.keep)
-        outside: list[Mapping[str, object]] = [self.lasting]
-        outside += [dict(part.outputs) for part in self.network.segments[-1:]]
-        outside += [dict(f.inputs) for exit_ in self.network.exits for f in exit_.functions]
-        outside += [dict.fromkeys(names) for names in self.borders()]
-        for names in outside:
-            for name in names:
-                found[name].add("")
-        return found
-
-    def borders(self) -> list[list[str]]:
-        """For each exit, the values there that later segments read."""
-        known = [name for name, _ in self.network.inputs]
-        found = []
-        for index, segment in enumerate(self.network.segments[:-1]):
-            known += [name for f in segment.functions for name, _ in f.outputs]
-            later = [step for part in self.network.segments[index + 1 :] for step in part.steps]
-            read = {name for step in later for name in step.reads}
-            found.append([name for name in known if name in read])
-        return found
+        out.list(network.segments, lambda segment: out.list(segment.steps, one))
 
     def exits(self) -> None:
         out = self.out
-        for exit_, border in zip(self.network.exits, self.borders(), strict=True):
+        for exit_, border in zip(self.network.exits, self.borders, strict=True):
             out.text(exit_.name)
             out.put("B", (exit_.head is not None) + 2 * (exit_.comparator is not None))
             for function in exit_.functions:
@@ -263,15 +234,10 @@ def plan_agrees(artifact: Artifact) -> bool:
         return False
 
 
-def _is_ours(rule: ExitPolicy) -> bool:
-    """A kind of somebody else's runs in Python alone."""
-    return type(rule).__module__.startswith("eecompile.")
-
-
 def runs_natively(entry: PolicyEntry) -> bool:
     """Whether the native runtime decides by a policy; session.c refuses the others."""
     try:
-        return entry.guard is None and _is_ours(from_json(entry.rule))
+        return entry.guard is None and has_native_form(from_json(entry.rule))
     except ValueError:  # of a kind that nobody here knows
         return False
 
@@ -281,7 +247,7 @@ def _put_policy(out: _Stream, name: str, entry: PolicyEntry) -> None:
         found = None if entry.clock is None else ClockRule.from_json(entry.clock)
         limits = None if entry.halt is None else HaltRule.from_json(entry.halt)
         rule = from_json(entry.rule)
-        is_ours = _is_ours(rule)
+        is_ours = has_native_form(rule)  # Else it runs in Python alone.
         out.put("B", is_ours)
         if is_ours:
             out.parts.append(policy_bytes(rule))

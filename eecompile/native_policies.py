@@ -25,7 +25,7 @@ from eecompile.policies.learned_score import MEASURES
 from eecompile.policies.predicted import FORECASTS
 from eecompile.policies.scores import SCORES
 
-__all__ = ["DEEPEST", "policy_bytes"]
+__all__ = ["DEEPEST", "has_native_form", "policy_bytes"]
 
 #: How deep rules may lie within rules.
 DEEPEST = 8
@@ -34,6 +34,17 @@ DEEPEST = 8
 _MEANS = len(MEASURES)
 
 _MOST = 2**32 - 1
+
+
+def has_native_form(policy: ExitPolicy) -> bool:
+    """Whether the native runtime has such a policy: of a kind of ours, not one derived from it.
+
+    >>> has_native_form(EitherPolicy([NeverPolicy(2), NeverPolicy(2)]))
+    True
+    """
+    if type(policy) is EitherPolicy:
+        return all(map(has_native_form, policy.rules))
+    return type(policy) in _WRITERS
 
 
 def policy_bytes(policy: ExitPolicy) -> bytes:
@@ -56,9 +67,9 @@ def _rule(policy: ExitPolicy, depth: int) -> bytes:
     if type(policy) is EitherPolicy:
         return _head(3, policy) + _either(policy, depth)
     # A class derived from one of ours may decide in its own way.
-    number, write = _WRITERS.get(type(policy), (None, None))
-    if number is None or write is None:
+    if type(policy) not in _WRITERS:
         raise ValueError(f"the native runtime has no policy {type(policy).__name__!r}")
+    number, write = _WRITERS[type(policy)]
     return _head(number, policy) + write(policy)
 
 

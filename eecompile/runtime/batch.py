@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from eecompile.compiled import CompiledExit, CompiledGraph, CompiledStep, Function, batch_shape
+from eecompile.compiled import CompiledExit, CompiledGraph, batch_shape
 from eecompile.diagnostics import InternalError
 from eecompile.manifest import Manifest
+from eecompile.memory import values_needed_after
 from eecompile.policies.base import EXIT, HALT, OFFLOAD, ExitOutputs, ExitPolicy
 from eecompile.runtime.answers import BatchAnswer
 from eecompile.runtime.deciding import Deciding
@@ -21,7 +22,7 @@ from eecompile.runtime.library import Library, Team
 from eecompile.runtime.runner import batch_inputs, chunk_size
 from eecompile.runtime.steps import Part, Program
 
-__all__ = ["Batches", "border_values", "values_needed_after"]
+__all__ = ["Batches"]
 
 
 class Batches:
@@ -162,38 +163,6 @@ class _Group:
     rows: np.ndarray
     due: int
     state: Any
-
-
-def values_needed_after(network: CompiledGraph) -> tuple[tuple[str, ...], ...]:
-    """For each segment, the values there when its exit has decided that something later reads."""
-    exits = network.exits
-    return _read_later(
-        network,
-        [[f for exit_ in exits[k + 1 :] for f in exit_.functions] for k in range(len(exits))],
-    )
-
-
-def border_values(network: CompiledGraph) -> tuple[tuple[str, ...], ...]:
-    """For each segment, the values there that later segments read: all that a server has to know.
-
-    A network input that is read again is among them.
-    """
-    return _read_later(network, [[] for _ in network.exits])
-
-
-def _read_later(
-    network: CompiledGraph, others: Sequence[Sequence[Function]]
-) -> tuple[tuple[str, ...], ...]:
-    """What later segments and, for each segment but the last, some other functions read."""
-    known = [name for name, _ in network.inputs]
-    found = []
-    for index, segment in enumerate(network.segments):
-        known += [name for f in segment.functions for name, _ in f.outputs]
-        later = [step for part in network.segments[index + 1 :] for step in part.steps]
-        later += [CompiledStep(f) for f in (others[index] if index < len(others) else ())]
-        read = {name for step in later for name in step.reads}
-        found.append(tuple(name for name in known if name in read))
-    return tuple(found)
 
 
 def run_chunk(

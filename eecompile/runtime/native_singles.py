@@ -11,9 +11,8 @@ import numpy as np
 from eecompile.artifact import Artifact
 from eecompile.compiled import batch_shape
 from eecompile.ir import TensorType
-from eecompile.native_policies import policy_bytes
+from eecompile.native_policies import has_native_form, policy_bytes
 from eecompile.policies.base import ExitPolicy
-from eecompile.policies.either import EitherPolicy
 from eecompile.policies.never import NeverPolicy
 from eecompile.runtime.answers import Answer
 from eecompile.runtime.deciding import Deciding
@@ -33,13 +32,9 @@ def is_native(how: Deciding | None) -> bool:
     """
     if how is None:
         return True
-    return how.clock is None and how.server is None and how.guard is None and _is_ours(how.policy)
-
-
-def _is_ours(policy: ExitPolicy) -> bool:
-    if isinstance(policy, EitherPolicy):
-        return all(map(_is_ours, policy.rules))
-    return type(policy).__module__.startswith("eecompile.policies.") and not policy.online
+    if how.clock is not None or how.server is not None or how.guard is not None:
+        return False
+    return has_native_form(how.policy) and not how.policy.online
 
 
 class NativeSingles:

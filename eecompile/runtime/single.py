@@ -10,9 +10,10 @@ import numpy as np
 from eecompile.compiled import CompiledExit
 from eecompile.diagnostics import InternalError
 from eecompile.manifest import Manifest
+from eecompile.memory import border_values
 from eecompile.policies.base import EXIT, OFFLOAD, ExitOutputs, ExitPolicy
 from eecompile.runtime.answers import Answer
-from eecompile.runtime.batch import border_values, segment_parts, segments_program
+from eecompile.runtime.batch import segment_parts, segments_program
 from eecompile.runtime.clock import Clock
 from eecompile.runtime.deciding import Deciding
 from eecompile.runtime.guard import Guard

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from eecompile.compiled import CompiledStep
 from eecompile.diagnostics import InternalError
-from eecompile.memory import lasting_values
+from eecompile.memory import WayLeftOut, ways_left_out
 from eecompile.runtime.lane import WORTH_A_TEAM, Lane, leading
 from eecompile.runtime.stopping import StopWord
 
@@ -111,32 +110,24 @@ class Program:
         self.table = np.asarray(self._table)
         self.tallies = np.asarray(self._tallies)
         self.kept: np.ndarray | None = None
-        # Scores that are not made say that nothing was kept.
-        outside = {*wanted, *lasting_values(steps)}
-        #: By value, the scores of those who read it, "" for those who always do.
-        self._readers = defaultdict[str, set[str]](set, {name: {""} for name in outside})
-        for step in self.steps:
-            for name in step.reads:
-                self._readers[name].add(step.keep)
-        seen: set[str] = set()
-        for index, step in enumerate(self.steps):
-            counted = bool(step.keep) and not step.gate and step.keep not in seen
-            seen.update((step.keep,) * counted)
-            self._table[index] = self._bound(step, counted)
-        self.blocks = len(seen)
+        ways = ways_left_out(self.steps, wanted)
+        for index, (step, way) in enumerate(zip(self.steps, ways, strict=True)):
+            self._table[index] = self._bound(step, way)
+        self.blocks = sum(way.is_block for way in ways)
         self._header = _Program(
             ctypes.addressof(self._table), len(steps), ctypes.addressof(self._tallies)
         )
         self._shift, self._decided = 0.0, False
         self._word: StopWord | None = None
 
-    def _bound(self, step: CompiledStep, counted: bool) -> _Step:
+    def _bound(self, step: CompiledStep, way: WayLeftOut) -> _Step:
         call, values = self.lane.calls[step.function.symbol], self.lane.values
 
         def address(name: str) -> int:
             return values[name].ctypes.data if name else 0
 
-        output, nbytes = self._left_out(step)
+        output = way.output
+        nbytes = dict(step.function.outputs)[output].nbytes if output else 0
         if step.otherwise and output and values[step.otherwise][0].nbytes != nbytes:
             raise InternalError(f"{step.otherwise} cannot stand for {output}: other sizes")
         return _Step(
@@ -144,22 +135,9 @@ class Program:
             *(step.gate, address(step.keep)),
             *(address(output), address(step.otherwise), nbytes),
             *(address(step.channels), step.groups),
-            *(step.function.macs, step.group_macs, counted),
+            *(step.function.macs, step.group_macs, way.is_block),
             *(0.0, 0.0, -np.inf),
         )
-
-    def _left_out(self, step: CompiledStep) -> tuple[str, int]:
-        """The output that stands for a step where it is left out, and its bytes.
-
-        What only steps of the same score read is not needed then.
-        """
-        if not step.keep:
-            return "", 0
-        found = [value for value in step.function.outputs if self._readers[value[0]] != {step.keep}]
-        if len(found) > 1:
-            names = ", ".join(name for name, _ in found)
-            raise InternalError(f"{step.function.symbol} may be left out, but gives {names}")
-        return (found[0][0], found[0][1].nbytes) if found else ("", 0)
 
     def part(self, first: int, end: int) -> Part:
         """The steps from `first` to before `end`, to be called."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from eecompile.memory import border_values
 from eecompile.policies.base import EXIT, OFFLOAD, ExitOutputs, ExitPolicy
-from eecompile.runtime.batch import border_values
 from eecompile.runtime.library import Library
 from eecompile.runtime.runner import Runner
 from tests.runtime import tiny

@@ -9,8 +9,8 @@ import pytest
 
 from eecompile.artifact import Artifact, PolicyEntry, read_artifact, write_artifact
 from eecompile.diagnostics import CompileErrors
+from eecompile.memory import border_values
 from eecompile.policies import to_json
-from eecompile.runtime.batch import border_values
 from eecompile.runtime.session import Session, load
 from tests.runtime import tiny
 from tests.runtime.learning import Rest, Sending

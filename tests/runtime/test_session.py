@@ -19,7 +19,13 @@ import pytest
 import eecompile as ee
 from eecompile.artifact import PolicyEntry, read_artifact, write_artifact
 from eecompile.diagnostics import CompileErrors, InternalError
-from eecompile.policies import ExitOutputs, ExitPolicy, ThresholdPolicy, replay
+from eecompile.policies import (
+    EitherPolicy,
+    ExitOutputs,
+    ExitPolicy,
+    ThresholdPolicy,
+    replay,
+)
 from eecompile.policies.base import EXIT
 from eecompile.runtime.session import Session
 from tests.runtime import tiny
@@ -114,6 +120,16 @@ def test_segments_after_the_exit_do_not_run(
     # The machine code has counted too.
     called = {name for name, (calls, _) in tiny.counters(library).items() if calls}
     assert called == set(ran)
+
+
+def test_a_rule_without_a_native_form_decides_in_python_inside_another(folder: Path) -> None:
+    net = ee.load(folder)
+    samples = [tiny.inputs(1, seed) for seed in range(20)]
+    net.set_policy(Jumping())
+    expected = [net.run(x).exit for x in samples]
+    net.set_policy(EitherPolicy([Jumping(), Jumping()]))
+    assert [net.run(x).exit for x in samples] == expected
+    assert len(set(expected)) > 1
 
 
 def test_full_depth_runs_every_segment_and_no_head(

@@ -9,8 +9,8 @@ from math import prod
 import numpy as np
 
 from eecompile.compiled import CompiledGraph
+from eecompile.memory import border_values
 from eecompile.offload_rule import OffloadRule, Tail, WireTensor
-from eecompile.runtime.batch import border_values
 from eecompile.runtime.offload.errors import AttemptFailed
 
 __all__ = ["Reply", "as_sent", "as_taken", "check_fit", "checked", "to_wire"]
