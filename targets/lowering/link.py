@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+from eecompile.atomic import replaced_directory
 from eecompile.compiled import FunctionLike
-from eecompile.diagnostics import ToolError
+from eecompile.diagnostics import CompileErrors, ToolError
 from eecompile.hardware import Machine, usable_cores
 from eecompile.native_names import library_file
 from eecompile.targets.linkers import Linker, find_linkers, remedy
@@ -106,12 +107,9 @@ def _runtime(compiler: Linker, machine: Machine) -> tuple[tuple[str, bytes], ...
 
         with ThreadPoolExecutor(usable_cores()) as pool:
             found = tuple(pool.map(compile_, COMPILED, objects))
-    with contextlib.suppress(OSError):  # Not kept, then; or another process was faster.
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        made = tempfile.mkdtemp(dir=kept.parent)
+    with contextlib.suppress(CompileErrors), replaced_directory(kept, lambda _: "") as made:
         for file, content in found:
-            (Path(made) / file).write_bytes(content)
-        os.rename(made, kept)
+            (made / file).write_bytes(content)
     return found
 
 
