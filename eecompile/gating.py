@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from eecompile.diagnostics import CompileErrors, Diagnostic
+from eecompile.dsl.check_gates import untrained_gates
 from eecompile.gates import (
     Gate,
     GatePlan,
@@ -22,7 +23,7 @@ from eecompile.passes.host import HostError, HostGraph
 from eecompile.passes.split_at_gates import PlacedGate
 from eecompile.spec import Spec
 
-__all__ = ["Gating", "open_gates"]
+__all__ = ["Gating", "known_gates", "open_gates"]
 
 Array = np.ndarray[Any, Any]
 
@@ -103,3 +104,14 @@ def open_gates(spec: Spec, host: HostGraph) -> Gating:
         # Values keep their names, but the plan may tell what was folded from the weights.
         plan = planned_gates(spec, host)
     return Gating(plan, found.parameters, found.trained, bool(found.weights))
+
+
+def known_gates(spec: Spec, host: HostGraph) -> Gating:
+    """As `open_gates`; where gates are not trained yet, only where they stand.
+
+    Raises:
+        CompileErrors: as `open_gates`.
+    """
+    if untrained_gates(spec, spec.model, "error"):
+        return Gating(planned_gates(spec, host))
+    return open_gates(spec, host)

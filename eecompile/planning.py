@@ -18,18 +18,18 @@ from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Dataset
 from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics
-from eecompile.dsl.check_gates import require_gates, untrained_gates
+from eecompile.dsl.check_gates import require_gates
 from eecompile.exit_candidates import Placing, with_candidates
 from eecompile.exit_placing import Aim
 from eecompile.exit_table import exit_rows
 from eecompile.gate_report import gating_json
 from eecompile.gates import initial_parameters
-from eecompile.gating import Gating, open_gates
+from eecompile.gating import Gating, known_gates, open_gates
 from eecompile.halt_rule import HaltRule
 from eecompile.hardware import Machine, usable_cores
 from eecompile.head_fitting import ExitPlan, plan_exits
 from eecompile.loading import check_file as check_source
-from eecompile.loading import planned_gates, source_errors, with_classes
+from eecompile.loading import source_errors, with_classes
 from eecompile.passes.annotate_costs import AnnotateCosts
 from eecompile.passes.base import Instrument, Pass, PassManager, Program
 from eecompile.passes.host import HostError, HostGraph
@@ -283,8 +283,7 @@ def cut_file(path: Path, overrides: Sequence[str] = ()) -> tuple[Spec, SegmentGr
         CompileErrors: the file or the network are wrong.
     """
     spec, host, _, _ = _checked_network(path, overrides)
-    trained = not untrained_gates(spec, spec.model, "error")
-    gating = open_gates(spec, host) if trained else Gating(planned_gates(spec, host))
+    gating = known_gates(spec, host)
     shown = gating
     if gating.unfitted:
         shown = Gating(gating.plan, initial_parameters(gating.plan, 0))

@@ -43,17 +43,19 @@ def check(options: argparse.Namespace) -> int:
     """Every problem of a file; 1 if any is an error. Where there is none, what its gates skip."""
     from eecompile.gate_report import gate_lines, gates_json
     from eecompile.gates.plan import GatePlan
-    from eecompile.loading import check_file, planned_gates
+    from eecompile.gating import known_gates
+    from eecompile.loading import check_file
 
     plan = GatePlan()
+    found: tuple[Diagnostic, ...] = ()
     try:
         spec, host, problems = check_file(options.file, options.overrides)
         found = problems.in_order()
-        wrong = any(diagnostic.severity == "error" for diagnostic in found)
-        if host is not None and not wrong:
-            plan = planned_gates(spec, host)
+        if host is not None and not any(d.severity == "error" for d in found):
+            plan = known_gates(spec, host).plan
     except CompileErrors as errors:
-        found, wrong = errors.diagnostics, True
+        found = (*found, *errors.diagnostics)
+    wrong = any(diagnostic.severity == "error" for diagnostic in found)
     if options.json:
         told = {"diagnostics": [diagnostic.to_json() for diagnostic in found]}
         print_json(options, told | {"gates": gates_json(plan) if plan.gates else None})

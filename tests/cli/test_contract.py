@@ -280,6 +280,16 @@ def test_check_tells_what_gates_can_skip_and_build_that_they_are_not_trained(
     assert nothing.ids == ["unknown-point", "untrained-gates"]
 
 
+def test_check_reads_the_file_of_gates(call: Call, demo: Path) -> None:
+    gates = 'gates "net.gates.npz"\n    skip layers "layer2.*" gate recurrent\n    exit early'
+    edited(demo, ("exit early", gates))
+    (demo.parent / "net.gates.npz").write_bytes(b"spoilt")
+    for command in (("check", demo, "--json"), ("build", demo, "-o", demo.parent / "o", "--json")):
+        told = call(*command)
+        assert (told.status, told.ids) == (1, ["bad-gates"])
+    assert '9 |     gates "net.gates.npz"' in call("check", demo).err
+
+
 def test_cores_of_another_machine_are_as_written(demo: Path) -> None:
     edited(demo, ("data uci", "target arm-cpu { cores 1000 } data uci"))
     spec, _, found = check_file(demo)
