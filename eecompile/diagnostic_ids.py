@@ -381,6 +381,11 @@ _BUILD = {
         "Gradients need a network of torch that takes batches, and gates that have parameters.",
         "eecompile train resnet56.ee, whose source is an ONNX file",
     ),
+    "collapsed-accuracy": DiagnosticInfo(
+        "A policy is right about held-out samples no more often than naming one class always.",
+        "It keeps its budget by answers that are worth nothing.",
+        "budget mean macs <= 40 % of gates that may leave out the whole network",
+    ),
     "training-diverged": DiagnosticInfo(
         "Training was stopped: a loss is not finite, or accuracy has collapsed and stays so.",
         "Further steps would not bring it back; the last good state is kept in a file.",

@@ -23,6 +23,7 @@ from eecompile.build_options import BuildOptions
 from eecompile.cache import Cache, digest
 from eecompile.clocks.building import build_clocks
 from eecompile.clocks.planning import budget_costs
+from eecompile.collapse import collapse_warnings
 from eecompile.compiled import CompiledGraph
 from eecompile.compiling import Compiled, TunedKernels, compile_graphs, tune_graphs
 from eecompile.console import Reporter, Steps
@@ -58,7 +59,7 @@ from eecompile.passes.instruments import Timing
 from eecompile.passes.pipelines import backbone_pipeline, segments_pipeline
 from eecompile.planning import annotate, cut, plan_heads, prepare
 from eecompile.policy_building import build_policies
-from eecompile.record import CalibrateRecord, FitRecord, Record
+from eecompile.record import CalibrateRecord, FitRecord, Record, TestRecord
 from eecompile.recording import Recorder, Recording
 from eecompile.runtime.runner import Runner
 from eecompile.runtime.sysfs import LocalFiles
@@ -236,7 +237,11 @@ class _Build:
                 written, clocks.policies, clocks.entries, network, records, shifts
             )
         gates = gating_json(self.gating, decided)
-        for warning in (*halts.warnings, *clocks.warnings):
+        warnings = [*halts.warnings, *clocks.warnings]
+        if isinstance(test := records.get("test"), TestRecord):
+            told = {name: entry.report for name, entry in entries.items()}
+            warnings += collapse_warnings(written, told, test.labels)
+        for warning in warnings:
             self.steps.warn(warning.full())
         with self.steps.step(f"write {self.output}"):
             contents = Contents(
