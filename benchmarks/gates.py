@@ -2,15 +2,17 @@
 
     python -m benchmarks.gates [layers|channels|both|fitted|densenet ...] [--folder DIR]
                                [--samples N] [--macs 95%,90%,85%,80%,75%] [--steps 250]
+                               [--fit cifar10_train.npz] [--start FILE] [--augment flips,crops]
 
 ``layers``, ``channels`` and ``both`` train gates and weights with `eecompile train` on 20,000
-training images, one target after the other, and keep the files in the folder: a second run, or one
-that was stopped, goes on from them. ``fitted`` builds the ONNX file with gates that are fitted
-without gradients; ``densenet`` does so for a small DenseNet, dense layers and channels, which
-`benchmarks.train_densenet` trains first. All is reported on the last 5,000 test images, none of
-which was trained, fitted or chosen on. Times are those of single images on one thread: each is
-answered with its gates deciding and at full depth, in turns of 25, in the same process. Training
-needs torch and, for five targets on two cores, half an hour a kind.
+training images (or all: `benchmarks.cifar10` and ``--fit``), one target after the other, and keep
+the files in the folder: a second run, or one that was stopped, goes on from them. ``fitted`` builds
+the ONNX file with gates that are fitted without gradients; ``densenet`` does so for a small
+DenseNet, dense layers and channels, which `benchmarks.train_densenet` trains first. All is reported
+on the last 5,000 test images, none of which was trained, fitted or chosen on. Times are those of
+single images on one thread: each is answered with its gates deciding and at full depth, in turns of
+25, in the same process. Training needs torch and, for five targets on two cores, half an hour a
+kind.
 """
 
 from __future__ import annotations
@@ -99,14 +101,19 @@ class Point:
         ]
 
 
-def write_file(path: Path, kind: str, data: Path, gates: str, policies: str) -> Path:
-    """A `.ee` file of the network with some kind of gates."""
+def write_file(
+    path: Path, kind: str, data: Path, gates: str, policies: str, fit: Path | None = None
+) -> Path:
+    """A `.ee` file of the network with some kind of gates, trained on the images of `fit`."""
     source = f'source torch "{HERE / "networks.py"}:resnet56" weights "{data / WEIGHTS}"'
     if kind == "fitted":
         source = 'source onnx "resnet56.onnx"'
     if kind == "densenet":
         source = f'source torch "{HERE / "networks.py"}:densenet_small" weights "densenet.pth"'
-    text = (HERE / "gates.ee").read_text().replace('"cifar10_', f'"{data}/cifar10_')
+    text = (HERE / "gates.ee").read_text()
+    if fit is not None:
+        text = text.replace("cifar10_train_20k.npz", str(fit.resolve()))
+    text = text.replace('"cifar10_', f'"{data}/cifar10_')
     named = f'{SKIPS[kind]}\n    gates "{gates}"' if gates else SKIPS[kind]
     text = text.replace("SOURCE", source).replace("SKIP", named).replace("POLICIES", policies)
     path.write_text(text)
@@ -115,7 +122,7 @@ def write_file(path: Path, kind: str, data: Path, gates: str, policies: str) -> 
 
 def trained(folder: Path, kind: str, data: Path, options: argparse.Namespace) -> dict[str, Path]:
     """Target -> the file of its gates, trained where it is not there."""
-    path = write_file(folder / f"{kind}.ee", kind, data, f"{kind}.gates.npz", "")
+    path = write_file(folder / f"{kind}.ee", kind, data, f"{kind}.gates.npz", "", options.fit)
     targets = options.macs.split(",")
     output = folder / f"{kind}.gates.npz"
     numbers = [target.strip().removesuffix("%") for target in targets]
@@ -129,6 +136,8 @@ def trained(folder: Path, kind: str, data: Path, options: argparse.Namespace) ->
                 *("--macs", options.macs, "--steps", str(options.steps), "--json"),
                 *("--backbone-rate", str(options.backbone_rate), "--rate", str(options.rate)),
                 *("--threads", str(options.threads), "-o", str(output)),
+                *(("--start", str(options.start)) if options.start else ()),
+                *(("--augment", options.augment) if options.augment else ()),
             ],
             stdout=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
@@ -233,6 +242,9 @@ def main() -> None:
     parser.add_argument("--backbone-rate", type=float, default=1e-4)
     parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--fit", type=Path, help="training images instead of the 20,000")
+    parser.add_argument("--start", type=Path, help="gates to begin with")
+    parser.add_argument("--augment", help="as of eecompile train")
     options = parser.parse_args()
     data = shared_data()
     print(describe_machine())
