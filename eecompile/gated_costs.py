@@ -14,7 +14,14 @@ from eecompile.cost_table import CostTable
 from eecompile.outcomes import ExitCosts
 from eecompile.record import Record
 
-__all__ = ["costs_as_paid", "gated_costs", "macs_of_steps", "table_costs", "work_shares"]
+__all__ = [
+    "costs_as_paid",
+    "gated_costs",
+    "macs_of_steps",
+    "paid_on_the_way",
+    "table_costs",
+    "work_shares",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -72,29 +79,38 @@ def gated_costs(
     """
     if not network.gated or not shares:
         return costs
+    full, steps = np.asarray(costs.segments), np.asarray(step_costs)
     sampled = {
-        split: _sampled(costs, network, step_costs, of_split) for split, of_split in shares.items()
+        split: paid_on_the_way(network, full, steps, of_split) for split, of_split in shares.items()
     }
     means = sampled.get("calibrate", next(iter(sampled.values()))).mean(axis=0)
     segments = tuple(np.diff(means, prepend=0.0).tolist())
     return replace(costs, segments=segments, sampled=sampled)
 
 
-def _sampled(
-    costs: ExitCosts,
-    network: CompiledGraph,
-    step_costs: Sequence[float],
-    shares: Mapping[str, Array],
+def paid_on_the_way(
+    network: CompiledGraph, segments: Array, steps: Array, shares: Mapping[str, Array]
 ) -> Array:
-    """What each sample pays up to each exit and the end, (n, segments)."""
-    count, left = len(next(iter(shares.values()))), iter(step_costs)
-    paid = np.zeros((count, len(network.segments)))
+    """What each sample pays for the backbone up to each exit and the end.
+
+    Args:
+        network: compiled.
+        segments: what each costs, float64 (segments, ...): at several clocks, or one number. Of
+            those with gates their steps count instead.
+        steps: of segments with gates, in the order of `named_steps`, float64 (steps, ...).
+        shares: score -> share kept of each sample, (n, 1).
+
+    Returns:
+        float64 (n, segments, ...).
+    """
+    count, left = len(next(iter(shares.values()))), iter(steps)
+    paid = np.zeros((count, *segments.shape))
     for index, segment in enumerate(network.segments):
         if not segment.gated:
-            paid[:, index] = costs.segments[index]
+            paid[:, index] = segments[index]
             continue
         for step in segment.steps:
-            paid[:, index] += next(left) * work_shares(step, shares, count)
+            paid[:, index] += np.multiply.outer(work_shares(step, shares, count), next(left))
     return paid.cumsum(axis=1)
 
 

@@ -62,10 +62,14 @@ class Record:
         return len(self.labels)
 
     @property
+    def as_built(self) -> Array:
+        """Logits of the network with all decisions off, float32 (n, classes)."""
+        return self.whole.get("logits", self.final)
+
+    @property
     def right_as_built(self) -> Array:
         """Whether the network is right with all decisions off, bool (n,): what drops refer to."""
-        whole = self.whole.get("logits", self.final)
-        return np.asarray(whole.argmax(axis=1) == self.labels)
+        return np.asarray(self.as_built.argmax(axis=1) == self.labels)
 
     def rows(self, samples: Array) -> Self:
         """The record of some of the samples, features left out."""

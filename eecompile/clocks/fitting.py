@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eecompile.clock_rule import ClockRule
+from eecompile.clocks.paying import PaidCosts
 from eecompile.clocks.simulation import Courses, Replayed, Run, Simulation
 from eecompile.cost_table import CostTable
 from eecompile.diagnostics import InternalError
@@ -52,13 +53,17 @@ class FittedClocks:
 
 
 def fit_start(
-    policy: ExitPolicy, record: CalibrateRecord, table: CostTable, rule: ClockRule
+    policy: ExitPolicy,
+    record: CalibrateRecord,
+    table: CostTable,
+    rule: ClockRule,
+    paid: PaidCosts | None = None,
 ) -> ClockRule:
     """The rule with the start at which the samples of the record take the least energy.
 
     As `fit_clocks` for a single setting.
     """
-    return fit_clocks([policy], record, table, rule).rule
+    return fit_clocks([policy], record, table, rule, paid=paid).rule
 
 
 def fit_clocks(
@@ -67,6 +72,7 @@ def fit_clocks(
     table: CostTable,
     rule: ClockRule,
     drop: float | None = None,
+    paid: PaidCosts | None = None,
 ) -> FittedClocks:
     """The setting and the start with which the samples of the record take the least energy.
 
@@ -82,14 +88,15 @@ def fit_clocks(
 
     Args:
         settings: of one policy, in each of which it keeps its budget without a deadline.
-        record: with every exit's outputs.
+        record: with every exit's outputs; where gates decide, as with all of the settings.
         table: costs where it will run.
         rule: whose `start` is replaced.
         drop: accuracy that may be lost, as a fraction; None where the budget limits something else.
+        paid: what the record's samples pay of the costs, where gates leave something out.
     """
     if not isinstance(record, CalibrateRecord):
         raise InternalError(f"clocks were to be fitted on a {type(record).__name__}")
-    return _Search(settings, record, table, rule, drop).solve()
+    return _Search(settings, record, table, rule, drop, paid).solve()
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,7 @@ class _Search:
         table: CostTable,
         rule: ClockRule,
         drop: float | None,
+        paid: PaidCosts | None,
     ) -> None:
         self.record, self.table, self.rule, self.limit = record, table, rule, drop
         outputs = record.outputs()
@@ -142,7 +150,7 @@ class _Search:
             starts = [*{int(self.way_s.argmin()), *np.flatnonzero(costs.has_energy).tolist()}]
         self.fastest = min(starts, key=lambda k: 0.0 if k is None else float(self.way_s[k]))
         self.courses = {
-            start: Courses(Scheduler(table, replace(rule, start=start))) for start in starts
+            start: Courses(Scheduler(table, replace(rule, start=start)), paid) for start in starts
         }
 
     def solve(self) -> FittedClocks:

@@ -3,6 +3,9 @@
 The policy decides on recorded outputs and the very scheduler of the runtime chooses clocks; only
 elapsed times are sums of costs instead of measured. Samples come one after the other: each begins
 at the clock the one before has left, and changing that is in its own time and energy.
+
+Where gates leave something out, each sample takes the time of what it was left. The scheduler
+reckons with nothing left out, and sees the time that has gone by: as in a session.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from eecompile.clock_rule import ClockRule
+from eecompile.clocks.paying import PaidCosts
 from eecompile.cost_table import CostTable
 from eecompile.policies import ExitPolicy, replay
 from eecompile.policies.base import EXIT, ExitOutputs
@@ -102,15 +106,16 @@ class Replayed:
         """All samples in their order with a scheduler; `state` as for `simulate`."""
         forecast = self.policy.forecasts
         at = courses.scheduler.home if state is None else state
-        # Samples of one path that begin at one clock share what they cost.
-        known: dict[tuple[int, int], int] = {}
+        # Samples of one path that begin at one clock, and pay the same, share what they cost.
+        known: dict[tuple[int, int, int], int] = {}
         found: list[_Course] = []
         picked = []
-        for path in self._path_of:
-            number = known.get((path, at))
+        groups = courses.groups(len(self._path_of))
+        for path, group in zip(self._path_of, groups, strict=True):
+            number = known.get((path, group, at))
             if number is None:
-                number = known[path, at] = len(found)
-                found.append(courses.of(*self._paths[path], at, forecast))
+                number = known[path, group, at] = len(found)
+                found.append(courses.of(*self._paths[path], at, forecast, group))
             picked.append(number)
             at = found[number].state
         return Run(self, courses.scheduler, tuple(found), np.array(picked))
@@ -154,6 +159,7 @@ def simulate(
     final: Array,
     scheduler: Scheduler,
     state: int | None = None,
+    paid: PaidCosts | None = None,
 ) -> Simulation:
     """What `policy` and `scheduler` do to samples of which every exit's outputs are known.
 
@@ -163,8 +169,9 @@ def simulate(
         final: logits of the final exit, float32 (n, classes).
         scheduler: made from the costs that are to be counted.
         state: the clock at hand before the first sample; the scheduler's `home` if not given.
+        paid: what these samples pay, of whom gates leave something out; None: everything.
     """
-    return Replayed(policy, outputs, final).run(Courses(scheduler), state).simulation()
+    return Replayed(policy, outputs, final).run(Courses(scheduler, paid), state).simulation()
 
 
 def at_top_clock(
@@ -190,6 +197,8 @@ def top_clock(table: CostTable, deadline_s: float | None = None) -> Scheduler:
 class _Course:
     """What becomes of samples that take one path through the exits, from one clock at hand.
 
+    Those of a network with gates pay the same besides.
+
     Attributes:
         evaluated: exits whose heads run, in order.
         exit: which answers.
@@ -213,17 +222,32 @@ class Courses:
 
     Args:
         scheduler: made from the costs that are to be counted.
+        paid: what samples pay of them, where gates leave something out; None: everything. All runs
+            are then of these samples.
     """
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
+    def __init__(self, scheduler: Scheduler, paid: PaidCosts | None = None) -> None:
+        self.scheduler, self._paid = scheduler, paid
         costs = scheduler.costs
-        self.time_s = cache(lambda index, due: costs.stretch_s(index, due).tolist())
-        self.energy_j = cache(lambda index, due: costs.stretch_j(index, due).tolist())
-        self.change = cache(scheduler.change)
-        self.of = cache(self._of)
+        self._time_s = cache(lambda index, due: costs.stretch_s(index, due).tolist())
+        self._energy_j = cache(lambda index, due: costs.stretch_j(index, due).tolist())
+        self._change = cache(scheduler.change)
+        # Where gates decide, there are about as many courses as samples: too many to keep.
+        self.of = cache(self._of) if paid is None else self._of
 
-    def _of(self, path: tuple[int, ...], exit_: int, state: int, forecast: bool) -> _Course:
+    def groups(self, count: int) -> list[int]:
+        """Of each of `count` samples: the number of those that pay the same."""
+        return [0] * count if self._paid is None else self._paid.group.tolist()
+
+    def _cost(self, group: int, index: int, due: int, state: int) -> tuple[float, float]:
+        """Time and energy of the stretch between two exits."""
+        if self._paid is not None:
+            return self._paid.stretch(group, index, due, state)
+        return self._time_s(index, due)[state], self._energy_j(index, due)[state]
+
+    def _of(
+        self, path: tuple[int, ...], exit_: int, state: int, forecast: bool, group: int
+    ) -> _Course:
         """Of samples whose policy wants the exits of `path` and leaves at `exit_`.
 
         Args:
@@ -231,6 +255,7 @@ class Courses:
             exit_: the number of exits for the final one.
             state: the clock at hand.
             forecast: whether the policy expects to leave where it goes next.
+            group: of samples that pay the same.
         """
         scheduler, last = self.scheduler, self.scheduler.costs.last
         following = dict(zip((-1, *path), (*path, last), strict=True))
@@ -239,11 +264,12 @@ class Courses:
         transitions, answered, evaluated, index = 0, False, [], -1
         step = scheduler.begin(following[-1], state)
         while step.due != EXIT:
-            change_s, change_j = self.change(state, step.state)
+            change_s, change_j = self._change(state, step.state)
             transitions += state != step.state
             state = step.state
-            time_s = change_s + self.time_s(index, step.due)[state]
-            energy_j += change_j + self.energy_j(index, step.due)[state]
+            time_s, paid_j = self._cost(group, index, step.due, state)
+            time_s += change_s
+            energy_j += change_j + paid_j
             elapsed_s += time_s
             seconds[state] += time_s
             index = step.due
@@ -256,7 +282,7 @@ class Courses:
             step = scheduler.after(index, following[index], elapsed_s, state, forecast)
             answered = step.due == EXIT
         rest = scheduler.rest(elapsed_s, state)
-        change_s, change_j = self.change(state, rest)
+        change_s, change_j = self._change(state, rest)
         waiting_j = self._waiting_j(elapsed_s + change_s)
         return _Course(
             tuple(evaluated),

@@ -6,6 +6,7 @@ a sample, the number of exits for the network's own answer, which has no head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from eecompile.board import DvfsState
 from eecompile.cost_table import CostRow, CostTable
 
-__all__ = ["ClockCosts"]
+__all__ = ["ClockCosts", "energies_j", "latencies_s"]
 
 Array = np.ndarray[Any, Any]
 
@@ -42,7 +43,7 @@ class ClockCosts:
         self.states, self.last = table.states, len(table.exits)
         self.idle_power_w = table.idle_power_w
         rows = (*table.segments, *table.exits)
-        latency, energy = _latencies(rows), _energies(rows)
+        latency, energy = latencies_s(rows), energies_j(rows)
         self.usable: Array = np.asarray(~np.isnan(latency).any(axis=0))
         self.has_energy: Array = self.usable & ~np.isnan(energy).any(axis=0)
         if not self.usable.any():
@@ -95,14 +96,14 @@ class _Sums:
         return np.asarray(segments + self.heads_below[-1] - self.heads_below[index + 1])
 
 
-def _latencies(rows: tuple[CostRow, ...]) -> Array:
-    """(pieces, states), NaN where not known."""
+def latencies_s(rows: Sequence[CostRow]) -> Array:
+    """Of pieces at each clock, float64 (pieces, states); NaN where not known."""
     return np.array(
         [[np.nan if cost is None else cost.latency_s for cost in row.costs] for row in rows]
     )
 
 
-def _energies(rows: tuple[CostRow, ...]) -> Array:
+def energies_j(rows: Sequence[CostRow]) -> Array:
     """Likewise."""
     known = [[None if cost is None else cost.energy_j for cost in row.costs] for row in rows]
     return np.array([[np.nan if value is None else value for value in row] for row in known])

@@ -13,15 +13,14 @@ from eecompile.clock_rule import ClockRule, Objective
 from eecompile.clocks.simulation import Simulation, at_top_clock, simulate
 from eecompile.cost_table import CostTable
 from eecompile.policies import (
-    EXIT,
     ExitOutputs,
-    ExitPolicy,
     NeverPolicy,
     PatiencePolicy,
     PredictedPolicy,
     ThresholdPolicy,
 )
 from eecompile.runtime.scheduler import Scheduler
+from tests.scheduling.stepping import one_by_one
 from tests.scheduling.tables import Clock, table_of
 
 MS = 1e-3
@@ -52,59 +51,6 @@ def leaving_at(*exits: int) -> tuple[ThresholdPolicy, list[ExitOutputs], np.ndar
     ]
     final = np.full((len(exits), 2), 0, np.float32)
     return ThresholdPolicy("max_softmax", [0.9] * 3), outputs, final
-
-
-def one_by_one(
-    policy: ExitPolicy, outputs: list[ExitOutputs], final: np.ndarray, scheduler: Scheduler
-) -> list[dict[str, Any]]:
-    """As a session goes, with times from the table."""
-    costs, last, state, found = scheduler.costs, len(outputs), scheduler.home, []
-    for sample in range(len(final)):
-        elapsed, energy, transitions, forced, index = 0.0, 0.0, 0, False, -1
-        evaluated, memory = [False] * last, policy.start(1)
-        step = scheduler.begin(policy.first(), state)
-        while True:
-            time_s, energy_j = scheduler.change(state, step.state)
-            transitions += state != step.state
-            state = step.state
-            elapsed += time_s + float(costs.stretch_s(index, step.due)[state])
-            energy += energy_j + float(costs.stretch_j(index, step.due)[state])
-            index = step.due
-            if index == last:
-                logits = final[sample]
-                break
-            evaluated[index] = True
-            rows = ExitOutputs(outputs[index].logits[sample : sample + 1])
-            due = policy.decide(index, rows, memory).item()
-            if due != EXIT and not step.answer:
-                step = scheduler.after(index, due, elapsed, state, policy.forecasts)
-                if step.due != EXIT:
-                    continue
-            forced = due != EXIT
-            logits = policy.answer(index, rows)[0]
-            break
-        rest = scheduler.rest(elapsed, state)
-        time_s, energy_j = scheduler.change(state, rest)
-        transitions += rest != state
-        waiting = 0.0
-        if scheduler.rule.deadline_s is not None:
-            idle_w = costs.idle_power_w or 0.0
-            waiting = idle_w * max(0.0, scheduler.rule.deadline_s - elapsed - time_s)
-        state = rest
-        found.append(
-            {
-                "exit": index,
-                "logits": logits,
-                "evaluated": evaluated,
-                "latency_s": elapsed,
-                "energy_j": energy + energy_j + waiting,
-                "waiting_j": waiting,
-                "forced": forced,
-                "transitions": transitions,
-                "missed": elapsed > (scheduler.rule.deadline_s or np.inf) * (1 + 1e-9),
-            }
-        )
-    return found
 
 
 policies = st.sampled_from(
