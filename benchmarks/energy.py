@@ -31,8 +31,8 @@ from eecompile.artifact import PolicyEntry, read_artifact
 from eecompile.board import Board
 from eecompile.boards.file import read_board
 from eecompile.clock_rule import ClockRule
-from eecompile.clocks.evaluation import recorded
 from eecompile.clocks.fitting import fit_clocks
+from eecompile.clocks.recording import recorded
 from eecompile.clocks.simulation import Simulation, at_top_clock, simulate
 from eecompile.cost_table import CostTable
 from eecompile.datasets import Split, open_dataset

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from eecompile.artifact import Artifact, PolicyEntry, read_artifact
-from eecompile.clocks.evaluation import recorded
 from eecompile.clocks.planning import budget_costs
+from eecompile.clocks.recording import recorded
 from eecompile.compiled import CompiledGraph
 from eecompile.console import Reporter
 from eecompile.cost_table import CostTable

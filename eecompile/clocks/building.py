@@ -151,7 +151,7 @@ class _Clocked:
 
     def _held_out(self, test: TestRecord) -> dict[str, Any]:
         scheduler = Scheduler(self.table, self.rule)
-        runs = clock_outcomes(self.built.policy, test.outputs(), test.final, self.table, scheduler)
+        runs = clock_outcomes(self.built.policy, test, self.table, scheduler)
         found = {name: outcome(run, test.labels) for name, run in runs.items()}
         missed_by = None
         if self.built.drop is not None:

@@ -1,15 +1,16 @@
 """`eecompile eval --board`: answers of this machine, times and energies of a board not at hand.
 
-The data go through the network here once, every exit's head included; policy and scheduler are
-then replayed over what was recorded, with the board's costs. All of those are modelled.
+The data go through the network here once, every exit's head included, gates deciding as the policy
+has them; policy and scheduler are then replayed over what was recorded, with the board's costs. All
+of those are modelled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from eecompile.clock_rule import ClockRule
 from eecompile.clocks.checks import check_rule
 from eecompile.clocks.fitting import fit_start
 from eecompile.clocks.outcomes import clock_outcomes, outcome
+from eecompile.clocks.paying import PaidCosts
 from eecompile.clocks.planning import allowed_states, clock_rule
+from eecompile.clocks.recording import recorded
 from eecompile.clocks.simulation import Simulation
 from eecompile.compiled import CompiledGraph
 from eecompile.console import Reporter
@@ -31,26 +34,18 @@ from eecompile.diagnostics import CompileErrors, Diagnostic, Diagnostics, Span
 from eecompile.dsl.given import given_deadline, given_frequency
 from eecompile.dsl.parser import parse_file
 from eecompile.evaluation import choose_budget, open_test_data
-from eecompile.gate_counts import NO_GATES, decided_by_gates
-from eecompile.outcomes import exits_json, exits_taken
+from eecompile.gate_counts import NO_GATES, decided_by_gates, kept_in_record
+from eecompile.gated_costs import gated_costs
+from eecompile.outcomes import ExitCosts, exits_json, exits_taken
 from eecompile.policies import ExitPolicy, NeverPolicy, from_json
-from eecompile.record import CalibrateRecord, Record, TestRecord, record
+from eecompile.record import CalibrateRecord, TestRecord
 from eecompile.runtime.governor import NoGovernor
-from eecompile.runtime.runner import Runner
 from eecompile.runtime.scheduler import Scheduler
 from eecompile.runtime.session import Session
-from eecompile.runtime.vectors import shown_values
 from eecompile.signatures import Trusted
 from eecompile.spec import Policy, Target
 
-__all__ = ["BoardOptions", "evaluate_on_board", "read_rule", "recorded"]
-
-R = TypeVar("R", bound=Record)
-
-#: Samples run together, for each thread.
-_BATCH = 64
-#: The network's logits with nothing left out, beside those of its gates' decisions.
-_WHOLE = "whole.logits"
+__all__ = ["BoardOptions", "evaluate_on_board", "read_rule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +93,6 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
         message = f"Policy `{name}` has a server answer: no replay knows how long that takes"
         help_ = "take a policy that leaves early, or evaluate it on this machine without `--board`"
         raise CompileErrors([Diagnostic("bad-argument", message, help=help_)])
-    if network.gated:
-        message = f"`{network.name}` has gates: no replay for a board knows what they leave out"
-        help_ = "evaluate it on the board itself, or on this machine without `--board`"
-        raise CompileErrors([Diagnostic("bad-argument", message, help=help_)])
     session = Session(artifact, options.policy, governor=NoGovernor())
     stored = None if entry is None else entry.clock
     rule, written = read_rule(options.deadline, options.frequency, stored)
@@ -118,11 +109,13 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
     elif entry is not None:
         policy = from_json(entry.rule)
     dataset, calibration = open_test_data(session, options.data), _calibration(session, options)
-    fitted_on = 0
+    # As in a session: without a policy decisions are off, those of gates as well.
+    shift, fitted_on = None if entry is None else policy.gate_shift, 0
     if calibration is not None and rule.objective == "lowest_energy":
-        known = recorded(CalibrateRecord, session, calibration, None, progress)
-        rule, fitted_on = fit_start(policy, known, table, rule), len(known)
-    tested = recorded(TestRecord, session, dataset, options.samples, progress)
+        known = recorded(CalibrateRecord, session, calibration, None, progress, shift)
+        paid = PaidCosts.of(network, table, known.shares)
+        rule, fitted_on = fit_start(policy, known, table, rule, paid), len(known)
+    tested = recorded(TestRecord, session, dataset, options.samples, progress, shift)
     scheduler = Scheduler(table, rule)
     return {
         **_figures(policy, tested, table, scheduler, network),
@@ -137,11 +130,14 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
         "clock": str(rule),
         "start_fitted_on": fitted_on,
         "model": _model(board, table),
-        "notes": [*_notes(found, scheduler, table), *_unwatched(entry)],
+        "notes": [
+            *_notes(found, scheduler, table),
+            *_gate_notes(network, tested, rule),
+            *_unwatched(entry),
+        ],
         # As `eval` has them: nothing is sent, no guard is at work, and nothing is halted.
         **{"offloaded_fraction": 0.0, "offload": None, "offload_failure": None},
         **{"audited_fraction": 0.0, "guard": None},
-        **NO_GATES,
         **{"halt": None, "halted": 0.0, "over_budget": None},
     }
 
@@ -226,67 +222,6 @@ def _calibration(session: Session, options: BoardOptions) -> Dataset | None:
     return opened
 
 
-def recorded(
-    kind: type[R],
-    session: Session,
-    dataset: Dataset,
-    samples: int | None,
-    progress: Reporter,
-    shift: float | None = None,
-) -> R:
-    """What every exit computes for every sample, or for the first `samples`.
-
-    Args:
-        kind: of the record.
-        session: of the artifact.
-        dataset: the samples.
-        samples: at most so many.
-        progress: told of samples done.
-        shift: of a network's gates, which then decide; None: nothing is left out.
-    """
-    network = session.manifest.network
-    runner, names = Runner.of(session.library, network), shown_values(network)
-    ((input_, _),) = network.inputs
-    total = min(dataset.count or samples or 0, samples or dataset.count or 0)
-    scores = [one.score for one in decided_by_gates(network)] if shift is not None else []
-
-    def run_batch(images: np.ndarray) -> dict[str, np.ndarray]:
-        if shift is None or not network.gated:
-            found = runner.run_all({input_: images}, names, session.threads)
-            return {name: rows.reshape(len(rows), -1) for name, rows in found.items()}
-        run = runner.run_gated({input_: images}, names, session.threads, shift=shift)
-        found = {name: run.values[name].reshape(len(images), -1) for name in names}
-        whole = runner.run_all({input_: images}, [network.output], session.threads)
-        found[_WHOLE] = whole[network.output].reshape(len(images), -1)
-        return found | {score: run.shares[score][:, None] for score in scores}
-
-    return record(
-        kind,
-        run_batch,
-        _first(samples, dataset.batches(_BATCH * session.threads)),
-        output=network.output,
-        exits=network.exit_names[:-1],
-        logits={e.name: e.head.outputs[0][0] for e in network.exits if e.head},
-        class_means={e.name: e.comparator.outputs[0][0] for e in network.exits if e.comparator},
-        shares=scores,
-        whole={"logits": _WHOLE} if scores else {},
-        progress=lambda done: progress(done, max(total, done)),
-    )
-
-
-def _first(
-    samples: int | None, batches: Iterable[tuple[np.ndarray, np.ndarray]]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The batches up to so many samples; all of them where that is None."""
-    left = samples
-    for images, labels in batches:
-        yield images[:left], labels[:left]
-        if left is not None:
-            left -= len(images)
-            if left <= 0:
-                return
-
-
 def _figures(
     policy: ExitPolicy,
     tested: TestRecord,
@@ -296,13 +231,18 @@ def _figures(
 ) -> dict[str, Any]:
     """Of the policy with its clocks, and of what that is compared with."""
     labels = tested.labels
-    runs = dict(clock_outcomes(policy, tested.outputs(), tested.final, table, scheduler))
-    chosen = runs.pop("chosen")
+    paid = PaidCosts.of(network, table, tested.shares)
+    runs = dict(clock_outcomes(policy, tested, table, scheduler, paid))
+    chosen, full = runs["chosen"], runs["full_depth_top_clock"]
+    macs = _macs(network, {})
+    as_paid = _macs(network, {tested.split: tested.shares} if tested.shares else {})
 
     def figures(found: Simulation) -> dict[str, Any]:
-        return outcome(found, labels) | {"mean_macs_fraction": _macs_fraction(found, network)}
+        costs = macs if found is full else as_paid
+        spent = float(costs.paid(found.exit, found.evaluated, tested.split).mean())
+        return outcome(found, labels) | {"mean_macs_fraction": spent / max(network.macs, 1)}
 
-    whole = outcome(runs["full_depth_top_clock"], labels)
+    whole = outcome(full, labels)
     taken = exits_taken(network.exit_names, chosen.exit, chosen.correct(labels))
     return {
         **figures(chosen),
@@ -311,18 +251,31 @@ def _figures(
         "full_depth_energy_j": whole["mean_energy_j"],
         "full_depth_p50_latency_s": whole["p50_latency_s"],
         "full_depth_p99_latency_s": whole["p99_latency_s"],
-        "differing_fraction": 1 - float(chosen.correct(tested.final.argmax(axis=1)).mean()),
+        "differing_fraction": float((~chosen.correct(tested.as_built.argmax(axis=1))).mean()),
         "worst_latency_s": float(chosen.latency_s.max()),
         "exits": exits_json(taken),
         "clocks": _clocks(table, chosen, scheduler.home),
-        "baselines": {name: figures(run) for name, run in runs.items()},
+        "baselines": {name: figures(run) for name, run in runs.items() if run is not chosen},
+        **_gates(network, tested, chosen.exit),
     }
 
 
-def _macs_fraction(found: Simulation, network: CompiledGraph) -> float:
-    segments = np.cumsum([segment.macs for segment in network.segments])
-    heads = found.evaluated @ np.array([exit_.macs for exit_ in network.exits], np.int64)
-    return float((segments[found.exit] + heads).mean()) / max(network.macs, 1)
+def _macs(network: CompiledGraph, shares: Mapping[str, Mapping[str, np.ndarray]]) -> ExitCosts:
+    """Multiply-accumulates, as samples of which so much was kept pay them: by split, and score."""
+    pieces, heads = network.segments, network.exits
+    counted = [tuple(float(one.macs) for one in some) for some in (pieces, heads)]
+    steps = [float(function.macs) for _, function in network.named_steps()]
+    whole = ExitCosts(counted[0], counted[1], float(network.macs))
+    return gated_costs(whole, network, steps, shares)
+
+
+def _gates(network: CompiledGraph, tested: TestRecord, exit_: np.ndarray) -> Mapping[str, Any]:
+    """What gates kept of samples that leave at these exits, as `eval` tells it."""
+    about = decided_by_gates(network)
+    if not about:
+        return NO_GATES
+    everything = np.ones((len(tested), 1), np.float32)
+    return kept_in_record(about, tested.shares or {a.score: everything for a in about}, exit_)
 
 
 def _clocks(table: CostTable, found: Simulation, home: int) -> list[dict[str, Any]]:
@@ -367,6 +320,24 @@ def _model(board: Board, table: CostTable) -> dict[str, Any]:
         "migration_latency_s": board.migration_latency_s,
         "energy_covers": table.energy_covers,
     }
+
+
+def _gate_notes(network: CompiledGraph, tested: TestRecord, rule: ClockRule) -> list[str]:
+    """What figures with gates stand for."""
+    if not network.gated:
+        return []
+    if not tested.shares:
+        return ["without a policy gates do not run: nothing is left out"]
+    clocks = (
+        "clocks are chosen as if nothing to come was left out, by the time that really went by; "
+        "builds of networks with gates do not take `deadline` and `frequency` yet"
+    )
+    return [
+        "gates are paid; blocks they leave out take nothing, and channels as much less as they "
+        "save multiply-accumulates",
+        "the full network is without its gates: nothing is left out",
+        *[clocks] * (rule.sets_clocks or rule.deadline_s is not None),
+    ]
 
 
 def _unwatched(entry: PolicyEntry | None) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from eecompile.clocks.paying import PaidCosts
 from eecompile.clocks.simulation import (
     Courses,
     Replayed,
@@ -16,7 +17,7 @@ from eecompile.clocks.simulation import (
 )
 from eecompile.cost_table import CostTable
 from eecompile.policies import ExitPolicy, NeverPolicy
-from eecompile.policies.base import ExitOutputs
+from eecompile.record import Record
 from eecompile.runtime.scheduler import Scheduler
 
 __all__ = ["clock_outcomes", "costs_of", "outcome"]
@@ -45,21 +46,28 @@ def costs_of(found: Simulation) -> dict[str, Any]:
 
 def clock_outcomes(
     policy: ExitPolicy,
-    exits: Sequence[ExitOutputs],
-    final: np.ndarray[Any, Any],
+    record: Record,
     table: CostTable,
     scheduler: Scheduler,
+    paid: PaidCosts | None = None,
 ) -> Mapping[str, Simulation]:
     """The policy with its clocks chosen, and what it is compared with, on the same samples.
 
-    ``early_exit_top_clock``: the same policy with every sample at the fastest clock.
-    ``full_depth_top_clock``: no exits either.
+    ``early_exit_top_clock``: the same policy, gates included, with every sample at the fastest
+    clock. ``full_depth_top_clock``: neither exits nor gates, nothing left out.
+
+    Args:
+        policy: asked as at run time.
+        record: of the samples, with every exit's outputs, gates shifted as the policy does.
+        table: costs that are to be counted.
+        scheduler: made from them.
+        paid: what the record's samples pay of them, where gates leave something out.
     """
-    deadline_s = scheduler.rule.deadline_s
-    replayed = Replayed(policy, exits, final)
-    never = NeverPolicy(len(exits))
+    deadline_s, exits = scheduler.rule.deadline_s, record.outputs()
+    replayed, never = Replayed(policy, exits, record.final), NeverPolicy(len(exits))
+    top = Courses(top_clock(table, deadline_s), paid)
     return {
-        "chosen": replayed.run(Courses(scheduler)).simulation(),
-        "early_exit_top_clock": replayed.run(Courses(top_clock(table, deadline_s))).simulation(),
-        "full_depth_top_clock": at_top_clock(never, exits, final, table, deadline_s),
+        "chosen": replayed.run(Courses(scheduler, paid)).simulation(),
+        "early_exit_top_clock": replayed.run(top).simulation(),
+        "full_depth_top_clock": at_top_clock(never, exits, record.as_built, table, deadline_s),
     }

@@ -6,7 +6,12 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from eecompile.commands.printing import print_exits_taken, print_json, print_what_is_known
+from eecompile.commands.printing import (
+    print_exits_taken,
+    print_gates,
+    print_json,
+    print_what_is_known,
+)
 from eecompile.commands.replaying import eval_board
 from eecompile.commands.sweeping import eval_sweep
 from eecompile.console import Steps, table
@@ -101,7 +106,7 @@ def _print_evaluation(found: Mapping[str, Any]) -> None:
         print()
         print_exits_taken(found["exits"])
     if _gated(found):
-        _print_gates(found)
+        print_gates(found)
     if found["offloaded_fraction"]:
         print(f"\n{percent(found['offloaded_fraction'])} of the samples were answered by a server")
     print_what_is_known(found)
@@ -123,14 +128,6 @@ def _saved_by(found: Mapping[str, Any]) -> str:
     if not _gated(found):
         return "exits"
     return "gates, exits" if len(found["exits"]) > 1 else "gates"
-
-
-def _print_gates(found: Mapping[str, Any]) -> None:
-    """How many blocks ran, how often each, and what was kept of channels."""
-    from eecompile.gate_report import counts_line, kept_rows
-
-    print(f"\n{counts_line(found)}")
-    table(("gate", "kept"), kept_rows(found))
 
 
 def _halt_line(found: Mapping[str, Any]) -> str:

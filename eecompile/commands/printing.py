@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "print_exits",
     "print_exits_taken",
+    "print_gates",
     "print_json",
     "print_what_is_known",
     "what_is_known",
@@ -72,6 +73,14 @@ def print_exits_taken(rows: Sequence[Mapping[str, Any]]) -> None:
             for row in rows
         ],
     )
+
+
+def print_gates(found: Mapping[str, Any]) -> None:
+    """How many blocks ran, how often each, and what was kept of channels."""
+    from eecompile.gate_report import counts_line, kept_rows
+
+    print(f"\n{counts_line(found)}")
+    table(("gate", "kept"), kept_rows(found))
 
 
 def what_is_known(session: Session) -> dict[str, Any]:
