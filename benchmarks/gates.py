@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--macs", default="95%,90%,85%,80%,75%")
     parser.add_argument("--steps", type=int, default=250)
-    parser.add_argument("--backbone-rate", type=float, default=1e-4)
+    parser.add_argument("--backbone-rate", type=float, default=3e-4)
     parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--fit", type=Path, help="training images instead of the 20,000")

@@ -271,7 +271,7 @@ def _train(verbs: Any) -> None:
     recipe.add_argument(
         "--rate", type=_positive, help="of the gates (0.001; 0.0001 with --tune-backbone)"
     )
-    recipe.add_argument("--backbone-rate", type=_positive, help="of the weights (0.0001)")
+    recipe.add_argument("--backbone-rate", type=_positive, help="of the weights (0.0003)")
     recipe.add_argument(
         "--distill",
         type=_share,

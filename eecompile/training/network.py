@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from eecompile.training.costs import Term, gate_names
-from eecompile.training.folding import fold_batch_norms, unfolded
 from eecompile.training.losses import sample_costs
+from eecompile.training.normalising import fold_batch_norms, normalise_by_batches
 from eecompile.training.samples import Samples
 
 __all__ = ["GATES", "Measured", "Network", "Seen", "laid_out", "measure", "teacher_of"]
@@ -20,6 +20,8 @@ GATES = "gates."
 #: Outputs with scores are called as those with their masks, and this.
 _SCORE = ".score"
 _LAST_BIASES = ("keep_bias", "channels_bias")
+#: How names of what is the graph module's start in a `Network`.
+_MODULE = "module."
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ def _pooled(feature: Tensor) -> Tensor:
 
 
 class Network(nn.Module):
-    """A gated graph module with its trainable parameters, and heads at its exits."""
+    """A gated graph module with its trainable parameters, and heads at its exits.
+
+    In eval mode it computes what is compiled; `train` has a network that is tuned normalise each
+    batch by its own statistics, and gather these.
+    """
 
     def __init__(
         self,
@@ -82,7 +88,9 @@ class Network(nn.Module):
             tune: whether the backbone is trained, not the gates alone.
         """
         super().__init__()
-        self.folds = fold_batch_norms(module)
+        self.statistics = normalise_by_batches(module) if tune else ()
+        if not tune:
+            fold_batch_norms(module)
         self.answer, self.gates = answer, gate_names(terms)
         _show_scores(module, self.gates)
         self.module = laid_out(module)
@@ -91,6 +99,7 @@ class Network(nn.Module):
         for name, parameter in self.module.named_parameters():
             floats = parameter.dtype.is_floating_point
             parameter.requires_grad_(floats and (tune or name.startswith(GATES)))
+        self.eval()
 
     def forward(self, inputs: Tensor) -> Seen:
         """Answers of a batch."""
@@ -122,22 +131,28 @@ class Network(nn.Module):
         return name.endswith(_LAST_BIASES)
 
     def values(self) -> dict[str, Tensor]:
-        """Copies of everything an optimiser moves."""
-        return {name: p.detach().cpu().clone() for name, p in self.trained().items()}
+        """Copies of everything that training changes."""
+        return {name: value.detach().cpu().clone() for name, value in self._changing().items()}
 
     def load(self, values: Mapping[str, Tensor]) -> None:
         """The inverse of `values`."""
         with torch.no_grad():
-            for name, parameter in self.trained().items():
-                parameter.copy_(values[name])
+            for name, value in self._changing().items():
+                value.copy_(values[name])
 
-    def source_state(self, *, tuned: bool) -> dict[str, Tensor]:
-        """The gates' parameters, and where `tuned` the backbone's, by names of the source."""
-        state = unfolded(dict(self.module.named_parameters()), self.folds)
+    def source_state(self) -> dict[str, Tensor]:
+        """The gates' parameters, and the backbone's where it is tuned, by names of the source."""
         return {
-            name: value.detach().cpu().contiguous()
-            for name, value in state.items()
-            if value.dtype.is_floating_point and (tuned or name.startswith(GATES))
+            name.removeprefix(_MODULE): value
+            for name, value in self.values().items()
+            if name.startswith(_MODULE)
+        }
+
+    def _changing(self) -> dict[str, Tensor]:
+        buffers = dict(self.module.named_buffers())
+        return {
+            **self.trained(),
+            **{f"{_MODULE}{name}": buffers[name] for name in self.statistics},
         }
 
 

@@ -87,7 +87,8 @@ class _Run:
     ) -> None:
         self.prepared, self.options, self.samples = prepared, options, samples
         recipe, input_ = options.recipe, prepared.splits["fit"].input
-        self.tuned = recipe.backbone_rate is not None
+        #: Weights that come with the gates that are begun with.
+        self.begun: Mapping[str, Any] = {}
         prices = None
         if options.costs is not None and options.quantity != "macs":
             prices = read_prices(options.costs, options.quantity, prepared.segments)
@@ -135,7 +136,7 @@ class _Run:
             begun = read_gates(self.options.start, prepared.plan)
             parameters |= begun.parameters
             host.set_weights(begun.weights)
-            self.tuned |= bool(begun.weights)
+            self.begun = begun.weights
         insert_gates(host, prepared.plan, parameters)
         return Network(
             host.module,
@@ -202,8 +203,8 @@ class _Run:
         return report
 
     def _write(self, path: Path, report: Mapping[str, Any]) -> None:
-        state = self.task.network.source_state(tuned=self.tuned)
-        arrays = {name: value.numpy() for name, value in state.items()}
+        state = self.task.network.source_state()
+        arrays = {**self.begun, **{name: value.numpy() for name, value in state.items()}}
         write_gates(
             path,
             GateFile.of(
@@ -250,7 +251,7 @@ class _Run:
             "quantity": self.options.quantity,
             "gates": len(self.prepared.plan.gates),
             "gates_cost_fraction": sum(t.cost for t in self.task.terms) - 1,
-            "tuned": self.tuned,
+            "tuned": bool(self.begun) or self.options.recipe.backbone_rate is not None,
             "full_depth": self.full,
             "targets": self.trainer.state.reports,
             "steps": self.trainer.state.step,

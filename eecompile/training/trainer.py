@@ -155,7 +155,8 @@ class Trainer:
             group["lr"] = group["base"] * moment.rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             wanted = self._teacher(inputs)
-            seen = task.network(inputs)
+            seen = task.network.train()(inputs)
+            task.network.eval()
         cost = mean_cost(task.terms, seen.masks, len(labels))
         needed = wanted_shift(task.terms, seen.scores, moment.wanted)
         weight, shift = self.controller.step(needed)

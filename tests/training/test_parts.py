@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.helpers import TextHost
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor, fx, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from eecompile.training.augment import augmented, mixed  # noqa: E402
@@ -31,8 +32,8 @@ from eecompile.training.checkpoint import (  # noqa: E402
     write_checkpoint,
 )
 from eecompile.training.costs import Prices, Term, network_terms  # noqa: E402
-from eecompile.training.folding import fold_batch_norms, unfolded  # noqa: E402
 from eecompile.training.losses import exit_losses, mean_cost, wanted_shift  # noqa: E402
+from eecompile.training.normalising import fold_batch_norms, normalise_by_batches  # noqa: E402
 from eecompile.training.samples import Samples  # noqa: E402
 
 NET = """
@@ -170,36 +171,60 @@ def test_exits_do_not_pull_the_final_answer() -> None:
     assert all(exit_.grad is not None and exit_.grad.abs().sum() > 0 for exit_ in exits)
 
 
-def test_folded_normalisation_computes_the_same_and_unfolds() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-            self.norm = nn.BatchNorm2d(4)
-            self.twice = nn.BatchNorm2d(4)
+class Normalised(nn.Module):
+    """One normalisation after a convolution, and one after that."""
 
-        def forward(self, x: Tensor) -> dict[str, Tensor]:
-            y = self.norm(self.conv(x))
-            return {"y": y, "z": self.twice(y)}
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.twice = nn.BatchNorm2d(4)
+        for norm in (self.norm, self.twice):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias)
+            assert norm.running_mean is not None and norm.running_var is not None
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
 
-    net = Net().eval()
-    for norm in (net.norm, net.twice):
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.bias)
-        assert norm.running_mean is not None and norm.running_var is not None
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.5, 2)
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.norm(self.conv(x))
+        return {"y": y, "z": self.twice(y)}
+
+
+def exported(net: nn.Module, x: Tensor) -> fx.GraphModule:
+    module = torch.export.export(net.eval(), (x,)).module()
+    return fx.GraphModule(module, module.graph)
+
+
+def test_folded_normalisation_computes_the_same() -> None:
     x = torch.randn(2, 3, 8, 8)
-    module = torch.export.export(net, (x,)).module()
-    graph = torch.fx.GraphModule(module, module.graph)
-    before = {name: value.clone() for name, value in graph.state_dict().items()}
+    graph = exported(Normalised(), x)
     expected = graph(x)
-    folds = fold_batch_norms(graph)
-    assert [fold.weight for fold in folds] == ["conv.weight"]
+    fold_batch_norms(graph)
+    left = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default)
+    assert len(left) == 1
     for name, value in graph(x).items():
         assert torch.allclose(value, expected[name], atol=1e-5)
-    for name, value in unfolded(graph.state_dict(), folds).items():
-        assert torch.allclose(value, before[name], atol=1e-5), name
+
+
+def test_tuned_networks_normalise_by_batches_and_gather_their_statistics() -> None:
+    x, net = torch.randn(2, 3, 8, 8), Normalised()
+    graph = exported(copy.deepcopy(net), x)
+    names = normalise_by_batches(graph)
+    assert names == (
+        *("norm.running_mean", "norm.running_var"),
+        *("twice.running_mean", "twice.running_var"),
+    )
+    assert graph.state_dict().keys() == net.state_dict().keys()
+    graph.eval()
+    for name, value in net.eval()(x).items():
+        assert torch.equal(graph(x)[name], value)
+    expected, found = net.train()(x), graph.train()(x)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value)
+    for name in names:
+        assert torch.equal(graph.state_dict()[name], net.state_dict()[name])
+        assert graph.state_dict()[name].unique().numel() > 1
 
 
 def samples(count: int = 10) -> Samples:
