@@ -118,7 +118,8 @@ class _Run:
             state = read_checkpoint(options.checkpoint, self.task.key)
         if state is None and options.start is None:
             inputs, _ = self.task.fit.batch(0, _WARMING, recipe.seed)
-            spread_scores(self.task.network, inputs.to(device), terms)
+            least = min(options.targets)
+            spread_scores(self.task.network, inputs.to(device), terms, least)
         self.trainer = Trainer(self.task, state or State())
         self.full: dict[str, Any] = {}
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from math import inf
 
 import torch
 from torch import Tensor
@@ -14,33 +17,108 @@ from eecompile.training.network import Network
 
 __all__ = ["spread_scores"]
 
-#: Least and greatest score at the start: all are kept, and none has another's score.
-_LEAST, _MOST = 0.5, 3.5
+#: The least score at the start, and how far the next one's is. Scores of one gate differ by about
+#: a tenth of that between samples: at the start nearly all of them are treated alike.
+_LEAST, _GAP = 0.5, 0.5
 _NEVER = -1e4
+#: Share of a network's cost that is not worth leaving out.
+_NOTHING = 1e-9
 
 
-def spread_scores(network: Network, inputs: Tensor, terms: Sequence[Term]) -> None:
-    """Gives scores with a bias of their own first values in order of what they decide about.
+@dataclass(order=True)
+class _Unit:
+    """A block, or a group of channels, that may be left out.
 
-    Each block, and each group of channels, is left out alone, and the answers are compared with
-    those where nothing is: scores that start alike would cross 0 together, everything left out at
-    once. They are spread evenly by the divergence of the answers over the cost that is saved.
+    Attributes:
+        price: harm for what is saved, when it was last tried.
+        number: of the unit, in order of the network.
+        bias: of its gate's scores.
+        index: of its own score there.
+    """
+
+    price: float
+    number: int
+    bias: Tensor = field(compare=False)
+    index: int = field(compare=False)
+
+    @property
+    def score(self) -> float:
+        """What is added to its score last."""
+        return float(self.bias[self.index])
+
+    @score.setter
+    def score(self, value: float) -> None:
+        self.bias[self.index] = value
+
+
+def spread_scores(network: Network, inputs: Tensor, terms: Sequence[Term], target: float) -> None:
+    """Gives scores with a bias of their own first values in the order in which they are to go.
+
+    What does least harm for what it saves goes first: the harm is the divergence of the answers
+    from those of the whole network, with all that goes before left out as well. Blocks that may
+    each be missed alone may not be missed together. Scores that start alike would cross 0
+    together, everything left out at once.
+
+    Args:
+        network: keeps everything.
+        inputs: of samples that harm is measured on.
+        terms: what the network costs.
+        target: the least cost that gates are trained for; what goes after that is in the order of
+            the harm it does alone, or did when it was last tried.
     """
     biases = [bias.data for name, bias in network.trained().items() if network.is_score_bias(name)]
-    units: list[tuple[float, int, Tensor]] = []
+    places = [(bias, index) for bias in biases for index in range(len(bias))]
+    units = [_Unit(0.0, number, *place) for number, place in enumerate(places)]
+    kept = [unit.score for unit in units]
     with torch.no_grad():
-        seen = network(inputs)
-        whole = functional.log_softmax(seen.logits, 1)
-        cost = float(mean_cost(terms, seen.masks, len(inputs)))
-        for bias in biases:
-            for index in range(len(bias)):
-                before = float(bias[index])
-                bias[index] = _NEVER
-                seen = network(inputs)
-                bias[index] = before
-                without = functional.log_softmax(seen.logits, 1)
-                harm = functional.kl_div(without, whole, log_target=True, reduction="batchmean")
-                saved = cost - float(mean_cost(terms, seen.masks, len(inputs)))
-                units.append((float(harm) / max(saved, 1e-9), index, bias))
-        for rank, (_, index, bias) in enumerate(sorted(units, key=lambda unit: unit[0])):
-            bias[index] = _LEAST + (_MOST - _LEAST) * rank / max(len(units) - 1, 1)
+        order = _order(_Trial(network, inputs, terms), units, target)
+        for unit, score in zip(units, kept, strict=True):
+            unit.score = score
+        for rank, unit in enumerate(order):
+            unit.score = _LEAST + _GAP * rank
+
+
+class _Trial:
+    """What the network without some units does to samples."""
+
+    def __init__(self, network: Network, inputs: Tensor, terms: Sequence[Term]) -> None:
+        self.network, self.inputs, self.terms = network, inputs, terms
+        self.whole = functional.log_softmax(network(inputs).logits, 1)
+        self.harm, self.cost = 0.0, self.run()[1]
+
+    def run(self) -> tuple[float, float]:
+        """Divergence of the answers from the whole network's, and mean cost, as scores are now."""
+        seen = self.network(self.inputs)
+        answers = functional.log_softmax(seen.logits, 1)
+        harm = functional.kl_div(answers, self.whole, log_target=True, reduction="batchmean")
+        return float(harm), float(mean_cost(self.terms, seen.masks, len(self.inputs)))
+
+    def without(self, unit: _Unit) -> tuple[float, float, float]:
+        """Of leaving out one more: its price, and what `run` then gives."""
+        before, unit.score = unit.score, _NEVER
+        harm, cost = self.run()
+        unit.score = before
+        saved = self.cost - cost  # Nothing, where what it is part of is left out already.
+        return (harm - self.harm) / saved if saved > _NOTHING else inf, harm, cost
+
+
+def _order(trial: _Trial, units: Sequence[_Unit], target: float) -> list[_Unit]:
+    """The units in the order in which they go.
+
+    Harm grows with what is left out already, so that a price known from before is a lower bound:
+    only units that may be the cheapest are tried again (Minoux 1978).
+    """
+    for unit in units:
+        unit.price, _, _ = trial.without(unit)
+    waiting, gone = list(units), list[_Unit]()
+    heapify(waiting)
+    while waiting and waiting[0].price < inf and trial.cost > target:
+        unit = heappop(waiting)
+        unit.price, harm, cost = trial.without(unit)
+        if waiting and unit > waiting[0]:
+            heappush(waiting, unit)
+            continue
+        unit.score = _NEVER
+        trial.harm, trial.cost = harm, cost
+        gone.append(unit)
+    return gone + sorted(waiting)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.cli.calls import ROOT, Call, in_process
-from tests.training.conftest import BOTH, LAYERS, RECURRENT, Written
+from tests.training.conftest import BOTH, LAYERS, NETWORK, RECURRENT, Written
 
 torch = pytest.importorskip("torch")
 
@@ -103,6 +103,47 @@ def test_gates_alone_leave_the_network_as_it_was_and_tuning_does_not(
     assert any(not np.array_equal(found[name], source[name].numpy()) for name in found)
     assert np.allclose(found["blocks.0.conv1.weight"], source["blocks.0.conv1.weight"], atol=0.1)
     assert weights.read_bytes() == before
+
+
+def test_blocks_begin_in_the_order_in_which_they_do_least_harm_together(
+    written: Written, call: Call
+) -> None:
+    file = written()
+    told = call("train", file, "--macs", "40%", *SHORT, "--steps", 1, "--rate", 1e-9)
+    assert told.status == 0
+    biases = gates_of(file).parameters
+    scores = [float(biases[f"gates.blocks.{index}.keep_bias"][0]) for index in range(4)]
+    names: dict[str, Any] = {}
+    exec(NETWORK, names)
+    net = names["network"]().eval()
+    net.load_state_dict(torch.load(file.parent / "net.pth", weights_only=True))
+    rows = np.random.default_rng((0, 0, 0)).permutation(3000)[:128]
+    with np.load(file.parent / "digits.npz") as data:
+        inputs = torch.from_numpy(data["images"][rows].reshape(-1, 1, 28, 28) / np.float32(255))
+
+    def answers(kept: list[int]) -> Any:
+        x = torch.relu(net.stem(inputs))
+        for index in kept:
+            x = net.blocks[index](x)
+        return net.linear(x.mean((2, 3))).log_softmax(1)
+
+    kept = [0, 1, 2, 3]
+    order = []
+    with torch.no_grad():
+        whole = answers(kept)
+        for _ in range(4):
+            harms = {
+                index: float(
+                    torch.sum(whole.exp() * (whole - answers([k for k in kept if k != index])))
+                )
+                for index in kept
+            }
+            order.append(min(harms, key=lambda index: harms[index]))
+            kept.remove(order[-1])
+    first = sorted(range(4), key=lambda index: scores[index])
+    assert first[:3] == order[:3]  # After those the target is met.
+    gaps = np.diff(sorted(scores))
+    np.testing.assert_allclose(gaps, 0.5, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_file_and_another_does_not(
