@@ -20,6 +20,6 @@ def int8_steps(values: np.ndarray) -> tuple[float, int]:
     """
     low, high = float(np.min(values, initial=0.0)), float(np.max(values, initial=0.0))
     scale = float(np.float32((high - low) / 255))
-    if not scale > 0:
+    if not scale >= np.finfo(np.float32).tiny:  # Below, steps would not be even.
         return 1.0, 0
     return scale, int(np.clip(np.rint(-128 - low / scale), -128, 127))
