@@ -81,9 +81,11 @@ def test_threads_with_many_sessions_get_the_answers_of_one(
 
 @pytest.mark.skipif(VALGRIND is None, reason="no valgrind (Debian: apt install valgrind)")
 def test_valgrind_sees_no_error_and_nothing_lost(built: Build, plans: Path) -> None:
-    options = ("-q", "--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=definite")
-    command = (VALGRIND, *options, "--errors-for-leak-kinds=definite")
-    run(*command, built("plain")["session_stress"], plans, 3, 3, 60, 2, 1)
+    program, quiet = built("plain")["session_stress"], ("-q", "--error-exitcode=9")
+    # A forked child has none of the other threads: what only their stacks knew is lost there.
+    run(VALGRIND, *quiet, "--leak-check=no", program, plans, 3, 3, 30, 2, 1)
+    leaks = ("--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite")
+    run(VALGRIND, *quiet, *leaks, program, plans, 3, 3, 30, 2, 0)
 
 
 def test_nothing_is_allocated_and_nothing_grows_after_opening(built: Build, plans: Path) -> None:
