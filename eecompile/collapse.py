@@ -9,6 +9,7 @@ import numpy as np
 
 from eecompile.diagnostics import Diagnostic
 from eecompile.figures import percent
+from eecompile.outcomes import commonest_share
 from eecompile.spec import Policy
 
 __all__ = ["collapse_warnings"]
@@ -29,7 +30,7 @@ def collapse_warnings(
         reports: of the policies built, by name.
         labels: held-out ones, integers of shape (n,).
     """
-    commonest = float(np.bincount(labels).max()) / len(labels)
+    commonest = commonest_share(labels)
     found = []
     for policy in written:
         test = reports[policy.name]["test"] if policy.name in reports else None

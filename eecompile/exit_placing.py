@@ -21,7 +21,7 @@ from eecompile.cache import Cache, digest, source_digest
 from eecompile.exit_candidates import Placing
 from eecompile.exit_choice import Choice, ExitScores, Judge, Objective, choose
 from eecompile.fitted_policy import CONFIDENCE
-from eecompile.outcomes import ExitCosts
+from eecompile.outcomes import ExitCosts, commonest_share
 from eecompile.policies.scores import SCORES, max_softmax
 from eecompile.record import CalibrateRecord
 from eecompile.segments import SegmentGraph
@@ -150,7 +150,7 @@ def _placed(
     exits = [_scores(record, name, aim.measure) for name in names]
     budget = aim.budget and with_margin(aim.budget, len(record))
     objective = Objective(budget, costs.full_depth, float(final.right.mean()))
-    guess = float(np.bincount(record.labels).max() / len(record))
+    guess = commonest_share(record.labels)
     judge = Judge(exits, final, costs, objective, guess=guess, seed=seed)
     choice = choose(judge, counted, needed, placing.low, placing.high)
     return {

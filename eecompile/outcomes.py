@@ -21,6 +21,7 @@ __all__ = [
     "ExitCosts",
     "Interval",
     "Report",
+    "commonest_share",
     "evaluate",
     "exits_json",
     "exits_taken",
@@ -105,6 +106,15 @@ class Interval:
         half = 1.96 * standard_error(samples)
         mean = float(samples.mean())
         return cls(mean, mean - half, mean + half)
+
+
+def commonest_share(labels: Array) -> float:
+    """Accuracy of naming the commonest class always.
+
+    >>> commonest_share(np.array([0, 2, 2, 1]))
+    0.5
+    """
+    return float(np.bincount(labels).max() / len(labels))
 
 
 def wilson(successes: int, count: int) -> Interval:

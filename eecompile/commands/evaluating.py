@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eecompile.commands.printing import (
+    is_gated,
     print_exits_taken,
     print_gates,
     print_json,
@@ -102,18 +103,14 @@ def _print_evaluation(found: Mapping[str, Any]) -> None:
         )
     if found.get("halt") is not None:
         print(_halt_line(found))
-    if len(found["exits"]) > 1 or not _gated(found):
+    if len(found["exits"]) > 1 or not is_gated(found):
         print()
         print_exits_taken(found["exits"])
-    if _gated(found):
+    if is_gated(found):
         print_gates(found)
     if found["offloaded_fraction"]:
         print(f"\n{percent(found['offloaded_fraction'])} of the samples were answered by a server")
     print_what_is_known(found)
-
-
-def _gated(found: Mapping[str, Any]) -> bool:
-    return bool(found["blocks"] or found["channels"])
 
 
 def _saved_by(found: Mapping[str, Any]) -> str:
@@ -125,7 +122,7 @@ def _saved_by(found: Mapping[str, Any]) -> str:
     >>> _saved_by({"exits": [early, final], "blocks": [], "channels": []})
     'exits'
     """
-    if not _gated(found):
+    if not is_gated(found):
         return "exits"
     return "gates, exits" if len(found["exits"]) > 1 else "gates"
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from eecompile.runtime.session import Session
 
 __all__ = [
+    "is_gated",
     "print_exits",
     "print_exits_taken",
     "print_gates",
@@ -73,6 +74,11 @@ def print_exits_taken(rows: Sequence[Mapping[str, Any]]) -> None:
             for row in rows
         ],
     )
+
+
+def is_gated(found: Mapping[str, Any]) -> bool:
+    """Whether an evaluation is of a network with gates."""
+    return bool(found["blocks"] or found["channels"])
 
 
 def print_gates(found: Mapping[str, Any]) -> None:

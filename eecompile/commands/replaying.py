@@ -6,7 +6,12 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from eecompile.commands.printing import print_exits_taken, print_gates, print_json
+from eecompile.commands.printing import (
+    is_gated,
+    print_exits_taken,
+    print_gates,
+    print_json,
+)
 from eecompile.console import Steps, table
 from eecompile.figures import (
     hertz,
@@ -52,7 +57,7 @@ def _print_board_evaluation(found: Mapping[str, Any]) -> None:
     _print_figures(found)
     print()
     print_exits_taken(found["exits"])
-    if found["blocks"] or found["channels"]:
+    if is_gated(found):
         print_gates(found)
     print()
     _print_clocks(found["clocks"])

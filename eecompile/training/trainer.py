@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from eecompile.outcomes import commonest_share
 from eecompile.training.augment import mixed
 from eecompile.training.checkpoint import State, write_checkpoint
 from eecompile.training.costs import Term
@@ -205,7 +206,7 @@ class Trainer:
 
     def _least_accuracy(self) -> float:
         """Below it, accuracy has collapsed."""
-        chance = float(np.bincount(self.watched.labels).max()) / len(self.watched)
+        chance = commonest_share(self.watched.labels)
         return chance + _LEFT * max(0.0, self.ungated_accuracy(self.watched) - chance)
 
     def _is_check(self) -> bool:

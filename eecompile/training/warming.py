@@ -34,12 +34,17 @@ class _Unit:
         number: of the unit, in order of the network.
         bias: of its gate's scores.
         index: of its own score there.
+        harm, cost: of the network without it, when it was last tried.
+        tried: how many others were left out then.
     """
 
     price: float
     number: int
     bias: Tensor = field(compare=False)
     index: int = field(compare=False)
+    harm: float = field(default=0.0, compare=False)
+    cost: float = field(default=0.0, compare=False)
+    tried: int = field(default=0, compare=False)
 
     @property
     def score(self) -> float:
@@ -83,23 +88,26 @@ class _Trial:
 
     def __init__(self, network: Network, inputs: Tensor, terms: Sequence[Term]) -> None:
         self.network, self.inputs, self.terms = network, inputs, terms
-        self.whole = functional.log_softmax(network(inputs).logits, 1)
-        self.harm, self.cost = 0.0, self.run()[1]
+        seen = network(inputs)
+        self.whole = functional.log_softmax(seen.logits, 1)
+        self.harm, self.cost = 0.0, float(mean_cost(terms, seen.masks, len(inputs)))
 
-    def run(self) -> tuple[float, float]:
-        """Divergence of the answers from the whole network's, and mean cost, as scores are now."""
+    def price(self, unit: _Unit, gone: int) -> None:
+        """Leaves one more unit out, beside `gone` others, for a moment."""
+        before, unit.score = unit.score, _NEVER
         seen = self.network(self.inputs)
+        unit.score = before
         answers = functional.log_softmax(seen.logits, 1)
         harm = functional.kl_div(answers, self.whole, log_target=True, reduction="batchmean")
-        return float(harm), float(mean_cost(self.terms, seen.masks, len(self.inputs)))
+        unit.harm, unit.tried = float(harm), gone
+        unit.cost = float(mean_cost(self.terms, seen.masks, len(self.inputs)))
+        saved = self.cost - unit.cost  # Nothing, where what it is part of is left out already.
+        unit.price = (unit.harm - self.harm) / saved if saved > _NOTHING else inf
 
-    def without(self, unit: _Unit) -> tuple[float, float, float]:
-        """Of leaving out one more: its price, and what `run` then gives."""
-        before, unit.score = unit.score, _NEVER
-        harm, cost = self.run()
-        unit.score = before
-        saved = self.cost - cost  # Nothing, where what it is part of is left out already.
-        return (harm - self.harm) / saved if saved > _NOTHING else inf, harm, cost
+    def leave_out(self, unit: _Unit) -> None:
+        """Leaves out a unit whose price is known beside all that went before."""
+        unit.score = _NEVER
+        self.harm, self.cost = unit.harm, unit.cost
 
 
 def _order(trial: _Trial, units: Sequence[_Unit], target: float) -> list[_Unit]:
@@ -109,16 +117,15 @@ def _order(trial: _Trial, units: Sequence[_Unit], target: float) -> list[_Unit]:
     only units that may be the cheapest are tried again (Minoux 1978).
     """
     for unit in units:
-        unit.price, _, _ = trial.without(unit)
+        trial.price(unit, 0)
     waiting, gone = list(units), list[_Unit]()
     heapify(waiting)
     while waiting and waiting[0].price < inf and trial.cost > target:
         unit = heappop(waiting)
-        unit.price, harm, cost = trial.without(unit)
-        if waiting and unit > waiting[0]:
+        if unit.tried < len(gone):
+            trial.price(unit, len(gone))
             heappush(waiting, unit)
             continue
-        unit.score = _NEVER
-        trial.harm, trial.cost = harm, cost
+        trial.leave_out(unit)
         gone.append(unit)
     return gone + sorted(waiting)

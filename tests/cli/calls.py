@@ -17,7 +17,17 @@ import pytest
 import eecompile.demo
 from eecompile.cli import main
 
-__all__ = ["ROOT", "Call", "Done", "content", "copy_demo", "edited", "in_process", "start"]
+__all__ = [
+    "ROOT",
+    "Call",
+    "Done",
+    "content",
+    "copy_demo",
+    "edited",
+    "evaluating",
+    "in_process",
+    "start",
+]
 
 ROOT = Path(__file__).parents[2]
 FILES = ("digits.ee", "digits.onnx", "fit.npz", "calibrate.npz", "test.npz")
@@ -59,6 +69,17 @@ def in_process(capfd: pytest.CaptureFixture[str]) -> Call:
         status = main([str(argument) for argument in arguments])
         sys.stdout.flush()
         return Done(status, *capfd.readouterr())
+
+    return run
+
+
+def evaluating(call: Call, folder: Path) -> Callable[..., dict[str, Any]]:
+    """Calls of `eval` with the artifact `out` and the data of a folder, whose result is given."""
+
+    def run(*options: object, data: str = "test.npz") -> dict[str, Any]:
+        done = call("eval", folder / "out", "--data", folder / data, *options, "--json")
+        assert done.status == 0, done.err
+        return done.json
 
     return run
 

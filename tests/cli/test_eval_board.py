@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.calls import Call
+from tests.cli.calls import Call, evaluating
 
 #: Its first exit takes the demo more than 10 us, everything less than 20 ms.
 BOARD = ("--board", "rk3399")
@@ -17,13 +17,7 @@ CHEAP = ("--frequency", "lowest_energy")
 
 @pytest.fixture
 def evaluated(call: Call, built: Path) -> Any:
-    def run(*options: object, data: str = "test.npz") -> dict[str, Any]:
-        done = call("eval", built / "out", "--data", built / data, *options, "--json")
-        assert done.status == 0, done.err
-        found: dict[str, Any] = done.json
-        return found
-
-    return run
+    return evaluating(call, built)
 
 
 def test_answers_are_this_machines_and_costs_the_boards(evaluated: Any) -> None:

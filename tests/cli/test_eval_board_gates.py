@@ -21,7 +21,7 @@ from eecompile.native_plan import plan_bytes
 from eecompile.policies import ExitPolicy, from_json
 from eecompile.runtime.governor import NoGovernor
 from eecompile.runtime.session import Session
-from tests.cli.calls import Call, copy_demo, edited
+from tests.cli.calls import Call, copy_demo, edited, evaluating
 from tests.runtime import gated
 
 SKIPS = """
@@ -62,13 +62,7 @@ def artifact(folder: Path) -> Artifact:
 
 @pytest.fixture
 def evaluated(call: Call, folder: Path) -> Any:
-    def run(*options: object, data: str = "test.npz") -> dict[str, Any]:
-        done = call("eval", folder / "out", "--data", folder / data, *options, "--json")
-        assert done.status == 0, done.err
-        found: dict[str, Any] = done.json
-        return found
-
-    return run
+    return evaluating(call, folder)
 
 
 def by_hand(
