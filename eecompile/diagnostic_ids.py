@@ -391,6 +391,11 @@ _BUILD = {
         "Further steps would not bring it back; the last good state is kept in a file.",
         "eecompile train net.ee --rate 10",
     ),
+    "small-batch": DiagnosticInfo(
+        "Batch normalisation is tuned by the statistics of batches of a few samples.",
+        "They differ so much from batch to batch that training learns little else.",
+        "eecompile train resnet56.ee --tune-backbone --batch 8",
+    ),
     "bad-checkpoint": DiagnosticInfo(
         "The state of an earlier training run is damaged, or that run was another one.",
         "Going on from it would give gates that no run with these options gives.",

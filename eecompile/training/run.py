@@ -30,6 +30,8 @@ __all__ = ["train"]
 
 #: What names of outputs begin with that show the exits' features to their helping heads.
 _FEATURE = "training.feature."
+#: Samples in a step whose own statistics are worth normalising by.
+_MANY = 32
 #: Samples that tell which blocks matter, and what gates to begin with cost.
 _WARMING, _STARTED = 128, 1000
 
@@ -53,6 +55,8 @@ def train(path: Path, options: TrainOptions, steps: Steps) -> dict[str, Any]:
         samples = {str(split): Samples.of(data) for split, data in prepared.splits.items()}
     with _settings(options):
         run = _Run(prepared, options, samples)
+        if run.task.network.statistics and options.recipe.batch < _MANY:
+            steps.warn(_small_batch(options.recipe.batch).full())
         with steps.step("measure the network without gates"):
             run.measure_ungated()
         if run.task.checkpoint.exists() and run.trainer.state.step:
@@ -62,6 +66,15 @@ def train(path: Path, options: TrainOptions, steps: Steps) -> dict[str, Any]:
             run.train(progress, steps.say)
     run.task.checkpoint.unlink(missing_ok=True)
     return run.report()
+
+
+def _small_batch(batch: int) -> Diagnostic:
+    return Diagnostic(
+        "small-batch",
+        f"Batches of {batch} are normalised by their own statistics, which are poor",
+        severity="warning",
+        help=f"give `--batch {_MANY}` or more, or leave out `--tune-backbone`",
+    )
 
 
 @contextmanager

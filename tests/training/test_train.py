@@ -105,18 +105,41 @@ def test_gates_alone_leave_the_network_as_it_was_and_tuning_does_not(
     assert weights.read_bytes() == before
 
 
-def test_blocks_begin_in_the_order_in_which_they_do_least_harm_together(
-    written: Written, call: Call
+@pytest.mark.parametrize(("batch", "told"), [(16, True), (32, False)])
+def test_statistics_of_few_samples_are_warned_of(
+    written: Written, call: Call, batch: int, told: bool
 ) -> None:
+    tuning = ("--tune-backbone", "--steps", 1, "--batch", batch)
+    done = call("train", written(), *SHORT, *tuning)
+    assert done.status == 0 and ("warning[small-batch]" in done.err) == told
+    done = call("train", written(), *SHORT, *tuning[1:])
+    assert "small-batch" not in done.err, "what is not tuned is not normalised anew"
+
+
+#: A step that leaves gates and weights where they were.
+STILL = ("--steps", 1, "--rate", 1e-9)
+
+
+def still_tuned(*, tuned: bool) -> tuple[Any, ...]:
+    return (*STILL, "--tune-backbone", "--backbone-rate", 1e-9) if tuned else STILL
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_blocks_begin_in_the_order_in_which_they_do_least_harm_together(
+    written: Written, call: Call, tuned: bool
+) -> None:
+    """Harm to a network that is tuned is what is left of it by the samples' own statistics."""
     file = written()
-    told = call("train", file, "--macs", "40%", *SHORT, "--steps", 1, "--rate", 1e-9)
+    told = call("train", file, "--macs", "40%", *SHORT, *still_tuned(tuned=tuned))
     assert told.status == 0
     biases = gates_of(file).parameters
     scores = [float(biases[f"gates.blocks.{index}.keep_bias"][0]) for index in range(4)]
     names: dict[str, Any] = {}
     exec(NETWORK, names)
     net = names["network"]().eval()
-    net.load_state_dict(torch.load(file.parent / "net.pth", weights_only=True))
+    source = torch.load(file.parent / "net.pth", weights_only=True)
+    net.load_state_dict(source)
+    net.train(tuned)
     rows = np.random.default_rng((0, 0, 0)).permutation(3000)[:128]
     with np.load(file.parent / "digits.npz") as data:
         inputs = torch.from_numpy(data["images"][rows].reshape(-1, 1, 28, 28) / np.float32(255))
@@ -144,6 +167,13 @@ def test_blocks_begin_in_the_order_in_which_they_do_least_harm_together(
     assert first[:3] == order[:3]  # After those the target is met.
     gaps = np.diff(sorted(scores))
     np.testing.assert_allclose(gaps, 0.5, atol=1e-5)
+    if tuned:  # Statistics are gathered in steps alone: there was one.
+        net.load_state_dict(source)
+        net(inputs[: SHORT[SHORT.index("--batch") + 1]])
+        name = "blocks.0.bn1.running_mean"
+        moved = gates_of(file).weights[name] - source[name].numpy()
+        wanted = (net.state_dict()[name] - source[name]).numpy()
+        assert np.abs(moved - wanted).max() < 0.1 * np.abs(wanted).max()
 
 
 def test_the_same_seed_gives_the_same_file_and_another_does_not(
