@@ -62,10 +62,6 @@ def _refuse_gated(policy: Policy, refuse: _Refuse) -> None:
         if getattr(policy, part) is not None:
             label = "remove it: a server would run the rest without its gates"
             refuse(f"`{part}` in a network with gates is", policy.at(part), label)
-    for part in ("deadline", "frequency"):
-        if getattr(policy, part) is not None:
-            label = "remove it: clocks are chosen by costs of which gates save nothing"
-            refuse(f"`{part}` in a network with gates is", policy.at(part), label)
 
 
 def _refuse_together(policy: Policy, refuse: _Refuse) -> None:

@@ -232,7 +232,9 @@ class _Build:
                 seed=self.options.seed,
             )
             halts = build_halts(written, offloads.policies, network, costs, exit_costs, records)
-            clocks = build_clocks(written, halts.policies, costs, records, exit_costs)
+            clocks = build_clocks(
+                written, halts.policies, network, costs, records, exit_costs, shifts
+            )
             entries = with_gates_told(
                 written, clocks.policies, clocks.entries, network, records, shifts
             )

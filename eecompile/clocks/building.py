@@ -11,7 +11,9 @@ from eecompile.clock_rule import ClockRule
 from eecompile.clocks.checks import check_rule
 from eecompile.clocks.fitting import FittedClocks, fit_clocks
 from eecompile.clocks.outcomes import clock_outcomes, costs_of, outcome
+from eecompile.clocks.paying import PaidCosts
 from eecompile.clocks.planning import clock_rule
+from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import CostTable
 from eecompile.diagnostics import Diagnostic, Diagnostics
 from eecompile.figures import percent
@@ -20,7 +22,9 @@ from eecompile.policies import ExitPolicy
 from eecompile.policy_building import BuiltPolicy, in_setting
 from eecompile.policy_fitting import DEFAULT_BUDGET
 from eecompile.record import CalibrateRecord, Record, TestRecord
+from eecompile.runtime.paid import with_gates_run
 from eecompile.runtime.scheduler import Scheduler
+from eecompile.shift_fitting import Shifts
 from eecompile.spec import Policy
 
 __all__ = ["BuiltClocks", "build_clocks"]
@@ -38,44 +42,51 @@ class BuiltClocks:
 def build_clocks(
     written: Sequence[Policy],
     policies: Mapping[str, BuiltPolicy],
+    network: CompiledGraph,
     table: CostTable,
     records: Mapping[str, Record],
     costs: Mapping[str, ExitCosts],
+    shifts: Shifts | None = None,
 ) -> BuiltClocks:
     """Each built policy with the rule its clocks are chosen by, where the file has one.
 
     A policy with an accuracy budget is in the one of its settings that suits its clocks best: see
-    `eecompile.clocks.fitting.fit_clocks`.
+    `eecompile.clocks.fitting.fit_clocks`. Where gates decide it stays in its own.
 
     Args:
         written: as in the file.
         policies: built, by name.
-        table: costs at the clocks that may be used.
+        network: compiled.
+        table: its costs at the clocks that may be used.
         records: by split; "calibrate" is fitted on, "test" reported on.
         costs: as for `build_policies`.
+        shifts: likewise.
 
     Raises:
         CompileErrors: a deadline no clock can keep, a clock that is not there, or costs that are
             not known; all of them at once.
     """
-    problems = Diagnostics()
+    problems, at_most = Diagnostics(), with_gates_run(network, table)
     rules: dict[str, ClockRule] = {}
     for policy in written:
         rule = clock_rule(policy)
         if rule is not None and policy.name in policies:
             rules[policy.name] = rule
             place = policy.at("frequency" if policy.frequency is not None else "deadline")
-            problems.add(*check_rule(rule, table, policy.at("deadline"), place))
+            problems.add(*check_rule(rule, at_most, policy.at("deadline"), place))
     problems.raise_errors()
     made = {name: built.policy for name, built in policies.items()}
     entries = {name: built.entry for name, built in policies.items()}
     for policy in written:
         if policy.name in rules:
-            one = _Clocked(policy, policies[policy.name], rules[policy.name], table, None)
-            one = one.fitted(records, costs)
+            own, shift = records, policies[policy.name].policy.gate_shift
+            if shift and shifts is not None:
+                own = shifts.run(shift, tuple(split for split in records if split != "fit"))
+            one = _Clocked(policy, policies[policy.name], rules[policy.name], network, table, None)
+            one = one.fitted(own, costs)
             problems.add(*one.warnings())
             made[policy.name] = one.built.policy
-            entries[policy.name] = one.entry(records.get("test"))
+            entries[policy.name] = one.entry(own.get("test"))
     return BuiltClocks(made, entries, problems.in_order())
 
 
@@ -86,15 +97,24 @@ class _Clocked:
     written: Policy
     built: BuiltPolicy
     rule: ClockRule
+    network: CompiledGraph
     table: CostTable
     found: FittedClocks | None
+
+    @property
+    def at_most(self) -> CostTable:
+        """What clocks are chosen by: samples of which gates leave nothing out."""
+        return with_gates_run(self.network, self.table)
 
     def fitted(self, records: Mapping[str, Record], costs: Mapping[str, ExitCosts]) -> _Clocked:
         """The same in the setting, and with the start, that calibration data show to be best."""
         calibrate, built = records.get("calibrate"), self.built
         if not isinstance(calibrate, CalibrateRecord):
             return self
-        found = fit_clocks(built.settings, calibrate, self.table, self.rule, built.drop)
+        paid = PaidCosts.of(self.network, self.table, calibrate.shares)
+        # Where gates decide each sample has a course of its own: minutes for every setting.
+        settings = built.settings if paid is None else built.settings[:1]
+        found = fit_clocks(settings, calibrate, self.at_most, self.rule, built.drop, paid)
         if found.policy is not built.settings[0]:
             built = in_setting(self.written, built, found.policy, costs, records)
         return replace(self, built=built, rule=found.rule, found=found)
@@ -106,13 +126,14 @@ class _Clocked:
             return []
         budget = self.written.budget or DEFAULT_BUDGET
         least = percent(found.drop_at_most, 2)
+        fails = "no setting keeps" if found.settings > 1 else "its setting does not keep"
         return [
             Diagnostic(
                 "infeasible-budget",
                 f"Answers that the deadline forces break the budget of policy "
                 f"`{self.written.name}`",
                 self.written.at("deadline"),
-                f"no setting keeps `{budget}` with `deadline {deadline}`",
+                f"{fails} `{budget}` with `deadline {deadline}`",
                 severity="warning",
                 notes=(
                     f"the one taken loses least: {least} of accuracy, with a margin for the "
@@ -150,8 +171,9 @@ class _Clocked:
         }
 
     def _held_out(self, test: TestRecord) -> dict[str, Any]:
-        scheduler = Scheduler(self.table, self.rule)
-        runs = clock_outcomes(self.built.policy, test, self.table, scheduler)
+        scheduler = Scheduler(self.at_most, self.rule)
+        paid = PaidCosts.of(self.network, self.table, test.shares)
+        runs = clock_outcomes(self.built.policy, test, self.table, scheduler, paid)
         found = {name: outcome(run, test.labels) for name, run in runs.items()}
         missed_by = None
         if self.built.drop is not None:

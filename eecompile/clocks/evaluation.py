@@ -40,6 +40,7 @@ from eecompile.outcomes import ExitCosts, exits_json, exits_taken
 from eecompile.policies import ExitPolicy, NeverPolicy, from_json
 from eecompile.record import CalibrateRecord, TestRecord
 from eecompile.runtime.governor import NoGovernor
+from eecompile.runtime.paid import with_gates_run
 from eecompile.runtime.scheduler import Scheduler
 from eecompile.runtime.session import Session
 from eecompile.signatures import Trusted
@@ -101,7 +102,9 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
     found = Diagnostics()
     deadline = written.at("deadline") if options.deadline is not None else None
     frequency = written.at("frequency") if options.frequency is not None else None
-    found.add(*check_rule(rule, table, deadline, frequency))
+    # As in a session: without a policy decisions are off, those of gates as well.
+    at_most = table if entry is None else with_gates_run(network, table)
+    found.add(*check_rule(rule, at_most, deadline, frequency))
     found.raise_errors()
     policy: ExitPolicy = NeverPolicy(len(network.exits))
     if options.budget is not None:
@@ -109,14 +112,13 @@ def evaluate_on_board(options: BoardOptions, progress: Reporter) -> dict[str, An
     elif entry is not None:
         policy = from_json(entry.rule)
     dataset, calibration = open_test_data(session, options.data), _calibration(session, options)
-    # As in a session: without a policy decisions are off, those of gates as well.
     shift, fitted_on = None if entry is None else policy.gate_shift, 0
     if calibration is not None and rule.objective == "lowest_energy":
         known = recorded(CalibrateRecord, session, calibration, None, progress, shift)
         paid = PaidCosts.of(network, table, known.shares)
-        rule, fitted_on = fit_start(policy, known, table, rule, paid), len(known)
+        rule, fitted_on = fit_start(policy, known, at_most, rule, paid), len(known)
     tested = recorded(TestRecord, session, dataset, options.samples, progress, shift)
-    scheduler = Scheduler(table, rule)
+    scheduler = Scheduler(at_most, rule)
     return {
         **_figures(policy, tested, table, scheduler, network),
         "energy_provenance": "modelled" if table.energy_covers else None,
@@ -328,10 +330,7 @@ def _gate_notes(network: CompiledGraph, tested: TestRecord, rule: ClockRule) -> 
         return []
     if not tested.shares:
         return ["without a policy gates do not run: nothing is left out"]
-    clocks = (
-        "clocks are chosen as if nothing to come was left out, by the time that really went by; "
-        "builds of networks with gates do not take `deadline` and `frequency` yet"
-    )
+    clocks = "clocks are chosen as if nothing to come was left out, by the time that went by"
     return [
         "gates are paid; blocks they leave out take nothing, and channels as much less as they "
         "save multiply-accumulates",

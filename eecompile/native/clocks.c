@@ -6,6 +6,9 @@
  * Where the governor can set no clock, or none any more, and in a forked process, the fastest state
  * alone is known: deadlines are looked after as if the machine ran there, and neither clock nor
  * energy are told. Nor are they for an answer one of whose clocks was not reached.
+ *
+ * Where gates leave something out, clocks are chosen as if nothing to come was left out, and
+ * energies are of what ran: see eecompile/runtime/paid.py.
  */
 
 #include "clocks.h"
@@ -20,7 +23,9 @@
 
 struct clocks {
     arena_t arena;
-    const costs_t *costs;
+    const costs_t *costs; /* what samples pay at most */
+    const plan_t *gated;  /* NULL: no gate decides */
+    const costs_t *steps; /* of `gated`, its steps' costs among them */
     clock_rule_t rule;
     const ee_governor *governor;
     fronts_t fronts;
@@ -253,12 +258,38 @@ static void settle(clocks_t *clocks, bool fastest) {
     }
 }
 
+/* Which share of its energy a step took of which that was kept. */
+static double share_paid(const step_plan_t *step, int32_t kept) {
+    if (kept < 0) return 0;
+    double most = step->call.macs > 1 ? (double)step->call.macs : 1;
+    return 1 - (double)((step->groups - kept) * step->group_macs) / most;
+}
+
+/* Energy from one exit to another one and its head, of what ran at the clock at hand. */
+static double paid_j(const clocks_t *clocks, uint32_t exit, const int32_t *kept) {
+    const plan_t *plan = clocks->gated;
+    const costs_t *costs = clocks->steps;
+    const double *energy = costs->energy_j + clocks->fronts.of[clocks->state];
+    size_t states = costs->states, row = costs->segments + costs->exits;
+    double found = 0;
+    for (uint32_t i = 0; i <= exit; i++) {
+        const segment_t *segment = &plan->segment[i];
+        bool counts = i >= clocks->from;
+        if (!segment->gated && counts) found += energy[i * states];
+        for (uint32_t k = segment->first; segment->gated && k < segment->end; k++, row++)
+            if (counts) found += share_paid(&plan->step[k], kept[k]) * energy[row * states];
+    }
+    return found + (exit < costs->exits ? energy[(costs->segments + exit) * states] : 0);
+}
+
 /* Counts the energy up to the answer at `exit`. */
-static void spend(clocks_t *clocks, uint32_t exit) {
+static void spend(clocks_t *clocks, uint32_t exit, const int32_t *kept) {
     if (exit < clocks->from) return;
     const fronts_t *f = &clocks->fronts;
     size_t way = (size_t)clocks->from * (f->last + 1) + exit;
-    clocks->energy_j += clocks->holds ? f->stretch_j[way * f->states + clocks->state] : NAN;
+    double energy_j = f->stretch_j[way * f->states + clocks->state];
+    if (kept && clocks->gated) energy_j = paid_j(clocks, exit, kept);
+    clocks->energy_j += clocks->holds ? energy_j : NAN;
     clocks->from = exit + 1;
 }
 
@@ -274,10 +305,11 @@ stretch_t clocks_begin(clocks_t *clocks, uint32_t first) {
 }
 
 stretch_t clocks_after(
-    clocks_t *clocks, uint32_t exit, uint32_t due, double elapsed_s, bool forecasts) {
+    clocks_t *clocks, uint32_t exit, uint32_t due, double elapsed_s, bool forecasts,
+    const int32_t *kept) {
     const fronts_t *f = &clocks->fronts;
     uint32_t from = exit + 1, at = clocks->state;
-    if (clocks->sets) spend(clocks, exit);
+    if (clocks->sets) spend(clocks, exit, kept);
     front_t front = forecasts ? stretch_front(f, from, due, at)
                               : f->ways[(size_t)from * f->states + at];
     choice_t choice = chosen(f, front, from, due, f->limit_s - elapsed_s, at);
@@ -286,12 +318,12 @@ stretch_t clocks_after(
 }
 
 void clocks_finish(
-    clocks_t *clocks, uint32_t exit, double elapsed_s, double *frequency_hz, double *energy_j,
-    bool *late) {
+    clocks_t *clocks, uint32_t exit, double elapsed_s, const int32_t *kept, double *frequency_hz,
+    double *energy_j, bool *late) {
     *late = elapsed_s > clocks->rule.deadline_s; /* never, where there is none */
     *frequency_hz = *energy_j = NAN;
     if (!clocks->sets) return;
-    spend(clocks, exit);
+    spend(clocks, exit, kept);
     if (clocks->holds) *frequency_hz = state_of(clocks, clocks->state)->frequency_hz;
     change(clocks, rest(&clocks->fronts, elapsed_s, clocks->state));
     *energy_j = clocks->energy_j;
@@ -322,6 +354,35 @@ static const char *check_rule(const clock_rule_t *rule) {
     return NULL;
 }
 
+/* Costs of which those of segments with gates are of all their steps, the gates' too; or NULL. */
+static const double *as_run(arena_t *arena, const plan_t *plan, const double *table) {
+    const costs_t *costs = plan->costs;
+    size_t states = costs->states, row = costs->segments + costs->exits;
+    double *found = arena_take(arena, row * states, sizeof(double));
+    if (!found) return NULL;
+    memcpy(found, table, row * states * sizeof(double));
+    for (uint32_t i = 0; i < costs->segments; i++) {
+        const segment_t *segment = &plan->segment[i];
+        if (!segment->gated) continue;
+        for (size_t k = 0; k < states; k++) found[i * states + k] = 0;
+        for (uint32_t step = segment->first; step < segment->end; step++, row++)
+            for (size_t k = 0; k < states; k++) found[i * states + k] += table[row * states + k];
+    }
+    return found;
+}
+
+static bool take_gates(clocks_t *clocks, const plan_t *plan) {
+    costs_t *costs = arena_take(&clocks->arena, 1, sizeof(costs_t));
+    if (!costs) return false;
+    *costs = *plan->costs;
+    costs->latency_s = as_run(&clocks->arena, plan, plan->costs->latency_s);
+    costs->energy_j = as_run(&clocks->arena, plan, plan->costs->energy_j);
+    clocks->gated = plan;
+    clocks->steps = plan->costs;
+    clocks->costs = costs;
+    return costs->latency_s && costs->energy_j;
+}
+
 static const char *open_parts(clocks_t *clocks, const int32_t *threads, uint32_t thread_count) {
     const char *wrong = fronts_open(&clocks->fronts, &clocks->arena, clocks->costs);
     if (wrong) return wrong;
@@ -334,8 +395,8 @@ static const char *open_parts(clocks_t *clocks, const int32_t *threads, uint32_t
 }
 
 ee_status clocks_open(
-    clocks_t **opened, const costs_t *costs, const clock_rule_t *rule, const ee_governor *governor,
-    const int32_t *threads, uint32_t thread_count) {
+    clocks_t **opened, const costs_t *costs, const plan_t *gated, const clock_rule_t *rule,
+    const ee_governor *governor, const int32_t *threads, uint32_t thread_count) {
     *opened = NULL;
     const char *wrong = check_rule(rule);
     if (wrong) return fail(EE_BAD_ARTIFACT, "how clocks are chosen makes no sense: %s", wrong);
@@ -346,7 +407,8 @@ ee_status clocks_open(
     clocks->costs = costs;
     clocks->rule = *rule;
     clocks->governor = governor;
-    wrong = open_parts(clocks, threads, thread_count);
+    wrong = "there is no memory for it";
+    if (!gated || take_gates(clocks, gated)) wrong = open_parts(clocks, threads, thread_count);
     if (wrong) {
         clocks_close(clocks);
         return fail(EE_BAD_ARTIFACT, "clocks cannot be chosen: %s", wrong);

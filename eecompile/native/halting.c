@@ -310,12 +310,6 @@ static void reserve(limit_t *one, uint32_t exits) {
     for (uint32_t i = 0; i < exits; i++) one->heads[i] += AROUND_S;
 }
 
-static bool has_gates(const plan_t *plan) {
-    for (uint32_t i = 0; i < plan->segments; i++)
-        if (plan->segment[i].gated) return true;
-    return false;
-}
-
 ee_status halting_set(
     halting_t *halting, const plan_t *plan, const halt_rule_t *rule, bool gates) {
     const double given[QUANTITIES] = {rule->macs, rule->energy_j, rule->latency_s};
@@ -334,7 +328,7 @@ ee_status halting_set(
     if (!next.count) return fail(EE_BAD_ARGUMENT, "there must be a limit");
     if (!can_go_on(&next, none, 0))
         return out_of_reach("no answer keeps all of", &next, &pieces, given);
-    bool gated = gates && has_gates(plan);
+    bool gated = gates && plan->gated;
     next.tries = gated && next.count == 1 && next.one[0].quantity != ENERGY;
     if (next.tries) look_up_needs(next.needs, &pieces, next.one[0].quantity);
     if (next.counted < next.count) reserve(&next.one[next.counted], plan->exits);

@@ -253,6 +253,7 @@ typedef struct {
     const uint32_t *outputs_values;
     uint32_t shift; /* value that gates subtract from their scores, or NONE */
     uint32_t blocks;
+    bool gated;      /* gates may leave something out */
     int32_t threads; /* the artifact's cores */
     int64_t macs;    /* of the untouched backbone */
     const costs_t *costs; /* NULL: none */
@@ -346,22 +347,25 @@ typedef struct clocks clocks_t;
 
 /* As eecompile/runtime/clock.py: what the scheduler says, set by a governor. `governor` NULL: none
  * is set, and only deadlines are looked after. Fails with EE_BAD_ARTIFACT where costs and rule do
- * not fit. `threads`: the team's, to be kept on the cluster's CPUs. */
+ * not fit. `gated`: the plan that the costs are of, where its gates decide, or NULL. `threads`: the
+ * team's, to be kept on the cluster's CPUs. */
 ee_status clocks_open(
-    clocks_t **clocks, const costs_t *costs, const clock_rule_t *rule, const ee_governor *governor,
-    const int32_t *threads, uint32_t thread_count);
+    clocks_t **clocks, const costs_t *costs, const plan_t *gated, const clock_rule_t *rule,
+    const ee_governor *governor, const int32_t *threads, uint32_t thread_count);
 void clocks_close(clocks_t *clocks); /* puts everything back */
 typedef struct {
     int32_t due;  /* exit to run to; the number of exits: to the end; LEAVE: answer with this one */
     bool answers; /* the exit at `due` answers whatever the policy says there */
 } stretch_t;
 stretch_t clocks_begin(clocks_t *clocks, uint32_t first);
+/* `kept`: of each step of the plan, what ran so far, as in a program; NULL: everything. */
 stretch_t clocks_after(
-    clocks_t *clocks, uint32_t exit, uint32_t due, double elapsed_s, bool forecasts);
+    clocks_t *clocks, uint32_t exit, uint32_t due, double elapsed_s, bool forecasts,
+    const int32_t *kept);
 /* The answer is there: its clock, energy and whether it is late. */
 void clocks_finish(
-    clocks_t *clocks, uint32_t exit, double elapsed_s, double *frequency_hz, double *energy_j,
-    bool *late);
+    clocks_t *clocks, uint32_t exit, double elapsed_s, const int32_t *kept, double *frequency_hz,
+    double *energy_j, bool *late);
 void clocks_full_speed(clocks_t *clocks);
 uint64_t clocks_transitions(const clocks_t *clocks);
 /* Why clocks are left alone, or some of them, where a governor was given; "" where they are not. */

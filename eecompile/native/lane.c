@@ -73,7 +73,11 @@ static void bind_all(lane_t *lane, const ee_network *network, int64_t *strides) 
             frame += frame_length(call);
         }
     lane->program = (program_t){
-        .steps = ADDRESS(lane->table), .count = plan->steps, .tallies = ADDRESS(&lane->tally)};
+        .steps = ADDRESS(lane->table),
+        .count = plan->steps,
+        .tallies = ADDRESS(&lane->tally),
+        .kept = ADDRESS(lane->kept),
+    };
 }
 
 static int64_t all_frames(const plan_t *plan, int64_t *longest) {
@@ -116,7 +120,9 @@ ee_status lane_open(lane_t *lane, const ee_network *network, team_t *team, int32
     lane->frames = calloc((size_t)(frames + longest + 1), sizeof(int64_t));
     lane->table = calloc(plan->steps + 1, sizeof(step_t));
     lane->heads = calloc(2 * (size_t)plan->exits + 1, sizeof(bound_t));
-    if (!lane->memory || !lane->frames || !lane->table || !lane->heads) {
+    if (plan->gated) lane->kept = calloc(plan->steps, sizeof(int32_t));
+    bool lacks_kept = plan->gated && !lane->kept;
+    if (!lane->memory || !lane->frames || !lane->table || !lane->heads || lacks_kept) {
         lane_close(lane);
         return fail(
             EE_NO_MEMORY, "there are no %zu bytes for a session of `%s`", bytes, plan->name);
@@ -132,6 +138,7 @@ void lane_close(lane_t *lane) {
     free(lane->frames);
     free(lane->table);
     free(lane->heads);
+    free(lane->kept);
     free(lane->state);
     layout_free(&lane->layout);
     *lane = (lane_t){0};
@@ -147,6 +154,7 @@ void lane_begin(lane_t *lane, const plan_t *plan, bool gates, double shift) {
     lane->decided = gates;
     if (gates && (float)shift != lane->shift) set_shift(lane, plan, (float)shift);
     lane->tally = (tally_t){0};
+    for (uint32_t i = 0; lane->kept && i < plan->steps; i++) lane->kept[i] = -1;
     lane->program.gates = gates;
     lane->program.limit = UNLIMITED;
     lane->program.stop = 0;

@@ -228,6 +228,7 @@ static void read_segment(build_t *build, segment_t *segment, step_plan_t *steps,
         build->plan->blocks += step->block;
         if (build->plan->blocks > INT32_MAX) expect(in, false, "it has too many blocks");
     }
+    build->plan->gated |= segment->gated;
     build->plan->macs += segment->macs;
     build->gates_macs += segment->gates_macs;
 }

@@ -162,7 +162,9 @@ static bool goes_on(
         if (!answers) {
             bool forecasts = way->decider->policy && policy_forecasts(way->decider->policy);
             stretch_t next =
-                clocks_after(way->clocks, index, (uint32_t)wanted, elapsed_s(way), forecasts);
+                clocks_after(
+                    way->clocks, index, (uint32_t)wanted, elapsed_s(way), forecasts,
+                    way->lane->kept);
             *due = next.due;
             *stays = next.answers;
             if (next.due != LEAVE) return true;
@@ -276,8 +278,8 @@ ee_status run_sample(
     if (way.clocks && decided) {
         bool late;
         clocks_finish(
-            way.clocks, answer->exit, answer->latency_s, &answer->frequency_hz, &answer->energy_j,
-            &late);
+            way.clocks, answer->exit, answer->latency_s, lane->kept, &answer->frequency_hz,
+            &answer->energy_j, &late);
         answer->flags |= late ? EE_LATE : 0;
     }
     return EE_OK;

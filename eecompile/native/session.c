@@ -190,7 +190,9 @@ static ee_status open_clocks(
             session->governor = sysfs_governor_open(plan->costs, "", session->governor_why);
         if (!governor) governor = session->governor;
     }
-    return clocks_open(clocks, plan->costs, &entry->clock, governor, session->workers, workers);
+    const plan_t *gated = plan->gated ? plan : NULL;
+    return clocks_open(
+        clocks, plan->costs, gated, &entry->clock, governor, session->workers, workers);
 }
 
 const char *session_clocks_reason(const ee_session *session) {

@@ -32,6 +32,7 @@ typedef struct {
     bound_t *heads;    /* [exits][2] */
     program_t program;
     tally_t tally;
+    int32_t *kept;     /* of each step, see program_t; -1: it has not run. NULL without gates */
     int64_t range[4];  /* frame of eecompile_steps */
     float shift;       /* that lies in memory now */
     bool decided;      /* whether gates wrote into the scores' memory */

@@ -12,15 +12,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import nan
 
+import numpy as np
+
 from eecompile.board import DvfsState
 from eecompile.clock_rule import ClockRule
+from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import CostTable
 from eecompile.runtime.affinity import Placement
 from eecompile.runtime.clock_costs import ClockCosts
 from eecompile.runtime.governor import ClockWarning, Governor
+from eecompile.runtime.paid import PaidEnergies, with_gates_run
 from eecompile.runtime.scheduler import Scheduler, Step
 
 __all__ = ["Clock"]
+
+#: Of each step, how much of it ran.
+Kept = np.ndarray | None
 
 
 class Clock:
@@ -34,6 +41,10 @@ class Clock:
     Threads are kept on the CPUs of the state's cluster, the caller's and the team's, and get theirs
     back with the clocks. Where no clocks are set they run where the system likes.
 
+    Where gates leave something out, clocks are chosen as if nothing to come was left out: deadlines
+    are kept by samples of which nothing is. Time that gates have saved slows down what follows, and
+    energies are of what ran.
+
     Attributes:
         rule: it is chosen by.
         transitions: changes of the clock so far.
@@ -42,7 +53,12 @@ class Clock:
     """
 
     def __init__(
-        self, table: CostTable, rule: ClockRule, governor: Governor, workers: Sequence[int] = ()
+        self,
+        table: CostTable,
+        rule: ClockRule,
+        governor: Governor,
+        workers: Sequence[int] = (),
+        network: CompiledGraph | None = None,
     ) -> None:
         """Everything is set to begin; no clock is changed before the first sample.
 
@@ -51,10 +67,14 @@ class Clock:
             rule: to choose by.
             governor: sets the clocks.
             workers: numbers of threads that compute together with the caller's.
+            network: of the table, where its gates are to decide; None: it has none.
 
         Raises:
             ValueError: the table and the rule do not fit each other, see `Scheduler`.
         """
+        self._gated = network if network is not None and network.gated else None
+        if self._gated is not None:
+            table = with_gates_run(self._gated, table)
         Scheduler(table, rule)  # Whatever clocks there are here, the artifact must be sound.
         self.rule = rule
         self._table, self._governor = table, governor
@@ -69,10 +89,14 @@ class Clock:
         self._offered = self._governor.states
         table, rule, scheduler = self._table, self.rule, None
         kept = [k for k, state in enumerate(table.states) if state in self._offered]
+        self._paid: PaidEnergies | None = None
         if rule.sets_clocks and kept:
             start = kept.index(rule.start) if rule.start in kept else None
+            offered = table.restricted(kept)
             try:
-                scheduler = Scheduler(table.restricted(kept), replace(rule, start=start))
+                scheduler = Scheduler(offered, replace(rule, start=start))
+                if self._gated is not None:
+                    self._paid = PaidEnergies(self._gated, offered)
             except ValueError as error:
                 told = f"Clocks are left alone: of those that can be set here, {error}"
                 warnings.warn(told, ClockWarning, stacklevel=2)
@@ -100,6 +124,11 @@ class Clock:
         #: The cluster whose CPUs the threads are on, and the caller's thread.
         self._placed: tuple[str, int] | None = None
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether it has to be told which steps ran."""
+        return self._gated is not None and self._sets
+
     def begin(self, first: int) -> Step:
         """What a sample begins with whose policy wants exit `first` evaluated."""
         self._at, self._energy_j = -1, 0.0
@@ -108,15 +137,27 @@ class Clock:
         self._change(step.state)
         return step
 
-    def after(self, index: int, due: int, elapsed_s: float, forecast: bool) -> Step:
-        """What follows exit `index`, whose head was computed and does not answer by its policy."""
+    def after(
+        self, index: int, due: int, elapsed_s: float, forecast: bool, kept: Kept = None
+    ) -> Step:
+        """What follows exit `index`, whose head was computed and does not answer by its policy.
+
+        Args:
+            index: of the exit.
+            due: the exit that is wanted next; the number of exits: the end.
+            elapsed_s: since the sample's start.
+            forecast: whether the policy expects to leave there.
+            kept: what ran so far, where `counts_steps`: see `PaidEnergies.stretch_j`.
+        """
         if self._sets:
-            self._spend(index)
+            self._spend(index, kept)
         step = self._scheduler.after(index, due, elapsed_s, self._state, forecast)
         self._change(step.state)
         return step
 
-    def finish(self, index: int, elapsed_s: float) -> tuple[float | None, float | None]:
+    def finish(
+        self, index: int, elapsed_s: float, kept: Kept = None
+    ) -> tuple[float | None, float | None]:
         """Clock of the answer and energy of all of it, each None where not known.
 
         Going to the clock it waits at is in the energy; the answer does not wait for that.
@@ -124,12 +165,13 @@ class Clock:
         Args:
             index: the exit that answers; the number of exits: the network's own answer.
             elapsed_s: since the sample's start.
+            kept: as for `after`.
         """
         if self._deadline_s is not None and elapsed_s > self._deadline_s:
             self.late += 1
         if not self._sets:
             return None, None
-        self._spend(index)
+        self._spend(index, kept)
         frequency_hz = self._states[self._state].frequency_hz if self._holds else None
         self._change(self._scheduler.rest(elapsed_s, self._state))
         energy_j = self._energy_j
@@ -173,9 +215,12 @@ class Clock:
         elif self._placed is not None and self._placed[1] != threading.get_native_id():
             self._place(self._states[self._state].cluster)
 
-    def _spend(self, index: int) -> None:
+    def _spend(self, index: int, kept: Kept) -> None:
         if index > self._at:
-            stretch_j = self._energies_j[self._at, index][self._state]
+            if self._paid is not None and kept is not None:
+                stretch_j = self._paid.stretch_j(self._at, index, self._state, kept)
+            else:
+                stretch_j = self._energies_j[self._at, index][self._state]
             self._energy_j += stretch_j if self._holds else nan
             self._at = index
 

@@ -236,7 +236,7 @@ def stored_clock(
     """
     if entry.clock is None:
         return None, governor
-    costs = artifact.costs
+    costs, network = artifact.costs, artifact.manifest.network
     try:
         if entry.offload is not None:
             raise ValueError("it chooses clocks and offloads, which do not go together")
@@ -244,9 +244,9 @@ def stored_clock(
             raise ValueError("the artifact has no costs to choose its clocks by")
         rule = ClockRule.from_json(entry.clock)
         if not rule.sets_clocks:
-            return Clock(costs, rule, NoGovernor()), governor
+            return Clock(costs, rule, NoGovernor(), network=network), governor
         if governor is None:
             governor = open_governor(costs.clusters)
-        return Clock(costs, rule, governor, workers), governor
+        return Clock(costs, rule, governor, workers, network), governor
     except ValueError as error:
         raise _unusable(artifact, name, error) from error

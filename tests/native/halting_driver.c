@@ -52,6 +52,7 @@ plan_t *plan_make(
         segment[i].macs = segments[2];
         segment[i].gates_macs = segments[3];
         segment[i].gated = segments[4] != 0;
+        plan->gated |= segment[i].gated;
         plan->macs += segments[2];
     }
     for (uint32_t i = 0; i < counts[1]; i++) {

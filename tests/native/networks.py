@@ -76,14 +76,15 @@ def tiny_policies() -> dict[str, ExitPolicy]:
 
 
 def costs(graph: CompiledGraph, *, gates: bool = False) -> CostTable:
-    """At two clocks; long, so that no machine is slower."""
+    """At two clocks; long, so that no machine is slower. Steps differ in what they take."""
 
-    def row(name: str, work: Work) -> CostRow:
-        energies = ((0.2, 1.0), (0.1, 1.5))
+    def row(name: str, work: Work, times: float = 1.0) -> CostRow:
+        energies = ((0.2 * times, 1.0 * times), (0.1 * times, 1.5 * times))
         found = (Cost(*one, "measured", "measured") for one in energies)
         return CostRow(name, work, tuple(found))
 
-    steps = tuple(row(name, step.work) for name, step in graph.named_steps()) if gates else ()
+    named = graph.named_steps() if gates else ()
+    steps = tuple(row(name, step.work, 1 + i / 8) for i, (name, step) in enumerate(named))
     return CostTable(
         *("host", "host", "a machine", 1),
         (DvfsState("cpu", 1e9), DvfsState("cpu", 2e9)),
@@ -122,6 +123,10 @@ def _gated() -> Contents:
         "never": _entry(NeverPolicy(1, gate_shift=-0.5)),
         "halted": _entry(fast, halt=HaltRule(macs=0.4)),
         "halted_late": _entry(shifted, halt=HaltRule(latency_s=1e3)),
+        "clocked": _entry(fast, clock=ClockRule("lowest_energy", deadline_s=1e3, safe=True)),
+        "raced": _entry(shifted, clock=ClockRule("race_to_idle")),
+        "hard": _entry(fast, clock=ClockRule("lowest_energy", deadline_s=1.2, hard=True)),
+        "fixed": _entry(shifted, clock=ClockRule("fixed", frequency_hz=1e9)),
     }
     made = gated.contents(found["fast"])
     made = replace(made, policies=found, costs=costs(gated.network(), gates=True))

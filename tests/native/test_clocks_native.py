@@ -45,12 +45,13 @@ def library(compiled: Compile) -> ctypes.CDLL:
     found.clocks_begin.restype = found.clocks_after.restype = Stretch
     found.clocks_begin.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
     found.clocks_after.argtypes = [
-        *(ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_double, ctypes.c_bool)
+        *(ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_double, ctypes.c_bool),
+        ctypes.c_void_p,
     ]
     found.clocks_finish.restype = found.clocks_full_speed.restype = None
     found.clocks_finish.argtypes = [
         *(ctypes.c_void_p, ctypes.c_uint32, ctypes.c_double),
-        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
+        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
     ]
     found.clocks_full_speed.argtypes = found.clocks_close.argtypes = [ctypes.c_void_p]
     found.clocks_close.restype = None
@@ -78,6 +79,7 @@ class Native:
         self.status = library.clocks_open(
             ctypes.byref(self.handle),
             ctypes.byref(self.kept[0]),
+            None,
             ctypes.byref(self.kept[2]),
             None if governor is None else ctypes.byref(governor),
             (ctypes.c_int32 * len(workers))(*workers),
@@ -89,13 +91,13 @@ class Native:
         return found.due, found.answers
 
     def after(self, index: int, due: int, elapsed_s: float, forecast: bool) -> tuple[int, bool]:
-        found = self.library.clocks_after(self.handle, index, due, elapsed_s, forecast)
+        found = self.library.clocks_after(self.handle, index, due, elapsed_s, forecast, None)
         return found.due, found.answers
 
     def finish(self, index: int, elapsed_s: float) -> tuple[float, float, bool]:
         hz, joules, late = ctypes.c_double(), ctypes.c_double(), ctypes.c_bool()
         told = (ctypes.byref(hz), ctypes.byref(joules), ctypes.byref(late))
-        self.library.clocks_finish(self.handle, index, elapsed_s, *told)
+        self.library.clocks_finish(self.handle, index, elapsed_s, None, *told)
         return hz.value, joules.value, late.value
 
     def full_speed(self) -> None:
@@ -374,7 +376,7 @@ def test_costs_that_make_no_sense_are_refused(
     for name, value in change.items():
         setattr(costs, name, value)
     handle = ctypes.c_void_p()
-    arguments = (ctypes.byref(costs), ctypes.byref(rule), None, None, 0)
+    arguments = (ctypes.byref(costs), None, ctypes.byref(rule), None, None, 0)
     assert library.clocks_open(ctypes.byref(handle), *arguments) == BAD_ARTIFACT
     assert handle.value is None
 
@@ -384,7 +386,7 @@ def test_a_latency_that_is_none_is_refused(library: ctypes.CDLL, value: float) -
     costs, rule = native_costs.costs_of(small()), native_costs.rule_of(ClockRule())
     costs.latency_s[4] = value
     handle = ctypes.c_void_p()
-    arguments = (ctypes.byref(costs), ctypes.byref(rule), None, None, 0)
+    arguments = (ctypes.byref(costs), None, ctypes.byref(rule), None, None, 0)
     assert library.clocks_open(ctypes.byref(handle), *arguments) == BAD_ARTIFACT
 
 
@@ -412,7 +414,7 @@ def test_rules_that_make_no_sense_are_refused(
     for name, value in change.items():
         setattr(rule, name, value)
     handle = ctypes.c_void_p()
-    arguments = (ctypes.byref(costs), ctypes.byref(rule), None, None, 0)
+    arguments = (ctypes.byref(costs), None, ctypes.byref(rule), None, None, 0)
     assert library.clocks_open(ctypes.byref(handle), *arguments) == BAD_ARTIFACT
 
 

@@ -132,7 +132,8 @@ class Reference:
 
     def clocked(self, artifact: Artifact, rule: ClockRule, governor: Governor) -> None:
         assert self.how is not None and artifact.costs is not None
-        self.how = Deciding(self.how.policy, clock=Clock(artifact.costs, rule, governor))
+        clock = Clock(artifact.costs, rule, governor, network=artifact.manifest.network)
+        self.how = Deciding(self.how.policy, clock=clock)
 
     def halt(self, **limits: float) -> None:
         self.how = self.limits.halted(self.how, HaltRule(**limits))
@@ -386,6 +387,7 @@ def test_an_answer_names_its_energy_where_there_is_a_meter(net: Nets) -> None:
     assert np.isnan(net.api.ask(net.open(), INPUTS["tiny"][0]).energy_j)
 
 
+@both
 def test_clocks_are_set_as_in_python_and_put_back(net: Nets) -> None:
     for policy in ("clocked", "raced", "hard", "fixed"):
         told: list[float | None] = []
@@ -395,7 +397,7 @@ def test_clocks_are_set_as_in_python_and_put_back(net: Nets) -> None:
         reference = Reference(net.artifact, policy)
         reference.clocked(net.artifact, rule, recording)
         session = net.api.session(net.network, policy, governor=ctypes.addressof(own), clocks=1)
-        for x in INPUTS["tiny"][:30]:
+        for x in INPUTS[net.name][:30]:
             found, wanted = net.api.ask(session, x), reference.answer(x[None])
             assert net.artifact.manifest.network.exit_names[found.exit] == wanted.exit
             if policy == "raced":  # Whether it rests depends on how long an answer took.
@@ -410,7 +412,7 @@ def test_clocks_are_set_as_in_python_and_put_back(net: Nets) -> None:
             assert set(told) <= {state.frequency_hz for state in recording.states} and told
             net.api.set_policy(session, b"fixed")
             assert told[-1] is None
-            assert net.api.ask(session, INPUTS["tiny"][0]).frequency_hz == 1e9
+            assert net.api.ask(session, INPUTS[net.name][0]).frequency_hz == 1e9
         net.api.session_close(session)
         assert told[-1] is None
 

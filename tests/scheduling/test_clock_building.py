@@ -51,7 +51,7 @@ def built(policy: str) -> BuiltClocks:
     records = {"calibrate": CALIBRATE, "test": TEST}
     network = CompiledGraph("net", (), "logits", 3, (), ())
     policies = build_policies(spec.policies, network, COSTS, records, seed=0)
-    return build_clocks(spec.policies, policies, TABLE, records, COSTS)
+    return build_clocks(spec.policies, policies, network, TABLE, records, COSTS)
 
 
 @pytest.mark.parametrize("rule", ["predicted", "confidence(max_softmax)"])
