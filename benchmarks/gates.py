@@ -1,14 +1,16 @@
 """Skip gates on ResNet-56 and a DenseNet: accuracy, work and time, gates' cost counted.
 
-    python -m benchmarks.gates [layers|channels|both|fitted|densenet ...] [--folder DIR]
-                               [--samples N] [--macs 95%,90%,85%,80%,75%] [--steps 250]
-                               [--fit cifar10_train.npz] [--start FILE] [--augment flips,crops]
+    python -m benchmarks.gates [layers|channels|both|fitted|densenet|densenet_layers ...]
+                               [--folder DIR] [--samples N] [--macs 95%,90%,85%,80%,75%]
+                               [--steps 250] [--fit cifar10_train.npz] [--start FILE]
+                               [--augment flips,crops]
 
 ``layers``, ``channels`` and ``both`` train gates and weights with `eecompile train` on 20,000
 training images (or all: `benchmarks.cifar10` and ``--fit``), one target after the other, and keep
 the files in the folder: a second run, or one that was stopped, goes on from them. ``fitted`` builds
 the ONNX file with gates that are fitted without gradients; ``densenet`` does so for a small
-DenseNet, dense layers and channels, which `benchmarks.train_densenet` trains first. All is reported
+DenseNet, dense layers and channels, which `benchmarks.train_densenet` trains first, and
+``densenet_layers`` trains gates of its dense layers, and its weights. All is reported
 on the last 5,000 test images, none of which was trained, fitted or chosen on. Times are those of
 single images on one thread: each is answered with its gates deciding and at full depth, in turns of
 25, in the same process. Training needs torch and, for five targets on two cores, half an hour a
@@ -52,6 +54,7 @@ SKIPS = {
     "densenet": (
         'skip layers "features.*.*" gate fitted\n    skip channels "features.*.*.conv1" gate fitted'
     ),
+    "densenet_layers": 'skip layers "features.*.*" gate recurrent(hidden: 10)',
 }
 #: Kinds that need no training -> the budgets that one build is made for, in per cent.
 FITTED = {"fitted": (95, 90, 85, 80), "densenet": (95, 90, 85, 80)}
@@ -108,7 +111,7 @@ def write_file(
     source = f'source torch "{HERE / "networks.py"}:resnet56" weights "{data / WEIGHTS}"'
     if kind == "fitted":
         source = 'source onnx "resnet56.onnx"'
-    if kind == "densenet":
+    if kind.startswith("densenet"):
         source = f'source torch "{HERE / "networks.py"}:densenet_small" weights "densenet.pth"'
     text = (HERE / "gates.ee").read_text()
     if fit is not None:
@@ -197,6 +200,8 @@ def points_of(folder: Path, kind: str, data: Path, options: argparse.Namespace) 
     cache = Cache(folder / "cache")
     if kind in FITTED:
         return fitted(folder, kind, data, options.samples, cache)
+    if kind == "densenet_layers":
+        prepare(folder, kind, data)
     found = []
     for name, gates in trained(folder, kind, data, options).items():
         path = write_file(folder / f"{gates.stem}.ee", kind, data, gates.name, "policy trained {}")
@@ -221,7 +226,7 @@ def fitted(folder: Path, kind: str, data: Path, count: int, cache: Cache) -> lis
 
 def prepare(folder: Path, kind: str, data: Path) -> None:
     """The network that gates are fitted to, where it is not there."""
-    made = folder / ("densenet.pth" if kind == "densenet" else "resnet56.onnx")
+    made = folder / ("densenet.pth" if kind.startswith("densenet") else "resnet56.onnx")
     command = ["benchmarks.train_densenet", str(folder)]
     if kind == "fitted":
         weights = str(data / WEIGHTS)
