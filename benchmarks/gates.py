@@ -58,6 +58,8 @@ SKIPS = {
 }
 #: Kinds that need no training -> the budgets that one build is made for, in per cent.
 FITTED = {"fitted": (95, 90, 85, 80), "densenet": (95, 90, 85, 80)}
+#: Kinds of networks that are made first -> their files.
+MADE = {"fitted": "resnet56.onnx", "densenet": "densenet.pth", "densenet_layers": "densenet.pth"}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _FIRST = 5000  #: test image that is reported on
 _TURN = 25  #: images of one side before the other has its turn
@@ -109,10 +111,11 @@ def write_file(
 ) -> Path:
     """A `.ee` file of the network with some kind of gates, trained on the images of `fit`."""
     source = f'source torch "{HERE / "networks.py"}:resnet56" weights "{data / WEIGHTS}"'
-    if kind == "fitted":
-        source = 'source onnx "resnet56.onnx"'
-    if kind.startswith("densenet"):
-        source = f'source torch "{HERE / "networks.py"}:densenet_small" weights "densenet.pth"'
+    made = MADE.get(kind)
+    if made == "resnet56.onnx":
+        source = f'source onnx "{made}"'
+    if made == "densenet.pth":
+        source = f'source torch "{HERE / "networks.py"}:densenet_small" weights "{made}"'
     text = (HERE / "gates.ee").read_text()
     if fit is not None:
         text = text.replace("cifar10_train_20k.npz", str(fit.resolve()))
@@ -198,10 +201,10 @@ def _ratio(answers: list[ee.Answer], whole: list[ee.Answer]) -> float:
 def points_of(folder: Path, kind: str, data: Path, options: argparse.Namespace) -> list[Point]:
     """The curve of one kind of gates."""
     cache = Cache(folder / "cache")
+    if kind in MADE:
+        prepare(folder, kind, data)
     if kind in FITTED:
         return fitted(folder, kind, data, options.samples, cache)
-    if kind == "densenet_layers":
-        prepare(folder, kind, data)
     found = []
     for name, gates in trained(folder, kind, data, options).items():
         path = write_file(folder / f"{gates.stem}.ee", kind, data, gates.name, "policy trained {}")
@@ -213,7 +216,6 @@ def points_of(folder: Path, kind: str, data: Path, options: argparse.Namespace) 
 
 def fitted(folder: Path, kind: str, data: Path, count: int, cache: Cache) -> list[Point]:
     """One build with a policy for each budget."""
-    prepare(folder, kind, data)
     shares = FITTED[kind]
     policies = (f"policy at{share} {{ budget mean macs <= {share} % }}" for share in shares)
     path = write_file(folder / f"{kind}.ee", kind, data, "", "\n".join(policies))
@@ -225,8 +227,8 @@ def fitted(folder: Path, kind: str, data: Path, count: int, cache: Cache) -> lis
 
 
 def prepare(folder: Path, kind: str, data: Path) -> None:
-    """The network that gates are fitted to, where it is not there."""
-    made = folder / ("densenet.pth" if kind.startswith("densenet") else "resnet56.onnx")
+    """The network that gates are for, where it is not there."""
+    made = folder / MADE[kind]
     command = ["benchmarks.train_densenet", str(folder)]
     if kind == "fitted":
         weights = str(data / WEIGHTS)

@@ -66,27 +66,27 @@ def build_clocks(
         CompileErrors: a deadline no clock can keep, a clock that is not there, or costs that are
             not known; all of them at once.
     """
-    problems, at_most = Diagnostics(), with_gates_run(network, table)
-    rules: dict[str, ClockRule] = {}
+    problems = Diagnostics()
+    clocked: dict[str, _Clocked] = {}
     for policy in written:
         rule = clock_rule(policy)
         if rule is not None and policy.name in policies:
-            rules[policy.name] = rule
+            one = _Clocked(policy, policies[policy.name], rule, network, table, None)
+            clocked[policy.name] = one
             place = policy.at("frequency" if policy.frequency is not None else "deadline")
-            problems.add(*check_rule(rule, at_most, policy.at("deadline"), place))
+            problems.add(*check_rule(rule, one.at_most, policy.at("deadline"), place))
     problems.raise_errors()
     made = {name: built.policy for name, built in policies.items()}
     entries = {name: built.entry for name, built in policies.items()}
-    for policy in written:
-        if policy.name in rules:
-            own, shift = records, policies[policy.name].policy.gate_shift
-            if shift and shifts is not None:
-                own = shifts.run(shift, tuple(split for split in records if split != "fit"))
-            one = _Clocked(policy, policies[policy.name], rules[policy.name], network, table, None)
-            one = one.fitted(own, costs)
-            problems.add(*one.warnings())
-            made[policy.name] = one.built.policy
-            entries[policy.name] = one.entry(own.get("test"))
+    splits = tuple(split for split in records if split != "fit")
+    for name, one in clocked.items():
+        own = records
+        if shifts is not None:
+            own = shifts.run(one.built.policy.gate_shift, splits)
+        fitted = one.fitted(own, costs)
+        problems.add(*fitted.warnings())
+        made[name] = fitted.built.policy
+        entries[name] = fitted.entry(own.get("test"))
     return BuiltClocks(made, entries, problems.in_order())
 
 

@@ -24,8 +24,7 @@
 struct clocks {
     arena_t arena;
     const costs_t *costs; /* what samples pay at most */
-    const plan_t *gated;  /* NULL: no gate decides */
-    const costs_t *steps; /* of `gated`, its steps' costs among them */
+    const plan_t *gated;  /* with its own costs, of each step too; NULL: no gate decides */
     clock_rule_t rule;
     const ee_governor *governor;
     fronts_t fronts;
@@ -258,17 +257,10 @@ static void settle(clocks_t *clocks, bool fastest) {
     }
 }
 
-/* Which share of its energy a step took of which that was kept. */
-static double share_paid(const step_plan_t *step, int32_t kept) {
-    if (kept < 0) return 0;
-    double most = step->call.macs > 1 ? (double)step->call.macs : 1;
-    return 1 - (double)((step->groups - kept) * step->group_macs) / most;
-}
-
 /* Energy from one exit to another one and its head, of what ran at the clock at hand. */
 static double paid_j(const clocks_t *clocks, uint32_t exit, const int32_t *kept) {
     const plan_t *plan = clocks->gated;
-    const costs_t *costs = clocks->steps;
+    const costs_t *costs = plan->costs;
     const double *energy = costs->energy_j + clocks->fronts.of[clocks->state];
     size_t states = costs->states, row = costs->segments + costs->exits;
     double found = 0;
@@ -276,8 +268,10 @@ static double paid_j(const clocks_t *clocks, uint32_t exit, const int32_t *kept)
         const segment_t *segment = &plan->segment[i];
         bool counts = i >= clocks->from;
         if (!segment->gated && counts) found += energy[i * states];
-        for (uint32_t k = segment->first; segment->gated && k < segment->end; k++, row++)
-            if (counts) found += share_paid(&plan->step[k], kept[k]) * energy[row * states];
+        for (uint32_t k = segment->first; segment->gated && k < segment->end; k++, row++) {
+            double share = kept[k] < 0 ? 0 : step_share(&plan->step[k], kept[k]);
+            if (counts) found += share * energy[row * states];
+        }
     }
     return found + (exit < costs->exits ? energy[(costs->segments + exit) * states] : 0);
 }
@@ -378,7 +372,6 @@ static bool take_gates(clocks_t *clocks, const plan_t *plan) {
     costs->latency_s = as_run(&clocks->arena, plan, plan->costs->latency_s);
     costs->energy_j = as_run(&clocks->arena, plan, plan->costs->energy_j);
     clocks->gated = plan;
-    clocks->steps = plan->costs;
     clocks->costs = costs;
     return costs->latency_s && costs->energy_j;
 }

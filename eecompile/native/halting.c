@@ -135,9 +135,7 @@ static bool look_up(limit_t *one, const pieces_t *pieces) {
 
 /* Of a step's cost, what any sample pays. */
 static double least_share(const step_plan_t *step) {
-    if (step->keep != NONE) return 0;
-    double most = step->call.macs > 1 ? (double)step->call.macs : 1;
-    return 1 - (double)step->groups * (double)step->group_macs / most;
+    return step->keep != NONE ? 0 : step_share(step, 0);
 }
 
 static void look_up_needs(double *needs, const pieces_t *pieces, int quantity) {

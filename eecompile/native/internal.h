@@ -174,6 +174,12 @@ typedef struct {
     int64_t groups, group_macs;
 } step_plan_t;
 
+/* The share of its costs that a step takes of which so many groups of channels ran. */
+static inline double step_share(const step_plan_t *step, int64_t kept) {
+    double most = step->call.macs > 1 ? (double)step->call.macs : 1;
+    return 1 - (double)(step->groups - kept) * (double)step->group_macs / most;
+}
+
 typedef struct {
     uint32_t first, end; /* steps */
     int64_t macs, gates_macs;

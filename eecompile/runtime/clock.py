@@ -124,11 +124,6 @@ class Clock:
         #: The cluster whose CPUs the threads are on, and the caller's thread.
         self._placed: tuple[str, int] | None = None
 
-    @property
-    def counts_steps(self) -> bool:
-        """Whether it has to be told which steps ran."""
-        return self._gated is not None and self._sets
-
     def begin(self, first: int) -> Step:
         """What a sample begins with whose policy wants exit `first` evaluated."""
         self._at, self._energy_j = -1, 0.0
@@ -147,7 +142,7 @@ class Clock:
             due: the exit that is wanted next; the number of exits: the end.
             elapsed_s: since the sample's start.
             forecast: whether the policy expects to leave there.
-            kept: what ran so far, where `counts_steps`: see `PaidEnergies.stretch_j`.
+            kept: what ran so far, where gates decide: see `PaidEnergies.stretch_j`.
         """
         if self._sets:
             self._spend(index, kept)

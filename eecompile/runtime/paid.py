@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import accumulate, chain, islice
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,18 @@ from eecompile.compiled import CompiledGraph
 from eecompile.cost_table import CostRow, CostTable, total
 from eecompile.runtime.clock_costs import energies_j
 
-__all__ = ["PaidEnergies", "with_gates_run"]
+__all__ = ["PaidEnergies", "step_rows", "with_gates_run"]
 
 Array = np.ndarray[Any, Any]
+
+
+def step_rows(network: CompiledGraph, table: CostTable) -> list[tuple[CostRow, ...]]:
+    """For each segment the rows of its steps, gates included; its own where it has no gates."""
+    left = iter(table.steps)
+    return [
+        tuple(islice(left, len(segment.steps))) if segment.gated else (row,)
+        for row, segment in zip(table.segments, network.segments, strict=True)
+    ]
 
 
 def with_gates_run(network: CompiledGraph, table: CostTable) -> CostTable:
@@ -26,13 +35,14 @@ def with_gates_run(network: CompiledGraph, table: CostTable) -> CostTable:
     """
     if not network.gated:
         return table
-    steps, found = iter(table.steps), list[CostRow]()
-    for row, segment in zip(table.segments, network.segments, strict=True):
+    found = []
+    for row, steps, segment in zip(
+        table.segments, step_rows(network, table), network.segments, strict=True
+    ):
+        costs = row.costs
         if segment.gated:
-            own = list(islice(steps, len(segment.steps)))
-            costs = zip(*(step.costs for step in own), strict=True)
-            row = replace(row, costs=tuple(total(at_one_clock) for at_one_clock in costs))
-        found.append(row)
+            costs = tuple(map(total, zip(*(step.costs for step in steps), strict=True)))
+        found.append(replace(row, costs=costs))
     return replace(table, segments=tuple(found))
 
 
@@ -45,12 +55,9 @@ class PaidEnergies:
 
     def __init__(self, network: CompiledGraph, table: CostTable) -> None:
         """From a network with gates and its table."""
-        rows, steps = list[CostRow](), iter(table.steps)
-        self._ends = [0]
-        for row, segment in zip(table.segments, network.segments, strict=True):
-            rows += islice(steps, len(segment.steps)) if segment.gated else [row]
-            self._ends.append(len(rows))
-        self._steps_j = energies_j(rows)
+        rows = step_rows(network, table)
+        self._ends = [0, *accumulate(map(len, rows))]
+        self._steps_j = energies_j([*chain(*rows)])
         heads_j = energies_j(table.exits).reshape(-1, len(table.states))
         #: The network's end has no head.
         self._heads_j = np.append(heads_j, np.zeros((1, len(table.states))), axis=0)

@@ -8,6 +8,7 @@ slower today than when it was measured.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from math import floor, inf
 
 import numpy as np
@@ -18,6 +19,7 @@ from eecompile.diagnostics import CompileErrors, Diagnostic, Span
 from eecompile.figures import hertz
 from eecompile.halt_rule import HaltRule
 from eecompile.policies.halted import SpendingLimit, can_go_on, cheapest_answer
+from eecompile.runtime.paid import step_rows
 from eecompile.runtime.steps import Program
 
 __all__ = ["FIRST_FACTOR", "Pace", "PieceCosts", "StepNeeds"]
@@ -135,10 +137,10 @@ class PieceCosts:
         state = None if table is None else table.fastest
         if table is not None and state is not None:
             ways, heads = _column(table.segments, state), _column(table.exits, state)
-            steps = iter(_column(table.steps, state))
-            for index, segment in enumerate(network.segments):
+            for index, rows in enumerate(step_rows(network, table)):
+                segment = network.segments[index]
                 if segment.gated:
-                    found = [(step, next(steps)) for step in segment.steps]
+                    found = zip(segment.steps, _column(rows, state), strict=True)
                     own = [cost for step, cost in found if gates or not step.gate]
                     ways[index] = (sum(s for s, _ in own), sum(j for _, j in own))
             for index, name in enumerate(("latency_s", "energy_j")):
@@ -235,13 +237,8 @@ class PieceCosts:
         table, state = self._table, self._state
         if table is None or state is None:
             return None
-        steps, found = iter(_column(table.steps, state)), []
-        for index, segment in enumerate(self._network.segments):
-            if segment.gated:
-                found += [next(steps)[0] for _ in segment.steps]
-            else:
-                found.append(self._known["latency_s"][0][index])
-        return found
+        rows = chain(*step_rows(self._network, table))
+        return [seconds for seconds, _ in _column([*rows], state)]
 
     def _notes(self, rule: HaltRule) -> tuple[str, ...]:
         notes = []

@@ -119,6 +119,8 @@ class Singles:
         if guard is not None:
             with how.lock:
                 policy, audits = guard.begin()
+        if how.clock is not None:
+            self.record_steps()  # Energies are of those that ran.
         if self.program is not None:
             self._begin(self.program, how.gates, policy.gate_shift)
         if how.halt is not None:
@@ -238,10 +240,8 @@ class Singles:
             due, state = policy.first(), policy.start(1)
         answers = alone = False
         held = -1  # The deepest exit whose head has run.
-        kept: np.ndarray | None = None
         if clock is not None:
             due, _, answers = clock.begin(due)
-            kept = self._counted(clock)
         for index, (call, cost) in enumerate(self._segments):
             call.one()
             macs += cost
@@ -280,7 +280,9 @@ class Singles:
                     continue
                 if not answers:
                     elapsed_s = perf_counter() - start
-                    due, _, answers = clock.after(index, wanted, elapsed_s, policy.forecasts, kept)
+                    due, _, answers = clock.after(
+                        index, wanted, elapsed_s, policy.forecasts, self.steps_kept
+                    )
                     if due != EXIT:
                         continue
                 clock.forced += 1
@@ -294,13 +296,6 @@ class Singles:
             with how.lock:
                 policy.learn(state, final, alone)
         return answer
-
-    def _counted(self, clock: Clock) -> np.ndarray | None:
-        """Where the steps that run are counted, if the clock has to know."""
-        if self.program is None or not clock.counts_steps:
-            return None
-        self.record_steps()
-        return self.steps_kept
 
     def _offloaded(self, how: Deciding, index: int) -> np.ndarray | None:
         """The network's own logits as a server gave them for a sample that leaves at exit `index`.
@@ -382,7 +377,7 @@ class Singles:
                 blocks_run = self.program.blocks_run
         frequency_hz = energy_j = None
         if clock is not None:
-            frequency_hz, energy_j = clock.finish(index, latency_s, self._counted(clock))
+            frequency_hz, energy_j = clock.finish(index, latency_s, self.steps_kept)
         return Answer(
             logits,
             self._exit_names[index],

@@ -25,6 +25,7 @@ __all__ = [
     "copy_demo",
     "edited",
     "evaluating",
+    "gated_demo",
     "in_process",
     "start",
 ]
@@ -110,6 +111,21 @@ def edited(file: Path, *changes: tuple[str, str]) -> Path:
         assert old in text, old
         text = text.replace(old, new)
     file.write_text(text)
+    return file
+
+
+#: Gates that need no training, in front of the demo's data.
+_GATES = """    skip layers   "layer*.*"       gate fitted
+    skip channels "layer*.*.conv1" gate fitted(groups: 4)
+}
+
+data uci"""
+
+
+def gated_demo(folder: Path, policies: str) -> Path:
+    """The demo's files with gates, and with further policies; gives its `.ee` file."""
+    file = edited(copy_demo(folder), ("}\n\ndata uci", _GATES))
+    file.write_text(file.read_text() + policies)
     return file
 
 

@@ -21,15 +21,9 @@ from eecompile.native_plan import plan_bytes
 from eecompile.policies import ExitPolicy, from_json
 from eecompile.runtime.governor import NoGovernor
 from eecompile.runtime.session import Session
-from tests.cli.calls import Call, copy_demo, edited, evaluating
+from tests.cli.calls import Call, copy_demo, evaluating, gated_demo
 from tests.runtime import gated
 
-SKIPS = """
-    skip layers   "layer*.*"       gate fitted
-    skip channels "layer*.*.conv1" gate fitted(groups: 4)
-}
-
-data uci"""
 POLICIES = """
 policy alone { budget mean macs <= 60 % }
 """
@@ -49,8 +43,7 @@ model gated {
 def folder(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """The demo with gates and exits, its artifact in `out`; tests only read it."""
     folder = tmp_path_factory.mktemp("gated")
-    file = edited(copy_demo(folder), ("}\n\ndata uci", SKIPS.lstrip("\n")))
-    file.write_text(file.read_text() + POLICIES)
+    file = gated_demo(folder, POLICIES)
     assert main(["build", str(file), "-o", str(folder / "out"), "--quiet"]) == 0
     return folder
 

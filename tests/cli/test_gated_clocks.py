@@ -12,15 +12,9 @@ from eecompile.cli import main
 from eecompile.hardware import machine
 from eecompile.runtime.governor import RecordingGovernor
 from eecompile.runtime.session import Session
-from tests.cli.calls import Call, copy_demo, edited, evaluating
+from tests.cli.calls import Call, evaluating, gated_demo
 
 BOARDS = Path(__file__).parent.parent.parent / "targets" / "boards"
-GATES = """
-    skip layers   "layer*.*"       gate fitted
-    skip channels "layer*.*.conv1" gate fitted(groups: 4)
-}
-
-data uci"""
 #: The first three at one clock or by energy, with nothing late; the last cannot always be in time.
 POLICIES = """
 policy fixed  { budget mean macs <= 60 %   frequency 1.2 GHz }
@@ -37,8 +31,7 @@ target host   { board "mine.toml"   cluster "little" }
 def folder(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """The demo with gates on this machine's cores at the clocks of a board; its artifact, `out`."""
     folder = tmp_path_factory.mktemp("clocked")
-    file = edited(copy_demo(folder), ("}\n\ndata uci", GATES.lstrip("\n")))
-    file.write_text(file.read_text() + POLICIES)
+    file = gated_demo(folder, POLICIES)
     family = "arm-cpu" if machine("host").triple.startswith("aarch64") else "x86-64"
     cores = (BOARDS / f"{family}.toml").read_text()
     clocks = (BOARDS / "rk3399.toml").read_text()

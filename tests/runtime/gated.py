@@ -126,6 +126,13 @@ def reference(
     }
 
 
+def shares_of(known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What is kept of each sample, as a record has it, of what `reference` gives."""
+    shares = {name: (known[name] > 0).astype(np.float32) for name in ("keep_0", "keep_1")}
+    inside = (known["groups"] > 0).mean(axis=1, keepdims=True) * shares["keep_1"]
+    return shares | {"groups": inside.astype(np.float32)}
+
+
 _SCORES = {"keep_0": 1, "keep_1": 1, "groups": 2}
 
 

@@ -91,9 +91,7 @@ class Cycles:
 def replayed(policy: ExitPolicy, rule: ClockRule, costs: CostTable) -> Simulation:
     """What the replay says of the samples."""
     known = gated.reference(X, policy.gate_shift)
-    shares = {name: (known[name] > 0).astype(np.float32) for name in ("keep_0", "keep_1")}
-    inside = (known["groups"] > 0).mean(axis=1, keepdims=True) * shares["keep_1"]
-    paid = PaidCosts.of(NETWORK, costs, shares | {"groups": inside.astype(np.float32)})
+    paid = PaidCosts.of(NETWORK, costs, gated.shares_of(known))
     scheduler = Scheduler(with_gates_run(NETWORK, costs), rule)
     outputs = [ExitOutputs(known["early.logits"])]
     return simulate(policy, outputs, known["logits"], scheduler, paid=paid)

@@ -36,13 +36,7 @@ LEAVES = ThresholdPolicy("max_softmax", [0.6])
 NEVER = NeverPolicy(1)
 
 
-def shares_of(known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    shares = {name: (known[name] > 0).astype(np.float32) for name in ("keep_0", "keep_1")}
-    inside = (known["groups"] > 0).mean(axis=1, keepdims=True) * shares["keep_1"]
-    return shares | {"groups": inside.astype(np.float32)}
-
-
-SHARES = shares_of(KNOWN)
+SHARES = gated.shares_of(KNOWN)
 
 
 def table(clocks: Sequence[Clock] = CLOCKS, transition_s: float = 0.0) -> CostTable:
